@@ -1,0 +1,29 @@
+# Each target sets up .venv by itself: once, and again only when pyproject.toml changes.
+PYTHON ?= python3
+CONFIG ?= configs/vit_digits.py
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: train test test-slow lint format parity bench clean
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# One stamp for each set of extras; a wider set also serves the narrower ones.
+.venv/.installed-%: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -e '.$(if $(filter base,$*),,[$*])'
+	@touch $@
+
+train: .venv/.installed-base
+	$(BIN)/python train_jax.py --config $(CONFIG) --if_finished=again $(ARGS)
+
+test: .venv/.installed-test
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,93 @@
+"""Every field a config has, once, with its default and its meaning.
+
+A recipe starts from `get_config()` here and changes what it needs. The command line can change
+any field: `--config.optim.learning_rate=1e-3`. Config files import neither jax nor numpy, so that
+`--help` stays quick.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """Return the locked default config: a ViT on the embedded digits."""
+    config = ConfigDict()
+    config.seed = 0  # weights, order of examples, augmentation and dropout all follow from it
+
+    config.model = ConfigDict()
+    config.model.name = "vit"  # one of jax_models.list_models()
+    # Constructor keywords of the model. Left at None, the model's own default holds;
+    # img_size, in_channels and num_classes then come from the data.
+    config.model.img_size = placeholder(int)  # side of the square input, pixels
+    config.model.in_channels = placeholder(int)
+    config.model.num_classes = placeholder(int)
+    config.model.patch_size = placeholder(int)  # side of a patch, pixels; divides img_size
+    config.model.embed_dim = placeholder(int)  # token width; a multiple of num_heads
+    config.model.depth = placeholder(int)  # number of transformer blocks
+    config.model.num_heads = placeholder(int)
+    config.model.mlp_dim = placeholder(int)  # hidden width of the transformer's MLP
+    config.model.dropout = placeholder(float)  # rate, from 0 up to but not including 1
+    config.model.widths = placeholder(tuple)  # CNNs: channels of each stage
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # digits | cifar10 | cifar100 | mnist | other tfds | folder:PATH
+    config.data.data_dir = placeholder(str)  # tfds folder; None: ~/tensorflow_datasets
+    config.data.download = True  # fetch and prepare missing data on first use
+    config.data.image_size = placeholder(int)  # folder: only; side to resize and crop files to
+    # Splits in tfds syntax: 'train[:45000]', 'train[90%:]', 'train+test'. '' for no validation.
+    config.data.train_split = "train[:90%]"
+    config.data.val_split = "train[90%:]"
+    config.data.test_split = "test"
+    # Per channel, for pixels scaled to [0, 1]. None: measured on the training images.
+    config.data.mean = placeholder(tuple)
+    config.data.std = placeholder(tuple)
+
+    config.augment = ConfigDict()  # applied on the device, in this order; training only but resize
+    config.augment.resize = 0  # side in pixels to resize to (bilinear), training and evaluation
+    config.augment.rotate_degrees = 0.0  # uniform in [-x, x], nearest neighbour, zero fill
+    config.augment.crop_padding = 0  # zero padding on each side before a random crop, pixels
+    config.augment.crop_probability = 1.0  # share of images that are cropped (shifted) at all
+    config.augment.flip = False  # horizontal flip of half the images
+
+    config.train = ConfigDict()
+    config.train.epochs = 20
+    config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped
+    config.train.label_smoothing = 0.0  # share of the target spread over all classes
+    config.train.steps_per_call = 0  # steps in one compiled call; 0: 1 on CPU, 32 elsewhere
+
+    config.optim = ConfigDict()
+    config.optim.name = "adamw"  # adamw | adam | sgd
+    config.optim.learning_rate = 3e-4  # the peak, where the schedule is not constant
+    config.optim.weight_decay = 0.0  # adamw: decoupled; adam and sgd: added to the gradient (L2)
+    config.optim.decay_exclude = ()  # regexes of parameter paths without decay: (r'bias$', 'norm')
+    config.optim.beta1 = 0.9
+    config.optim.beta2 = 0.999
+    config.optim.eps = 1e-8
+    config.optim.momentum = 0.0  # sgd
+    config.optim.nesterov = False  # sgd
+    config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
+
+    config.schedule = ConfigDict()
+    config.schedule.name = "cosine"  # cosine | onecycle | constant
+    config.schedule.unit = "step"  # the rate changes every 'step' or every 'epoch'
+    config.schedule.warmup_epochs = 0.0  # linear from 0; cosine and constant
+    config.schedule.final_factor = 0.0  # cosine: last rate as a share of the peak
+    # onecycle, as torch.optim.lr_scheduler.OneCycleLR (cosine annealing, two phases)
+    config.schedule.pct_start = 0.3
+    config.schedule.div_factor = 25.0
+    config.schedule.final_div_factor = 1e4
+    config.schedule.cycle_momentum = True  # beta1 (or sgd momentum) runs against the rate
+    config.schedule.base_momentum = 0.85
+    config.schedule.max_momentum = 0.95
+
+    config.eval = ConfigDict()
+    config.eval.batch_size = 500  # any size: every example is counted exactly once
+    config.eval.every_epochs = 1  # validation and checkpoint; the last epoch always
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.report = "best"  # weights of the final figures: 'best' by validation | 'last'
+
+    config.log = ConfigDict()  # changes nothing in the results
+    config.log.every_steps = 50  # a row of metrics.csv and, without a terminal, a printed line
+    config.log.progress = True  # progress bar, where the output is a terminal
+    return config.lock()

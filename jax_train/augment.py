@@ -1,0 +1,278 @@
+"""Image augmentation inside the compiled step: pure functions driven by one random key per image.
+
+One key per image, rather than one per batch, makes an image's augmentation independent of the
+images around it and of how the batch is spread over devices. Images are `[B, H, W, C]`; the
+definitions are torchvision's (https://docs.pytorch.org/vision/stable/transforms.html), so that a
+PyTorch recipe keeps its meaning.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jax_train.errors import UserError
+
+# Each random part folds its own constant into the image's key, so that switching one part on or
+# off leaves the draws of the others as they were.
+_ROTATE, _CROP, _FLIP = 1, 2, 3
+_fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+
+
+class Augmentation(NamedTuple):
+    """What happens to uint8 images before they enter the model; both callables are pure.
+
+    Attributes:
+      train: `(images [B, H, W, C] uint8, keys [B]) -> [B, H', W', C] float32`. Without a random
+        part in the config the keys are not looked at and may be None.
+      evaluate: `(images [B, H, W, C] uint8) -> [B, H', W', C] float32`.
+    """
+
+    train: Callable[[jax.Array, jax.Array | None], jax.Array]
+    evaluate: Callable[[jax.Array], jax.Array]
+
+
+def crop_at(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
+    """Pad with zeros on all four sides, then cut the original size out at `offsets`.
+
+    Args:
+      images: `[B, H, W, C]`.
+      offsets: `[B, 2]` integers, the window's first row and column in the padded image, each from
+        0 to `2 * padding`; `padding` itself leaves an image as it was.
+      padding: pixels added on each side.
+    """
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    shape = images.shape[1:]
+
+    def window(image, offset):
+        start = (offset[0], offset[1], jnp.zeros_like(offset[0]))  # the three need one dtype
+        return jax.lax.dynamic_slice(image, start, shape)
+
+    return jax.vmap(window)(padded, offsets)
+
+
+def flip_where(images: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mirror left to right the images `[B, H, W, C]` whose entry in `mask [B]` is true."""
+    return jnp.where(mask[:, None, None, None], images[:, :, ::-1], images)
+
+
+def rotate_by(images: jax.Array, angles: jax.Array) -> jax.Array:
+    """Rotate about the centre: nearest neighbour, zeros where the source lies outside.
+
+    As `torchvision.transforms.functional.rotate` on a tensor, which samples with
+    `torch.nn.functional.grid_sample(mode="nearest", align_corners=False)`: the size is kept, and a
+    source coordinate half-way between two pixels goes to the even one.
+
+    Args:
+      images: `[B, H, W, C]`.
+      angles: `[B]` degrees, counter-clockwise positive.
+    """
+    height, width = images.shape[1:3]
+    y = jnp.arange(height, dtype=jnp.float32)[:, None] - (height - 1) / 2
+    x = jnp.arange(width, dtype=jnp.float32)[None, :] - (width - 1) / 2
+
+    def rotate(image, angle):
+        cos, sin = jnp.cos(angle), jnp.sin(angle)
+        # Rows grow downwards, so this inverse map turns the picture counter-clockwise.
+        rows = jnp.round(sin * x + cos * y + (height - 1) / 2).astype(jnp.int32)
+        columns = jnp.round(cos * x - sin * y + (width - 1) / 2).astype(jnp.int32)
+        return image.at[rows, columns].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+    return jax.vmap(rotate)(images, jnp.deg2rad(angles.astype(jnp.float32)))
+
+
+def resize(images: jax.Array, size: int) -> jax.Array:
+    """Resize float images `[B, H, W, C]` to `[B, size, size, C]`, bilinear with antialiasing.
+
+    As `torchvision.transforms.Resize((size, size), antialias=True)` on a float tensor; the aspect
+    ratio is not kept.
+    """
+    shape = (images.shape[0], size, size, images.shape[3])
+    return jax.image.resize(images, shape, "bilinear", antialias=True)
+
+
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """`(images - mean) / std` per channel; images `[B, H, W, C]`, mean and std `[C]`."""
+    return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
+
+
+def random_crop(
+    images: jax.Array, keys: jax.Array, padding: int, probability: float = 1.0
+) -> jax.Array:
+    """Shift by whole pixels, uniform from -padding to padding on each axis; zeros come in.
+
+    As `torchvision.transforms.RandomCrop((H, W), padding=padding)`, done to a share `probability`
+    of the images; the others stay as they are. Images `[B, H, W, C]`, keys `[B]`.
+    """
+    return crop_at(images, _draw_offsets(keys, padding, probability), padding)
+
+
+def random_flip(images: jax.Array, keys: jax.Array) -> jax.Array:
+    """Mirror each image left to right with probability one half; `[B, H, W, C]`, keys `[B]`.
+
+    As `torchvision.transforms.RandomHorizontalFlip()`.
+    """
+    return flip_where(images, _draw_flips(keys))
+
+
+def random_rotation(images: jax.Array, keys: jax.Array, degrees: float) -> jax.Array:
+    """Rotate each image by an angle uniform in [-degrees, degrees]; `[B, H, W, C]`, keys `[B]`.
+
+    As `torchvision.transforms.RandomRotation(degrees)`; see `rotate_by`.
+    """
+    return rotate_by(images, _draw_angles(keys, degrees))
+
+
+# The draws name their dtype: the default one follows `jax_enable_x64`, and a float64 run must see
+# the same images as a float32 run.
+
+
+def _draw_offsets(keys: jax.Array, padding: int, probability: float) -> jax.Array:
+    def draw(key):
+        return jax.random.randint(key, (2,), 0, 2 * padding + 1, dtype=jnp.int32)
+
+    offsets = jax.vmap(draw)(_fold_in(keys, 0))
+    if probability < 1:
+        chance = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))
+        cropped = chance(_fold_in(keys, 1)) < probability
+        offsets = jnp.where(cropped[:, None], offsets, padding)
+    return offsets
+
+
+def _draw_flips(keys: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32) < 0.5)(keys)
+
+
+def _draw_angles(keys: jax.Array, degrees: float) -> jax.Array:
+    def draw(key):
+        return jax.random.uniform(key, dtype=jnp.float32, minval=-degrees, maxval=degrees)
+
+    return jax.vmap(draw)(keys)
+
+
+def build(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> Augmentation:
+    """Make the two image pipelines of a config: training and evaluation.
+
+    The order is: scale to [0, 1], resize, rotate, crop, flip, normalise; evaluation leaves out the
+    three random ones. Zeros that enter a picture are black pixels: they come before `normalise`.
+
+    Args:
+      config: the `augment` part of the config.
+      mean: per channel, of pixels scaled to [0, 1].
+      std: per channel, of pixels scaled to [0, 1].
+
+    Raises:
+      UserError: a field out of range; when first traced, also a `mean` whose length is not the
+        number of channels, or a crop padding too large for the images.
+    """
+    validate(config)
+    _check_statistics(mean, std)
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    config = config.copy_and_resolve_references()  # a later change by the caller has no effect
+    padding, share = config.crop_padding, config.crop_probability
+    crops = padding > 0 and share > 0
+
+    def enter(images):
+        _check_images(images, mean)
+        output_size(config, *images.shape[1:3])
+        # Rotation, crop and flip only move pixels, so they may run on uint8, a quarter of the
+        # bytes; resizing makes new values and needs the scaled ones.
+        return resize(_to_unit(images), config.resize) if config.resize else images
+
+    def leave(images):
+        return normalise(_to_unit(images), mean, std)
+
+    def train(images, keys):
+        images = enter(images)
+        if config.rotate_degrees > 0:
+            images = random_rotation(images, _fold_in(keys, _ROTATE), config.rotate_degrees)
+        flips = _draw_flips(_fold_in(keys, _FLIP)) if config.flip else None
+        if flips is not None:
+            images = flip_where(images, flips)
+        if crops:
+            offsets = _draw_offsets(_fold_in(keys, _CROP), padding, share)
+            if flips is not None:
+                # Flipping first fuses with the padding; the window then moves the other way.
+                columns = jnp.where(flips, 2 * padding - offsets[:, 1], offsets[:, 1])
+                offsets = offsets.at[:, 1].set(columns)
+            images = crop_at(images, offsets, padding)
+        return leave(images)
+
+    return Augmentation(train=train, evaluate=lambda images: leave(enter(images)))
+
+
+def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:
+    """Height and width, in pixels, of what the model gets from images of `height` x `width`.
+
+    Args:
+      config: the `augment` part of the config.
+
+    Raises:
+      UserError: the crop padding is not smaller than the image.
+    """
+    size = (config.resize, config.resize) if config.resize else (height, width)
+    if config.crop_padding >= min(size):
+        raise UserError(
+            f"config.augment.crop_padding = {config.crop_padding} is too large for images of "
+            f"{size[0]}x{size[1]} pixels: a crop could then hold nothing of the picture. Choose "
+            f"less than {min(size)}; an eighth of the side is usual."
+        )
+    return size
+
+
+def validate(config: ConfigDict) -> None:
+    """Check the ranges of the `augment` part of the config.
+
+    Raises:
+      UserError: names the field, its value and the allowed range.
+    """
+    ranges = {
+        "resize": (0, 4096, "a side in pixels, or 0 for no resizing"),
+        "rotate_degrees": (0, 180, "the largest angle in degrees, or 0 for no rotation"),
+        "crop_padding": (0, 4096, "pixels on each side, or 0 for no crop"),
+        "crop_probability": (0, 1, "the share of images that are cropped"),
+    }
+    for name, (low, high, meaning) in ranges.items():
+        if not low <= config[name] <= high:  # false for nan as well
+            raise UserError(
+                f"config.augment.{name} = {config[name]} is out of range: expected {meaning}, "
+                f"from {low} to {high}. Set it with --config.augment.{name}=..."
+            )
+
+
+def _to_unit(images: jax.Array) -> jax.Array:
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255
+    return images
+
+
+def _check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    if np.ndim(mean) != 1 or np.shape(mean) != np.shape(std):
+        raise UserError(
+            f"config.data.mean = {mean} and config.data.std = {std} do not belong together: "
+            "expected one number per channel in each. Leave both at None to have them measured."
+        )
+    if not all(0 <= value <= 1 for value in mean):
+        raise UserError(
+            f"config.data.mean = {tuple(mean)} is out of range: expected numbers from 0 to 1, "
+            "because pixels are scaled to [0, 1] first. Divide a mean of 0..255 pixels by 255."
+        )
+    if not all(0 < value <= 1 for value in std):
+        raise UserError(
+            f"config.data.std = {tuple(std)} is out of range: expected numbers above 0 and up to "
+            "1, because pixels are scaled to [0, 1] first. Divide a std of 0..255 pixels by 255."
+        )
+
+
+def _check_images(images: jax.Array, mean: np.ndarray) -> None:
+    if images.dtype != jnp.uint8 or images.ndim != 4:
+        raise TypeError(f"expected uint8 images [B, H, W, C], got {images.dtype}{images.shape}")
+    if images.shape[3] != len(mean):
+        raise UserError(
+            f"config.data.mean has {len(mean)} entries, but the images have {images.shape[3]} "
+            "channels: expected one number per channel in config.data.mean and config.data.std. "
+            "Leave both at None to have them measured."
+        )

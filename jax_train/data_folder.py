@@ -1,0 +1,294 @@
+"""`folder:PATH`: image files sorted into one folder per class, decoded with Pillow."""
+
+import hashlib
+import logging
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from jax_train.data_cache import Arrays, fingerprint
+from jax_train.data_sources import Source, progress_bar
+from jax_train.errors import UserError
+
+SPLITS = ("train", "test", "val", "validation")
+SUFFIXES = frozenset(
+    [
+        ".bmp",
+        ".gif",
+        ".jfif",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
+)
+_GREY = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"])
+_BLOCK = 256  # files decoded in one go
+_REPORTED = 5  # damaged files named in one error
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The files of a split in their fixed order: path below the split's root, label, stat."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    files: tuple[tuple[str, int, os.stat_result], ...]
+
+
+def folder_source(path: str, image_size: int | None) -> Source:
+    """Return the images below a folder as a data set.
+
+    With a subfolder `train` that itself has subfolders, the splits are `train` and those of
+    `test`, `val` and `validation` that are there, each with one folder per class. Otherwise the
+    folder holds one folder per class and everything is the split `train`. Classes are numbered in
+    the order of their sorted names. Within a split the files stand in the order of a hash of
+    their relative path, so that slices hold all classes, on every machine the same. Folders
+    within a class folder are searched too; hidden files and files without an image's suffix
+    are ignored.
+
+    Images are turned upright by their EXIF tag. They come out grey (1 channel) if all images of
+    all splits are stored as grey, otherwise RGB; transparency is dropped, 16-bit samples keep
+    their upper 8 bits, and animations their first frame.
+
+    Args:
+        path: the folder; `~` is the user's home.
+        image_size: side of the square, in pixels, that images are brought to: the shorter side
+            resized (bilinear, antialiased), then the centre cropped. None: as they are, if all
+            have one size.
+
+    Raises:
+        UserError: a folder is missing or empty, or the classes of two splits differ.
+    """
+    size_is_valid = isinstance(image_size, int) and not isinstance(image_size, bool)
+    if image_size is not None and not (size_is_valid and image_size > 0):
+        raise UserError(f"data.image_size is {image_size!r}; expected a positive whole number.")
+    root = Path(path).expanduser()
+    if not path or not root.is_dir():
+        raise UserError(
+            f"data.name is 'folder:{path}', but there is no folder {root.absolute()}. Expected a "
+            "folder with one folder of images per class."
+        )
+    splits = _scan(root)
+    marks = (
+        (f"{name}/{file}", stat) for name, split in splits.items() for file, _, stat in split.files
+    )
+    return Source(
+        name=f"folder:{path}",
+        identity=f"folder {root.resolve()}",
+        splits={name: (len(split.files),) for name, split in splits.items()},
+        read=lambda name, progress: _read(splits, name, image_size, progress),
+        fingerprint=fingerprint(marks, image_size, tuple(splits)),
+    )
+
+
+def _scan(root: Path) -> dict[str, _Split]:
+    """Find the splits, their classes and their files."""
+    folders = [folder.name for folder in _subfolders(root)]
+    if "train" not in folders or not _subfolders(root / "train"):
+        if "train" in folders and set(folders) <= set(SPLITS):
+            raise UserError(
+                f"{root / 'train'} holds no folders. Expected one folder of images per class, "
+                f"such as {root / 'train' / 'cat' / '1.jpg'}."
+            )
+        return {"train": _scan_split(root)}
+    if others := sorted(set(folders) - set(SPLITS)):
+        _log.warning(
+            "%s has a folder train with folders of its own, so it is read as splits; left out: %s",
+            root,
+            ", ".join(others),
+        )
+    splits = {name: _scan_split(root / name) for name in SPLITS if (root / name).is_dir()}
+    expected = set(splits["train"].class_names)
+    for name, split in splits.items():
+        missing, extra = expected - set(split.class_names), set(split.class_names) - expected
+        if missing or extra:
+            parts = [f"{', '.join(sorted(missing))} missing"] if missing else []
+            parts += [f"{', '.join(sorted(extra))} not in train"] if extra else []
+            raise UserError(
+                f"The class folders of {root / name} differ from those of {root / 'train'}: "
+                f"{'; '.join(parts)}. Expected the same class folders in every split."
+            )
+    return splits
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _scan_split(root: Path) -> _Split:
+    classes = _subfolders(root)
+    if not classes:
+        raise UserError(
+            f"{root} holds no folders. Expected one folder of images per class, such as "
+            f"{root / 'cat' / '1.jpg'}."
+        )
+    files, ignored, empty = [], Counter(), []
+    for label, folder in enumerate(classes):
+        before = len(files)
+        for relative, stat in _image_files(folder, root, ignored):
+            files.append((relative, label, stat))
+        if len(files) == before:
+            empty.append(folder.name)
+    if empty:
+        left_out = ", ".join(f"{n} x {suffix}" for suffix, n in ignored.most_common(5))
+        raise UserError(
+            f"No image in {len(empty)} of the {len(classes)} class folders of {root}: "
+            f"{', '.join(empty[:10])}{', ...' if len(empty) > 10 else ''}. "
+            + (f"Files ignored for their suffix: {left_out}. " if ignored else "")
+            + f"Expected files with one of {', '.join(sorted(SUFFIXES))}. Remove the folder or add "
+            "images to it."
+        )
+    files.sort(key=lambda file: hashlib.sha256(os.fsencode(file[0])).digest())
+    return _Split(root, tuple(folder.name for folder in classes), tuple(files))
+
+
+def _image_files(folder: Path, root: Path, ignored: Counter) -> Iterable:
+    """Yield (path below root with `/`, stat) of the images; count the other files by suffix."""
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.startswith("."):
+                continue
+            path = Path(where, name)
+            if path.suffix.lower() not in SUFFIXES:
+                ignored[path.suffix.lower() or "no suffix"] += 1
+                continue
+            try:
+                yield path.relative_to(root).as_posix(), path.stat()
+            except OSError as error:
+                raise UserError(f"{path} cannot be read: {error.strerror}. Remove it.") from error
+
+
+def _read(splits: dict[str, _Split], name: str, image_size: int | None, progress: bool) -> Arrays:
+    """Decode all images of a split."""
+    from PIL import Image
+
+    split = splits[name]
+    with warnings.catch_warnings():
+        # Pillow only warns of images that would fill the memory up to twice its own limit.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        channels = 1 if _all_grey(splits) else 3
+        bar = progress_bar(len(split.files), f"Decoding {split.root.name}", progress)
+        decode = partial(_decode_or_error, channels=channels, image_size=image_size)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, bar:
+            paths = [split.root / file for file, _, _ in split.files]
+            # In blocks, so that an error ends the work soon.
+            blocks = (paths[i : i + _BLOCK] for i in range(0, len(paths), _BLOCK))
+            decoded = (result for block in blocks for result in pool.map(decode, block))
+            images = _collect(split, decoded, bar.update)
+    labels = np.array([label for _, label, _ in split.files], np.int32)
+    return Arrays(images, labels, split.class_names)
+
+
+def _collect(split: _Split, decoded: Iterable, advance: Callable) -> np.ndarray:
+    """Stack the decoded images; raise one error for damaged files or for a size that differs."""
+    images, damaged, first = None, [], ""
+    for i, ((name, _, _), result) in enumerate(zip(split.files, decoded, strict=True)):
+        advance(1)
+        if isinstance(result, Exception):
+            damaged.append(f"{split.root / name} ({type(result).__name__}: {result})")
+            if len(damaged) == _REPORTED:
+                break
+        elif damaged:
+            continue  # only looking for further damaged files
+        elif images is None:
+            images, first = _allocate(len(split.files), result.shape), name
+            images[i] = result
+        elif result.shape != images.shape[1:]:
+            raise UserError(
+                f"{split.root / name} is {_size(result.shape)} pixels (width x height), but "
+                f"{split.root / first} is {_size(images.shape[1:])}. Set data.image_size to the "
+                "side, in pixels, to which all images are to be resized and cropped."
+            )
+        else:
+            images[i] = result
+    if damaged:
+        more = " (and perhaps more)" if len(damaged) == _REPORTED else ""
+        raise UserError(
+            f"{len(damaged)}{more} image files cannot be decoded: {'; '.join(damaged)}. "
+            "Replace or remove them."
+        )
+    return images
+
+
+def _allocate(count: int, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.empty((count, *shape), np.uint8)
+    except MemoryError as error:
+        gigabytes = count * int(np.prod(shape, dtype=np.int64)) / 1e9
+        raise UserError(
+            f"{count:,} images of {_size(shape)} pixels need {gigabytes:.1f} GB of memory, more "
+            "than there is. Set data.image_size to a smaller side."
+        ) from error
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
+
+
+def _all_grey(splits: dict[str, _Split]) -> bool:
+    """Return whether every image is stored as grey; reads headers up to the first colour image."""
+    from PIL import Image
+
+    for split in splits.values():
+        for name, _, _ in split.files:
+            try:
+                with Image.open(split.root / name) as image:
+                    if image.mode not in _GREY:
+                        return False
+            except Exception:  # damaged: reported when it is decoded
+                continue
+    return True
+
+
+def _decode_or_error(path: Path, *, channels: int, image_size: int | None):
+    try:
+        return _decode(path, channels, image_size)
+    except Exception as error:  # Pillow's readers raise many kinds on damaged files
+        return error
+
+
+def _decode(path: Path, channels: int, image_size: int | None) -> np.ndarray:
+    """Return one image, upright, as uint8 [H, W, channels]."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as opened:
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):
+            image = _upper_byte(image)
+        if image.mode == "F":
+            raise ValueError("floating-point pixels; expected 8 or 16 bits")
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        image = image.convert("L" if channels == 1 else "RGB")
+        if image_size is not None:
+            # Crops first, then resizes: the same view as the other way round, for less work.
+            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+        return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def _upper_byte(image):
+    """Return a 16-bit grey image as 8 bits; Pillow's own conversion clips it to white."""
+    from PIL import Image
+
+    pixels = np.asarray(image)
+    if pixels.min() < 0 or pixels.max() > 0xFFFF:
+        raise ValueError("32-bit pixels; expected 8 or 16 bits")
+    return Image.fromarray((pixels >> 8).astype(np.uint8))

@@ -1,0 +1,39 @@
+"""The one exception that commands turn into a paragraph on stderr instead of a traceback."""
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """Something the user can put right.
+
+    The message names the field or file, its value, what was expected, and what to do next.
+    Further lines that are indented are printed as they are.
+    """
+
+
+def run_command(command: Callable[[], None]) -> int:
+    """Run a command and return its exit code: 0; 2 after a UserError; 130 when interrupted."""
+    try:
+        command()
+    except UserError as error:
+        print(as_paragraph(f"error: {error}"), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def as_paragraph(text: str) -> str:
+    """Wrap text to the terminal; paths and commands stay whole, so that they can be copied."""
+    width = shutil.get_terminal_size().columns
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("  "):
+            lines.append(line)
+        else:
+            lines += textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""Sums that stay on the device, and the figures made of them on the host."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+class TrainSums(NamedTuple):
+    """Sums over the training examples since the last log line; all scalars."""
+
+    loss: jax.Array
+    top1: jax.Array
+    top5: jax.Array
+    count: jax.Array
+
+
+class EvalSums(NamedTuple):
+    """Sums over an evaluation: `confusion[true, predicted]` counts, int32 [K,K]."""
+
+    loss: jax.Array
+    confusion: jax.Array
+    top5: jax.Array
+
+
+def zero_train_sums() -> TrainSums:
+    """Sums over no example."""
+    return TrainSums(jnp.zeros(()), *(jnp.zeros((), jnp.int32) for _ in range(3)))
+
+
+def zero_eval_sums(num_classes: int) -> EvalSums:
+    """Sums over no example."""
+    confusion = jnp.zeros((num_classes, num_classes), jnp.int32)
+    return EvalSums(jnp.zeros(()), confusion, jnp.zeros((), jnp.int32))
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Softmax cross-entropy of each example, as torch.nn.CrossEntropyLoss computes it.
+
+    Args:
+      logits: [B,K].
+      labels: int [B].
+      label_smoothing: share of the target spread evenly over all K classes.
+
+    Returns:
+      [B], in nats.
+    """
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if label_smoothing:
+        uniform = -jax.nn.log_softmax(logits).mean(axis=-1)
+        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+    return loss
+
+
+def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
+    """Whether the true class is among the k largest logits: [B,K], [B] -> bool [B]."""
+    _, classes = jax.lax.top_k(logits, min(k, logits.shape[-1]))
+    return (classes == labels[:, None]).any(axis=-1)
+
+
+def add_train(sums: TrainSums, losses, logits, labels) -> TrainSums:
+    """Add a training batch: losses [B], logits [B,K], labels [B]."""
+    return TrainSums(
+        sums.loss + losses.sum(),
+        sums.top1 + (logits.argmax(axis=-1) == labels).sum(),
+        sums.top5 + in_top_k(logits, labels, 5).sum(),
+        sums.count + labels.size,
+    )
+
+
+def add_eval(sums: EvalSums, logits, labels, valid) -> EvalSums:
+    """Add an evaluation batch of which only the examples with `valid` [B] count."""
+    losses = cross_entropy(logits, labels)
+    return EvalSums(
+        sums.loss + jnp.where(valid, losses, 0).sum(),
+        sums.confusion.at[labels, logits.argmax(axis=-1)].add(valid.astype(jnp.int32)),
+        sums.top5 + (in_top_k(logits, labels, 5) & valid).sum(),
+    )
+
+
+def add_up(parts: list[TrainSums]) -> TrainSums:
+    """Add host copies of sums."""
+    return TrainSums(*(sum(column) for column in zip(*parts, strict=True)))
+
+
+def train_figures(sums: TrainSums) -> dict[str, float]:
+    """Mean loss and top-1 and top-5 accuracy, in [0, 1], of host copies of the sums."""
+    count = max(int(sums.count), 1)
+    return {
+        "loss": float(sums.loss) / count,
+        "top1": int(sums.top1) / count,
+        "top5": int(sums.top5) / count,
+    }
+
+
+def eval_figures(sums: EvalSums) -> dict[str, float]:
+    """Mean loss and top-1 and top-5 accuracy, in [0, 1], of host copies of the sums."""
+    confusion = np.asarray(sums.confusion)
+    count = int(confusion.sum())
+    return {
+        "loss": float(sums.loss) / count,
+        "top1": int(np.trace(confusion)) / count,
+        "top5": int(sums.top5) / count,
+    }

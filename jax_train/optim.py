@@ -1,0 +1,301 @@
+"""Learning-rate schedules as tables, and the optimizers that read them.
+
+A schedule is worked out in float64 for every step of the run before the run starts, so that it can
+be inspected and equals PyTorch's to the last bit that float32 holds. The optimizers are chains of
+optax parts in the order PyTorch applies them.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from jax_train.errors import UserError
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("cosine", "onecycle", "constant")
+
+
+class Schedule(NamedTuple):
+    """The hyperparameters of every optimizer step; entry t belongs to step t, counted from 0.
+
+    The tables are float64: they are rounded once, when they become jax arrays (to float32, or not
+    at all where `jax_enable_x64` is set).
+
+    Attributes:
+      learning_rate: `[total_steps]` float64.
+      momentum: `[total_steps]` float64, beta1 of adam and adamw or the momentum of sgd; None where
+        it does not change.
+    """
+
+    learning_rate: np.ndarray
+    momentum: np.ndarray | None = None
+
+
+def schedule_tables(config: ConfigDict, steps_per_epoch: int) -> Schedule:
+    """Work out the schedule of a whole run of `config.train.epochs * steps_per_epoch` steps.
+
+    - `cosine`: `torch.optim.lr_scheduler.CosineAnnealingLR` over the whole run, stepped after each
+      step or each epoch (SGDR, https://arxiv.org/abs/1608.03983, without restarts).
+    - `onecycle`: `torch.optim.lr_scheduler.OneCycleLR` with cosine annealing and two phases
+      (https://arxiv.org/abs/1708.07120).
+    - `constant`.
+
+    `cosine` and `constant` may begin with a linear warm-up from 0: step t of w warm-up steps has
+    t/w of the peak. It changes every step, whatever `config.schedule.unit`, so that no whole epoch
+    is spent at rate 0; the cosine then runs over what is left.
+
+    Args:
+      config: the whole config; `schedule`, `optim` and `train.epochs` are read.
+      steps_per_epoch: optimizer steps in an epoch.
+
+    Raises:
+      UserError: a field out of range, or an epoch without a step.
+    """
+    validate(config)
+    if steps_per_epoch < 1:
+        raise UserError(
+            f"config.train.batch_size = {config.train.batch_size} leaves no step in an epoch: the "
+            "training split has fewer images than that, and an incomplete batch is dropped. Choose "
+            "a smaller batch or a larger split."
+        )
+    total_steps = config.train.epochs * steps_per_epoch
+    if config.schedule.name == "onecycle":
+        return _one_cycle(config.schedule, config.optim.learning_rate, total_steps)
+    steps = np.arange(total_steps, dtype=np.float64)
+    warmup_steps = config.schedule.warmup_epochs * steps_per_epoch
+    rates = np.full(total_steps, config.optim.learning_rate, np.float64)
+    if config.schedule.name == "cosine":
+        every = steps_per_epoch if config.schedule.unit == "epoch" else 1
+        changed = np.maximum(steps // every * every, warmup_steps)  # when the rate last changed
+        progress = (changed - warmup_steps) / (total_steps - warmup_steps)
+        final_rate = config.schedule.final_factor * config.optim.learning_rate
+        rates = _cosine(config.optim.learning_rate, final_rate, progress)
+    if warmup_steps > 0:
+        rates *= np.minimum(steps / warmup_steps, 1)
+    return Schedule(rates)
+
+
+def _cosine(start: float, end: float, progress: np.ndarray) -> np.ndarray:
+    """Half a cosine wave from `start` at progress 0 to `end` at progress 1."""
+    return end + (start - end) / 2 * (1 + np.cos(np.pi * progress))
+
+
+def _one_cycle(schedule: ConfigDict, peak: float, total_steps: int) -> Schedule:
+    # PyTorch lets the peak fall between two steps; a span of 0 steps, at which it divides by
+    # zero, is given the value at its start.
+    steps, last = np.arange(total_steps, dtype=np.float64), total_steps - 1
+    top = schedule.pct_start * total_steps - 1
+    rising = steps <= top
+    progress = np.where(rising, steps / (top or 1), (steps - top) / ((last - top) or 1))
+
+    def cycle(start, middle, end):
+        return np.where(rising, _cosine(start, middle, progress), _cosine(middle, end, progress))
+
+    first = peak / schedule.div_factor
+    rates = cycle(first, peak, first / schedule.final_div_factor)
+    if not schedule.cycle_momentum:
+        return Schedule(rates)
+    high, low = schedule.max_momentum, schedule.base_momentum
+    return Schedule(rates, cycle(high, low, high))
+
+
+def create_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:
+    """Make the optimizer of a config; its updates equal those of `torch.optim` (docs/parity.md).
+
+    - `adamw`: decoupled weight decay, times the learning rate (https://arxiv.org/abs/1711.05101).
+    - `adam`: https://arxiv.org/abs/1412.6980, weight decay added to the gradient.
+    - `sgd`: with momentum, plain or Nesterov; weight decay added to the gradient.
+
+    Gradients are clipped first, before any weight decay. The schedule is read by the optimizer's
+    own count of steps and keeps its last value after its end. A momentum table takes the place of
+    `config.optim.beta1` or `config.optim.momentum`. Where nothing decays, `decay_exclude` is not
+    looked at.
+
+    In float32, optax works out Adam's bias correction `1 - beta2**t` from a rounded beta2, which
+    PyTorch does in float64: the updates differ by 7e-7, 7e-6 and 8e-5 of their size for beta2 0.99,
+    0.999 and 0.9999.
+
+    Args:
+      config: the whole config; `optim` is read.
+      schedule: from `schedule_tables`.
+
+    Raises:
+      UserError: a field out of range; from the optimizer's `init`, a pattern of
+        `config.optim.decay_exclude` that matches no parameter.
+    """
+    validate(config)
+    optim = config.optim
+    parts = [clip_by_global_norm(optim.clip_norm)] if optim.clip_norm > 0 else []
+    decay = []
+    if optim.weight_decay > 0:
+        mask = partial(decay_mask, exclude=tuple(optim.decay_exclude))
+        decay = [optax.add_decayed_weights(optim.weight_decay, mask)]
+    if optim.name == "adamw":
+        parts += [_adam(optim, schedule.momentum), *decay]
+    elif optim.name == "adam":
+        parts += [*decay, _adam(optim, schedule.momentum)]
+    else:
+        parts += [*decay, _momentum(optim, schedule.momentum)]
+    return optax.chain(*parts, optax.scale_by_learning_rate(_lookup(schedule.learning_rate)))
+
+
+def _adam(optim: ConfigDict, beta1: np.ndarray | None) -> optax.GradientTransformation:
+    if beta1 is None:
+        return optax.scale_by_adam(optim.beta1, optim.beta2, optim.eps)
+    # Only beta1 is injected: the others stay Python numbers, which are not rounded before use.
+    adam = optax.inject_hyperparams(
+        optax.scale_by_adam, static_args=("b2", "eps", "eps_root", "mu_dtype", "nesterov")
+    )
+    return adam(_lookup(beta1), optim.beta2, optim.eps)
+
+
+def _momentum(optim: ConfigDict, momentum: np.ndarray | None) -> optax.GradientTransformation:
+    if momentum is not None:
+        trace = optax.inject_hyperparams(optax.trace, static_args=("nesterov", "accumulator_dtype"))
+        return trace(_lookup(momentum), nesterov=optim.nesterov)
+    if optim.momentum > 0:
+        return optax.trace(optim.momentum, nesterov=optim.nesterov)
+    return optax.identity()
+
+
+def _lookup(table: np.ndarray) -> Callable[[jax.Array], jax.Array]:
+    return lambda count: jnp.asarray(table)[jnp.minimum(count, len(table) - 1)]
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Scale all gradients down together where their global norm is above `max_norm`.
+
+    As `torch.nn.utils.clip_grad_norm_`: the factor is `min(1, max_norm / (norm + 1e-6))`. The
+    1e-6, which `optax.clip_by_global_norm` does not have, would show in a float64 comparison.
+    """
+
+    def clip(updates, params=None):
+        del params
+        factor = jnp.minimum(1, max_norm / (optax.tree.norm(updates) + 1e-6))
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
+
+    return optax.stateless(clip)
+
+
+def decay_mask(params: Any, exclude: Sequence[str]) -> Any:
+    """Tell for each parameter whether weight decay applies to it.
+
+    Args:
+      params: nested dicts of arrays; a parameter's path is its keys joined with dots, for example
+        `blocks.0.norm1.scale`.
+      exclude: regexes; a parameter is left out where `re.search` finds one of them in its path.
+
+    Returns:
+      The same tree with True (decayed) or False in place of the arrays.
+
+    Raises:
+      UserError: a regex that is found in no path.
+    """
+    paths, tree = jax.tree_util.tree_flatten_with_path(params)
+    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+    for pattern in exclude:
+        if not any(re.search(pattern, path) for path in paths):
+            raise UserError(
+                f"config.optim.decay_exclude: {pattern!r} matches no parameter. Expected regexes "
+                "that are found in a parameter's path; correct or remove it. Some of the "
+                f"{len(paths)} paths: {', '.join(paths[:: max(1, len(paths) // 8)])}."
+            )
+    decayed = [not any(re.search(pattern, path) for pattern in exclude) for path in paths]
+    return jax.tree.unflatten(tree, decayed)
+
+
+def validate(config: ConfigDict) -> None:
+    """Check `config.optim`, `config.schedule` and `config.train.epochs`; quick, no arrays are made.
+
+    Raises:
+      UserError: names the field, its value and what was expected.
+    """
+    _check_ranges(config)
+    schedule, optim = config.schedule, config.optim
+    cycles = schedule.name == "onecycle" and schedule.cycle_momentum
+    if schedule.name == "onecycle" and schedule.unit == "epoch":
+        _refuse(config, "schedule.unit", "'step', because onecycle changes the rate every step")
+    if schedule.name == "onecycle" and schedule.warmup_epochs > 0:
+        expected = "0.0 with onecycle, which has a warm-up of its own: config.schedule.pct_start"
+        _refuse(config, "schedule.warmup_epochs", expected)
+    if schedule.base_momentum > schedule.max_momentum:
+        expected = f"at most config.schedule.max_momentum = {schedule.max_momentum}"
+        _refuse(config, "schedule.base_momentum", expected)
+    if optim.name == "sgd" and optim.nesterov and not (optim.momentum > 0 or cycles):
+        _refuse(config, "optim.nesterov", "False without momentum: see config.optim.momentum")
+    _check_patterns(config)
+
+
+def _check_ranges(config: ConfigDict) -> None:
+    def one_of(names):
+        return (lambda value: value in names), "one of " + ", ".join(names)
+
+    epochs = config.train.epochs
+    positive = (lambda x: x > 0), "a number above 0"
+    not_negative = (lambda x: x >= 0), "0 or a number above it"
+    share = (lambda x: 0 <= x <= 1), "a number from 0 to 1"
+    rate = (lambda x: 0 <= x < 1), "a number from 0 up to but not including 1"
+    checks = {
+        "train.epochs": ((lambda x: x >= 1), "at least 1"),
+        "optim.name": one_of(OPTIMIZERS),
+        "optim.learning_rate": positive,
+        "optim.weight_decay": not_negative,
+        "optim.beta1": rate,
+        "optim.beta2": rate,
+        "optim.eps": positive,
+        "optim.momentum": rate,
+        "optim.clip_norm": not_negative,
+        "schedule.name": one_of(SCHEDULES),
+        "schedule.unit": one_of(("step", "epoch")),
+        "schedule.warmup_epochs": (
+            (lambda x: 0 <= x < epochs),
+            f"from 0 up to but not including config.train.epochs = {epochs}",
+        ),
+        "schedule.final_factor": share,
+        "schedule.pct_start": share,
+        "schedule.div_factor": positive,
+        "schedule.final_div_factor": positive,
+        "schedule.base_momentum": rate,
+        "schedule.max_momentum": rate,
+    }
+    for field, (valid, expected) in checks.items():
+        value = _field(config, field)
+        # nan fails every comparison; infinity would pass some of them
+        if not valid(value) or (isinstance(value, float) and math.isinf(value)):
+            _refuse(config, field, expected)
+
+
+def _check_patterns(config: ConfigDict) -> None:
+    patterns = config.optim.decay_exclude
+    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+        _refuse(config, "optim.decay_exclude", r"a tuple of regexes such as (r'bias$', 'norm')")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            expected = f"valid regexes, but {pattern!r} does not compile ({error})"
+            raise _error(config, "optim.decay_exclude", expected) from error
+
+
+def _field(config: ConfigDict, field: str) -> Any:
+    section, name = field.split(".")
+    return config[section][name]
+
+
+def _refuse(config: ConfigDict, field: str, expected: str) -> None:
+    raise _error(config, field, expected)
+
+
+def _error(config: ConfigDict, field: str, expected: str) -> UserError:
+    return UserError(
+        f"config.{field} = {_field(config, field)!r} is not valid: expected {expected}. "
+        f"Change it in the config file or with --config.{field}=..."
+    )

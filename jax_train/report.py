@@ -1,0 +1,191 @@
+"""What a run leaves behind: metrics.csv, results.json, curves.png; and what it prints."""
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+COLUMNS = (
+    "step", "epoch", "split", "loss", "top1", "top5", "images_per_sec", "learning_rate", "seconds",
+)  # fmt: skip
+
+
+class MetricsFile:
+    """metrics.csv: one row for each log point and each evaluation.
+
+    Args:
+      path: of the file.
+      resume_step: rows after this step are removed; they will be written again.
+    """
+
+    def __init__(self, path: Path, resume_step: int):
+        rows = [row for row in read_metrics(path) if int(row["step"]) <= resume_step]
+        rows = [row for row in rows if row["split"] != "test"]
+        temporary = path.with_suffix(".part")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, path)
+        self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
+        self._file = open(path, "a", newline="")  # noqa: SIM115 - closed by close()
+        self._writer = csv.DictWriter(self._file, COLUMNS)
+
+    def write(self, **row) -> None:
+        """Append a row; figures are kept to six significant digits."""
+        short = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+        self._writer.writerow(short)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Rows of a metrics.csv; none when there is no file. A torn last line is left out."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+class Console:
+    """Progress for people: a bar on a terminal, else a plain line now and then.
+
+    Args:
+      total_steps: steps of the whole run.
+      first_step: steps done before.
+      bar: whether a progress bar is wanted.
+    """
+
+    def __init__(self, total_steps: int, first_step: int, *, bar: bool):
+        self._bar = tqdm(
+            total=total_steps,
+            initial=first_step,
+            disable=not (bar and sys.stderr.isatty()),
+            dynamic_ncols=True,
+            leave=False,
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
+        )
+        self._quiet_until = time.monotonic() + 10
+
+    def advance(self, steps: int) -> None:
+        """Move the bar on."""
+        self._bar.update(steps)
+
+    def show(self, epoch: float, figures: dict[str, float], images_per_sec: float) -> None:
+        """Show the latest training figures."""
+        text = (
+            f"epoch {epoch:.1f}, loss {figures['loss']:.3f}, "
+            f"top-1 {figures['top1']:.1%}, {images_per_sec:,.0f} img/s"
+        )
+        if not self._bar.disable:
+            self._bar.set_postfix_str(text, refresh=False)
+        elif time.monotonic() > self._quiet_until:
+            self.line(text)
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._quiet_until = time.monotonic() + 10
+        if self._bar.disable:
+            print(text, flush=True)
+        else:
+            self._bar.write(text)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+
+def environment() -> dict[str, object]:
+    """Versions, device and git commit, for results.json."""
+    import jax
+
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    device = jax.local_devices()[0]
+    return {
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "device": f"{device.platform} ({device.device_kind}) x {jax.device_count()}",
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file that is never seen half-written."""
+    temporary = path.with_suffix(path.suffix + ".part")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def summary(results: dict, workdir: Path) -> str:
+    """The results of a run for people, at most 80 columns wide."""
+    test, val = results["test"], results["val"]
+    lines = [
+        f"{results['model']} on {results['data']}: {results['parameters']:,} parameters, "
+        f"{results['epochs']} epochs in {results['seconds']:,.0f} s "
+        f"({results['train_images_per_sec']:,.0f} images/s)"
+    ]
+    if val:
+        lines.append(_line("validation", val, results["images"]["val"]))
+    lines.append(_line("test", test, results["images"]["test"]))
+    if results["reported_weights"] == "best":
+        lines.append(f"  weights: epoch {results['reported_epoch']}, the best on validation")
+    else:
+        lines.append(f"  weights: epoch {results['reported_epoch']}, the last")
+    lines += [f"  {note}" for note in results["notes"]]
+    lines.append(f"  files: {workdir}/ curves.png, metrics.csv, results.json, checkpoints/")
+    return "\n".join(lines)
+
+
+def _line(name: str, figures: dict[str, float], images: int) -> str:
+    return (
+        f"  {name + ':':12}top-1 {figures['top1']:7.2%}   top-5 {figures['top5']:7.2%}   "
+        f"loss {figures['loss']:.4f}   {images:,} images"
+    )
+
+
+def write_results(path: Path, results: dict) -> None:
+    """Write results.json."""
+    write_atomically(path, json.dumps(results, indent=2) + "\n")
+
+
+def draw_curves(metrics: Path, png: Path, title: str) -> None:
+    """Draw loss and top-1 accuracy against the epoch, for training and validation."""
+    from matplotlib.figure import Figure
+
+    rows = read_metrics(metrics)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title)
+    for axes, column, label in zip(
+        figure.subplots(1, 2), ("loss", "top1"), ("loss (nats)", "top-1 accuracy (%)"), strict=True
+    ):
+        scale = 100 if column == "top1" else 1
+        for split, style in {"train": "-", "val": "-", "test": "D"}.items():
+            points = [(float(r["epoch"]), scale * float(r[column])) for r in rows
+                      if r["split"] == split]  # fmt: skip
+            if points:
+                axes.plot(*zip(*points, strict=True), style, label=_LABELS[split], markersize=5)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(png, dpi=120)
+
+
+_LABELS = {"train": "training (as trained)", "val": "validation", "test": "test (final)"}

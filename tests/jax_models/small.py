@@ -1,0 +1,129 @@
+"""A small setting of every registered model, and what is known about it beforehand.
+
+Sizes are distinct primes where they fit, so that a swapped axis cannot pass. Every model must have
+an entry; the tests that hold for all models then cover it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+import jax_models
+import torch_ref
+
+
+def whole(gradient):
+    """All of a tensor, as a mask."""
+    return np.ones_like(gradient, bool)
+
+
+def key_third(gradient):
+    """The keys of a bias [3D] whose rows are queries, keys, values, as a mask."""
+    third = gradient.size // 3
+    return np.arange(gradient.size) // third == 1
+
+
+class Small(NamedTuple):
+    """A model's small setting.
+
+    Args:
+      settings: a value for every constructor keyword.
+      image: height and width.
+      attention: shape of each attention map, without the batch.
+      features: shape of each feature map, without the batch.
+      no_gradient: end of a parameter's path -> (mask of the part that theory gives no gradient,
+        the reason).
+      misfits: settings that do not fit together -> words the error must hold.
+      initial: settings for the comparison of initial weights: enough values in every tensor.
+    """
+
+    settings: dict
+    image: tuple[int, int]
+    attention: tuple[tuple[int, ...], ...]
+    features: tuple[tuple[int, ...], ...]
+    no_gradient: dict[str, tuple[Callable, str]]
+    misfits: list[tuple[dict, list[str]]]
+    initial: dict
+
+
+BEFORE_BATCH_NORM = (whole, "batch norm takes the mean out again, and the bias with it")
+
+SMALL = {
+    "vit": Small(
+        settings={
+            "img_size": 15, "in_channels": 2, "num_classes": 19, "patch_size": 5, "embed_dim": 21,
+            "depth": 2, "num_heads": 3, "mlp_dim": 17, "dropout": 0.23,
+        },
+        image=(15, 15),
+        attention=((3, 10, 10),) * 2,
+        features=((10, 21),) * 2,
+        no_gradient={
+            "qkv.bias": (key_third, "it adds the same to all scores of a query: softmax drops it"),
+        },
+        misfits=[
+            ({"patch_size": 4}, ["patch_size=4", "img_size=15", "1, 3, 5, 15."]),
+            ({"img_size": 28, "patch_size": 29}, ["patch_size=29", "1, 2, 4, 7, 14, 28."]),
+            ({"num_heads": 4}, ["num_heads=4", "embed_dim=21"]),
+        ],
+        initial={
+            "img_size": 20, "patch_size": 4, "in_channels": 3, "embed_dim": 44, "num_heads": 4,
+            "depth": 2, "mlp_dim": 92, "num_classes": 29,
+        },
+    ),
+    "simple_cnn": Small(
+        settings={"in_channels": 2, "num_classes": 19, "widths": (5, 7)},
+        image=(13, 11),
+        attention=(),
+        features=((6, 5, 5), (3, 2, 7)),
+        no_gradient={"conv1.bias": BEFORE_BATCH_NORM, "conv2.bias": BEFORE_BATCH_NORM},
+        misfits=[({"widths": ()}, ["widths=()"])],
+        initial={"in_channels": 3, "num_classes": 29, "widths": (23, 31)},
+    ),
+}  # fmt: skip
+
+MODELS = jax_models.list_models()
+COVERED = [name for name in MODELS if name in SMALL]  # test_models.py fails when one is not
+
+
+def build(name: str, seed: int = 0, **changes) -> nnx.Module:
+    """A new small model."""
+    settings = SMALL[name].settings | changes
+    return jax_models.create_model(name, rngs=nnx.Rngs(seed), **settings)
+
+
+def build_mirror(name: str, seed: int = 0, **changes) -> torch.nn.Module:
+    """A new small mirror, with random values in place of ones and zeros."""
+    torch.manual_seed(seed)
+    mirror = torch_ref.create_model(name, **(SMALL[name].settings | changes))
+    for key, tensor in mirror.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.add_(torch.randn(tensor.shape) / 7).abs_()
+        else:
+            tensor.add_(len(key))
+    return mirror
+
+
+@functools.cache
+def shared(name: str) -> nnx.Module:
+    """One small model for all tests that do not change it."""
+    return build(name)
+
+
+def draw_images(name: str, batch: int = 3, seed: int = 0) -> jax.Array:
+    """Random images [batch,H,W,C] for a small model."""
+    shape = (batch, *SMALL[name].image, SMALL[name].settings["in_channels"])
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def bits(model: nnx.Module) -> dict[str, tuple]:
+    """Path -> dtype, shape and bytes of every variable."""
+    return {
+        ".".join(map(str, path)): (str(v.dtype), v.shape, np.asarray(v.get_value()).tobytes())
+        for path, v in nnx.to_flat_state(nnx.state(model))
+    }

@@ -1,0 +1,101 @@
+"""Batch norm and max-pooling; their equality with PyTorch inside models is shown in parity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from jax_models import layers
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(1.3, 2.1, shape).astype(np.float32)
+
+
+# Batch norm
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (1, 1, 1, 7)])
+def test_one_value_per_channel_has_no_variance(shape):
+    norm = layers.BatchNorm(shape[-1])
+    with pytest.raises(ValueError, match="more than one value per channel") as error:
+        norm(jnp.asarray(draw(*shape)), train=True)
+    assert str(shape) in str(error.value)
+    assert norm(jnp.asarray(draw(*shape)), train=False).shape == shape
+    assert norm.num_batches_tracked[...] == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (1, 2, 1, 5)])
+def test_two_values_per_channel_will_do(shape):
+    y = layers.BatchNorm(5)(jnp.asarray(draw(*shape)), train=True)
+    np.testing.assert_allclose(np.sort(y.reshape(2, 5), 0), [[-1] * 5, [1] * 5], rtol=0.01)
+
+
+def test_running_statistics_move_by_the_momentum_towards_the_unbiased_ones():
+    x = draw(3, 5, 7, 11)
+    norm = layers.BatchNorm(11, momentum=0.3)
+    norm(jnp.asarray(x), train=True)
+    values = x.reshape(-1, 11).astype(np.float64)
+    np.testing.assert_allclose(norm.mean[...], 0.3 * values.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.7 + 0.3 * values.var(0, ddof=1), rtol=1e-5)
+
+
+def test_batches_are_counted_in_training_only():
+    norm, x = layers.BatchNorm(5), jnp.asarray(draw(3, 5))
+    for train in (True, False, True, True):
+        norm(x, train=train)
+    assert norm.num_batches_tracked[...] == 3
+    assert norm.num_batches_tracked.dtype == jnp.int32
+
+
+def test_no_gradient_flows_through_the_running_statistics():
+    def after(x):
+        norm = layers.BatchNorm(5)
+        norm(x, train=True)
+        return (norm.mean[...] * norm.var[...]).sum()
+
+    assert not np.asarray(jax.grad(after)(jnp.asarray(draw(7, 5)))).any()
+
+
+def test_running_statistics_are_no_parameters():
+    state = nnx.state(layers.BatchNorm(5), nnx.Param)
+    assert set(nnx.to_pure_dict(state)) == {"scale", "bias"}
+
+
+# Max-pooling
+
+POOLED = [(2, 7, 11, 3), (3, 6, 5, 2), (1, 13, 2, 5), (2, 8, 10, 3)]
+
+
+@pytest.mark.parametrize("shape", POOLED)
+def test_max_pooling_is_torchs(shape):
+    x = draw(*shape)
+    theirs = torch.nn.functional.max_pool2d(torch.from_numpy(x).permute(0, 3, 1, 2), 2)
+    np.testing.assert_array_equal(layers.max_pool2x2(jnp.asarray(x)), theirs.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("shape", POOLED)
+def test_gradient_of_pooling_after_relu_is_torchs_though_zeros_tie(shape):
+    x = draw(*shape) - 3.4  # five of six values are negative
+    weights = draw(shape[0], shape[1] // 2, shape[2] // 2, shape[3], seed=1)
+    ours = jax.grad(lambda x: (weights * layers.max_pool2x2(jax.nn.relu(x))).sum())(x)
+    theirs = torch.from_numpy(x).requires_grad_()
+    pooled = torch.nn.functional.max_pool2d(theirs.relu().permute(0, 3, 1, 2), 2)
+    assert (pooled == 0).float().mean() > 0.3  # windows in which all four tie
+    (torch.from_numpy(weights) * pooled.permute(0, 2, 3, 1)).sum().backward()
+    np.testing.assert_array_equal(ours, theirs.grad)
+    assert np.asarray(ours).any()
+
+
+def test_initial_kernel_and_bias_belong_to_their_fan_in():
+    """Bounds 1/sqrt(fan_in) of a Linear of 7 inputs and of a 3×3 convolution of 7 channels."""
+    rngs = nnx.Rngs(0)
+    for layer, fan_in in (
+        (layers.linear(7, 5003, rngs=rngs), 7),
+        (layers.conv3x3(7, 5003, rngs=rngs), 63),
+    ):
+        for values in (layer.kernel[...], layer.bias[...]):
+            largest = jnp.abs(values).max() * fan_in**0.5
+            assert 0.99 < largest <= 1 + 1e-6

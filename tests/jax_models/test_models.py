@@ -1,0 +1,331 @@
+"""What every registered model promises: shapes, modes, gradients, intermediates, errors."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+import jax_models
+import torch_ref
+from tests.jax_models.small import (
+    COVERED,
+    MODELS,
+    SMALL,
+    bits,
+    build,
+    draw_images,
+    shared,
+)  # fmt: skip
+
+every_model = pytest.mark.parametrize("name", COVERED)
+
+
+def dropout_rngs(seed=0):
+    return nnx.Rngs(dropout=jax.random.key(seed))
+
+
+def test_every_registered_model_has_a_small_setting():
+    assert sorted(SMALL) == MODELS
+
+
+@every_model
+def test_small_settings_name_every_keyword(name):
+    assert set(SMALL[name].settings) == set(jax_models.model_keywords(name))
+
+
+# Calling
+
+
+@every_model
+@pytest.mark.parametrize("batch", [1, 3])
+def test_logits_are_one_finite_row_per_image(name, batch):
+    logits = shared(name)(draw_images(name, batch))
+    assert logits.shape == (batch, SMALL[name].settings["num_classes"])
+    assert logits.dtype == jnp.float32
+    assert jnp.isfinite(logits).all()
+
+
+@every_model
+def test_evaluation_is_the_default_and_repeats(name):
+    images = draw_images(name)
+    logits = shared(name)(images)
+    np.testing.assert_array_equal(logits, shared(name)(images, train=False))
+    np.testing.assert_array_equal(logits, shared(name)(images, train=False, rngs=dropout_rngs()))
+
+
+@every_model
+def test_training_computes_something_else(name):
+    images, model = draw_images(name), build(name)
+    assert jnp.abs(model(images) - model(images, train=True, rngs=dropout_rngs())).max() > 1e-3
+
+
+@every_model
+def test_evaluation_changes_no_variable(name):
+    model = build(name)
+    before = bits(model)
+    model(draw_images(name), return_intermediates=True)
+    assert bits(model) == before
+
+
+@every_model
+def test_training_changes_no_parameter(name):
+    model = build(name)
+    params = nnx.state(model, nnx.Param)
+    before = jax.tree.map(np.array, params)
+    model(draw_images(name), train=True, rngs=dropout_rngs())
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(model, nnx.Param))
+
+
+@every_model
+def test_evaluation_treats_each_image_alone(name):
+    images = draw_images(name)
+    alone = jnp.concatenate([shared(name)(image[None]) for image in images])
+    assert jnp.abs(alone - alone[0]).max() > 1e-3  # different images, different logits
+    np.testing.assert_allclose(shared(name)(images), alone, atol=1e-5)
+
+
+@every_model
+def test_numpy_images_will_do(name):
+    images = draw_images(name)
+    np.testing.assert_array_equal(shared(name)(np.asarray(images)), shared(name)(images))
+
+
+@every_model
+def test_compiled_model_equals_the_plain_one(name):
+    images = draw_images(name)
+    compiled = jax.jit(lambda model, images: model(images))(shared(name), images)
+    np.testing.assert_allclose(compiled, shared(name)(images), atol=1e-5)
+
+
+@every_model
+def test_split_and_merged_model_trains_as_the_plain_one(name):
+    images, model = draw_images(name), build(name)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    @jax.jit
+    def step(params, rest, images, key):
+        merged = nnx.merge(graphdef, params, rest)
+        logits = merged(images, train=True, rngs=nnx.Rngs(dropout=key))
+        return logits, nnx.to_pure_dict(nnx.split(merged, nnx.Param, ...)[2])
+
+    pure = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+    logits, after = step(*pure, images, jax.random.key(0))
+    np.testing.assert_allclose(
+        logits, model(images, train=True, rngs=dropout_rngs()), atol=1e-4, rtol=1e-4
+    )
+    expected = nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[2])
+    assert jax.tree.structure(after) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after, expected)
+
+
+@every_model
+def test_every_parameter_learns(name):
+    model, images = build(name), draw_images(name, batch=7)
+    weights = jax.random.normal(jax.random.key(1), (7, SMALL[name].settings["num_classes"]))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    rest = nnx.to_pure_dict(rest)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        logits = nnx.merge(graphdef, params, rest)(images, train=True, rngs=dropout_rngs())
+        return (weights * logits).sum()
+
+    gradients = {
+        ".".join(map(str, path)): np.asarray(g)
+        for path, g in nnx.traversals.flatten_mapping(
+            gradient(nnx.to_pure_dict(params))
+        ).items()
+    }  # fmt: skip
+    assert len(gradients) == len(jax.tree.leaves(params))
+    largest = max(np.abs(g).max() for g in gradients.values())
+    used = set()
+    for path, g in gradients.items():
+        without = np.zeros_like(g, bool)
+        for ending, (part, _) in SMALL[name].no_gradient.items():
+            if path.endswith(ending):
+                without |= part(g)
+                used.add(ending)
+        assert (np.abs(g[without]) < 1e-5 * largest).all(), path
+        assert without.all() or np.abs(g[~without]).max() > 1e-4 * largest, path
+    assert used == set(SMALL[name].no_gradient)
+
+
+# Intermediates
+
+
+@every_model
+def test_intermediates_have_the_promised_shapes(name):
+    _, out = shared(name)(draw_images(name, 2), return_intermediates=True)
+    assert set(out) == {"attention", "features"}
+    for kind, shapes in {
+        "attention": SMALL[name].attention,
+        "features": SMALL[name].features,
+    }.items():
+        assert isinstance(out[kind], tuple)
+        assert [x.shape for x in out[kind]] == [(2, *shape) for shape in shapes]
+        assert all(jnp.isfinite(x).all() for x in out[kind])
+        assert len({np.asarray(x).tobytes() for x in out[kind]}) == len(shapes)  # all different
+
+
+@every_model
+def test_attention_of_every_query_sums_to_one(name):
+    _, out = shared(name)(draw_images(name), return_intermediates=True)
+    for attention in out["attention"]:
+        assert (attention >= 0).all()
+        np.testing.assert_allclose(attention.sum(-1), 1, atol=1e-6)
+        assert attention.std(-1).max() > 1e-4  # and is not merely 1 / keys
+
+
+@every_model
+@pytest.mark.parametrize("train", [False, True])
+def test_intermediates_do_not_change_the_logits(name, train):
+    images = draw_images(name)
+    logits = build(name)(images, train=train, rngs=dropout_rngs())
+    same, _ = build(name)(images, train=train, rngs=dropout_rngs(), return_intermediates=True)
+    np.testing.assert_array_equal(logits, same)
+
+
+# Images that do not fit
+
+
+@every_model
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        (lambda x: x[0], "got shape"),
+        (lambda x: x[None], "got shape"),
+        (lambda x: x[..., :1], "got shape"),
+        (lambda x: jnp.concatenate([x, x], -1), "got shape"),
+        (lambda x: x.transpose(0, 3, 1, 2), r"images.transpose\(0, 2, 3, 1\)"),
+        (lambda x: x.astype(jnp.uint8), r"uint8: scale the pixels .* images / 255"),
+        (lambda x: x.astype(jnp.int32), "int32: scale the pixels"),
+        (lambda x: x > 0, "bool: scale the pixels"),
+        (lambda x: np.asarray(x).astype(np.uint8), "uint8: scale the pixels"),
+    ],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_images_that_do_not_fit_are_explained(name, change, hint, compiled):
+    images = change(draw_images(name))
+    model = shared(name)
+    call = jax.jit(lambda x: model(x)) if compiled else model
+    with pytest.raises(ValueError, match=hint) as error:
+        call(images)
+    expected = SMALL[name].settings["in_channels"]
+    assert re.search(rf"takes float images \[B,.*,{expected}\]", str(error.value))
+    if "shape" in hint:
+        assert str(images.shape) in str(error.value)
+        assert "transpose" not in str(error.value)
+
+
+@every_model
+def test_images_of_another_size_are_explained(name):
+    images = draw_images(name)
+    if "img_size" not in SMALL[name].settings:
+        pytest.skip("takes any size")
+    for wrong in (images[:, :-1], images[:, :, 1:], jnp.concatenate([images, images], 1)):
+        with pytest.raises(ValueError, match=re.escape(str(wrong.shape))) as error:
+            shared(name)(wrong)
+        assert "[B,{0},{0},{1}]".format(SMALL[name].image[0], images.shape[-1]) in str(error.value)
+
+
+def test_images_too_small_for_the_stages_are_explained():
+    model = build("simple_cnn")
+    assert model(draw_images("simple_cnn")[:, :4, :4]).shape == (3, 19)
+    with pytest.raises(ValueError, match=r"4x3 pixels are too small .* 2 stages"):
+        model(draw_images("simple_cnn")[:, :4, :3])
+
+
+# Constructing
+
+
+def sizes(kind):
+    """(name, keyword) of every setting of a kind."""
+    settings = [
+        (name, key, value) for name in COVERED for key, value in SMALL[name].settings.items()
+    ]
+    return [(name, key) for name, key, value in settings if isinstance(value, kind)]
+
+
+@pytest.mark.parametrize(("name", "keyword"), sizes(int))
+@pytest.mark.parametrize("value", [0, -3, True, 2.0, "5"])
+def test_bad_sizes_are_named(name, keyword, value):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{keyword}={value!r}: expected a whole number")
+    ):
+        build(name, **{keyword: value})
+
+
+@pytest.mark.parametrize(("name", "keyword"), sizes(tuple))
+@pytest.mark.parametrize("value", [0, -3, True, 2.0, "5"])
+def test_bad_sizes_in_a_sequence_are_named(name, keyword, value):
+    sequence = [*SMALL[name].settings[keyword][:1], value]
+    with pytest.raises(ValueError, match=re.escape(f"{keyword}[1]={value!r}: expected a whole")):
+        build(name, **{keyword: sequence})
+
+
+@pytest.mark.parametrize(("name", "keyword"), sizes(float))
+@pytest.mark.parametrize("value", [-0.1, 1, 1.5, math.nan])
+def test_bad_rates_are_named(name, keyword, value):
+    with pytest.raises(ValueError, match=rf"(^|\W){re.escape(f'{keyword}={value} is not a rate')}"):
+        build(name, **{keyword: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [(name, *misfit) for name in COVERED for misfit in SMALL[name].misfits],
+)
+def test_settings_that_do_not_fit_together_are_explained(name, changes, words):
+    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
+        build(name, **changes)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_mlp_dim_follows_the_width_unless_given():
+    assert build("vit", mlp_dim=None).blocks[0].mlp.fc1.kernel.shape == (21, 84)
+    assert build("vit").blocks[0].mlp.fc1.kernel.shape == (21, 17)
+
+
+# Counting without allocating
+
+
+def abstract(name, **settings):
+    return nnx.eval_shape(lambda: jax_models.create_model(name, rngs=nnx.Rngs(0), **settings))
+
+
+def count(model):
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_abstract_model_holds_no_arrays(name):
+    leaves = jax.tree.leaves(abstract(name))
+    assert leaves
+    assert {type(leaf) for leaf in leaves} == {jax.ShapeDtypeStruct}
+
+
+def test_a_model_larger_than_any_memory_can_be_counted():
+    model = abstract("vit", embed_dim=2**18, depth=2, num_heads=4)
+    assert count(model) > 1e12
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("vit", 1_205_898), ("simple_cnn", 4_694_346)])
+def test_default_models_have_the_published_size(name, parameters):
+    assert count(abstract(name)) == parameters
+
+
+@every_model
+@pytest.mark.parametrize("setting", ["default", "small", "initial"])
+def test_parameters_and_statistics_number_as_in_the_mirror(name, setting):
+    settings = {"small": SMALL[name].settings, "initial": SMALL[name].initial}.get(setting, {})
+    model = abstract(name, **settings)
+    with torch.device("meta"):
+        mirror = torch_ref.create_model(name, **settings)
+    assert count(model) == sum(p.numel() for p in mirror.parameters())
+    statistics = jax.tree.leaves(nnx.state(model, nnx.BatchStat))
+    assert sum(math.prod(x.shape) for x in statistics) == sum(b.numel() for b in mirror.buffers())

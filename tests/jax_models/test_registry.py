@@ -1,0 +1,90 @@
+"""Models by name: listing, errors that help, and the same names on the PyTorch side."""
+
+import inspect
+
+import pytest
+from flax import nnx
+
+import jax_models
+import torch_ref
+from jax_models import registry
+from tests.jax_models.small import MODELS
+
+
+@pytest.fixture
+def birds(monkeypatch):
+    """A registry of two made-up models, registered out of order."""
+    monkeypatch.setattr(registry, "_MODELS", {})
+
+    def wren_small(*, rngs, wing_span: int = 17, colour: str = "brown"):
+        return wing_span, colour
+
+    def heron(*, rngs, num_legs: int = 2):
+        return num_legs
+
+    jax_models.register(wren_small)
+    jax_models.register(heron)
+    return wren_small
+
+
+def test_models_are_listed_in_order(birds):
+    assert jax_models.list_models() == ["heron", "wren_small"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [("wren*", ["wren_small"]), ("*r*", ["heron", "wren_small"]), ("wren", []), ("owl*", [])],
+)
+def test_a_pattern_selects_models(birds, pattern, found):
+    assert jax_models.list_models(pattern) == found
+
+
+def test_an_unknown_model_names_the_nearest_and_all_known(birds):
+    with pytest.raises(ValueError, match=r"'herron'.*mean 'heron'.*Known: heron, wren_small\."):
+        jax_models.create_model("herron", rngs=nnx.Rngs(0))
+
+
+def test_a_name_like_no_other_gets_no_suggestion(birds):
+    with pytest.raises(ValueError, match=r"Unknown model 'xyz'\. Known: heron, wren_small\."):
+        jax_models.model_keywords("xyz")
+
+
+def test_an_unknown_keyword_names_the_nearest_and_all_known(birds):
+    with pytest.raises(
+        ValueError, match=r"'wren_small'.*'wingspan'.*mean 'wing_span'.*takes: wing_span, colour\."
+    ):
+        jax_models.create_model("wren_small", rngs=nnx.Rngs(0), wingspan=3)
+
+
+def test_a_name_cannot_be_taken_twice(birds):
+    with pytest.raises(ValueError, match="'wren_small' is registered already"):
+        jax_models.register(birds)
+
+
+def test_settings_reach_the_model(birds):
+    assert jax_models.create_model("wren_small", rngs=nnx.Rngs(0), wing_span=5) == (5, "brown")
+
+
+def test_keywords_come_with_their_defaults_and_without_rngs(birds):
+    keywords = {"wing_span": 17, "colour": "brown"}
+    assert jax_models.model_keywords("wren_small") == keywords
+
+
+def test_random_streams_are_not_optional():
+    with pytest.raises(TypeError, match="rngs"):
+        jax_models.create_model(MODELS[0])
+
+
+def test_both_sides_have_the_same_models():
+    assert torch_ref.list_models() == MODELS
+    assert MODELS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_both_sides_take_the_same_keywords(name):
+    ours = dict(inspect.signature(registry._MODELS[name]).parameters)
+    theirs = dict(inspect.signature(torch_ref.registry._MODELS[name]).parameters)
+    assert ours.pop("rngs").default is inspect.Parameter.empty
+    # Names, order, kinds, annotations and defaults.
+    assert list(ours.values()) == list(theirs.values())
+    assert {p.kind for p in ours.values()} == {inspect.Parameter.KEYWORD_ONLY}

@@ -1,0 +1,14 @@
+"""The models of `jax_models` in PyTorch: the same names, keywords and numbers.
+
+    mirror = torch_ref.create_model("vit", num_classes=10)
+    logits = mirror(images)                                   # images [B,C,H,W]
+    logits, out = mirror(images, return_intermediates=True)
+
+As in any PyTorch module, `mirror.train()` and `mirror.eval()` choose the mode.
+"""
+
+from torch_ref import cnn as _cnn  # noqa: F401 - registers its models
+from torch_ref import vit as _vit  # noqa: F401 - registers its models
+from torch_ref.registry import create_model, list_models
+
+__all__ = ["create_model", "list_models"]
