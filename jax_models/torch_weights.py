@@ -11,7 +11,6 @@ Kernels turn from Flax's layout [in,out] and [kh,kw,in,out] to PyTorch's [out,in
 """
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +56,7 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
             problems.append(
                 f"misshapen: {name} is {list(array.shape)}, the model has {list(entry.shape)}"
             )
-        elif array.dtype.kind not in "fiu":
+        elif not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer)):
             problems.append(f"not numbers: {name} has dtype {array.dtype}")
         else:
             arrays[name] = _from_torch_layout(array, entry)
@@ -101,15 +100,15 @@ def save_safetensors(model: nnx.Module, path: str | os.PathLike) -> None:
 
     path = Path(path)
     data = save(export(model), metadata={"format": "pt"})
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -23,7 +23,7 @@ class Checkpoints:
     """The folder `checkpoints/` of a run, one subfolder per step.
 
     Args:
-      folder: created when missing.
+      folder: created when missing; leave the `with` block to finish writing.
       layout: where restored arrays go; checkpoints themselves know nothing of devices.
     """
 
@@ -97,7 +97,8 @@ class Checkpoints:
         """Wait until everything is on disk."""
         self._manager.wait_until_finished()
 
-    def close(self) -> None:
-        """Wait until everything is on disk, and let go of the folder."""
-        self.wait()
-        self._manager.close()
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._manager.close()  # also waits until everything is on disk

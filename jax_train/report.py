@@ -35,7 +35,7 @@ class MetricsFile:
             writer.writerows(rows)
         os.replace(temporary, path)
         self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
-        self._file = open(path, "a", newline="")  # noqa: SIM115 - closed by close()
+        self._file = open(path, "a", newline="")  # noqa: SIM115 - closed by __exit__
         self._writer = csv.DictWriter(self._file, COLUMNS)
 
     def write(self, **row) -> None:
@@ -44,8 +44,10 @@ class MetricsFile:
         self._writer.writerow(short)
         self._file.flush()
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> "MetricsFile":
+        return self
+
+    def __exit__(self, *_) -> None:
         self._file.close()
 
 
@@ -100,8 +102,10 @@ class Console:
         else:
             self._bar.write(text)
 
-    def close(self) -> None:
-        """Take the bar away."""
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *_) -> None:
         self._bar.close()
 
 

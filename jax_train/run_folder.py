@@ -1,6 +1,7 @@
 """Whose run folder it is: one config, one folder."""
 
 import json
+import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -18,16 +19,16 @@ def check(workdir: Path, config: ConfigDict) -> None:
         empty and no run, or cannot be read.
     """
     stored = workdir / "config.json"
+    lines = []
     try:
+        _check_writable(workdir)
         if stored.exists():
             lines = differences(config, stored)
         elif workdir.exists() and any(workdir.iterdir()):
             raise UserError(
-                f"{workdir} is not empty and holds no run (no config.json). Choose another "
-                "--workdir."
+                f"--workdir {workdir} is not empty and holds no run (no config.json). Choose "
+                "another one."
             )
-        else:
-            return
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be used: {error}.") from error
     if lines:
@@ -35,6 +36,17 @@ def check(workdir: Path, config: ConfigDict) -> None:
             f"{workdir} holds a run of another config. Choose another --workdir, or go back to its "
             "values:\n  " + "\n  ".join(lines)
         )
+
+
+def _check_writable(workdir: Path) -> None:
+    """Check the nearest folder that exists."""
+    place = workdir.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"--workdir {workdir}: {place} is a file, not a folder.")
+    if not os.access(place, os.W_OK):
+        raise UserError(f"--workdir {workdir}: {place} cannot be written. Choose another one.")
 
 
 def results(workdir: Path) -> dict | None:

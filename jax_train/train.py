@@ -55,12 +55,15 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     optim.validate(config)
     splits = load_splits(config)
     config = resolve(config, splits)
+    trainer = Trainer(config, splits, workdir)  # refuses what it can before a folder is made
     run_folder.create(workdir, config)
-    trainer = Trainer(config, splits, workdir)
     try:
         return trainer.run()
-    finally:
-        trainer.close()
+    except OSError as error:
+        raise UserError(
+            f"The run folder {workdir} cannot be written: {error}. Make room there; the same "
+            "command then goes on from the last checkpoint."
+        ) from error
 
 
 def enable_compilation_cache() -> None:
@@ -161,7 +164,7 @@ class Trainer:
     Args:
       config: resolved (see `resolve`).
       splits: the data.
-      workdir: the run folder; it exists.
+      workdir: the run folder; made before `run`.
 
     Raises:
       UserError: the config does not fit the data, the model or the devices.
@@ -193,7 +196,6 @@ class Trainer:
         )
         self._compile()
         self._check_images()
-        self.checkpoints = Checkpoints(workdir / "checkpoints", self.layout)
 
     def _compile(self) -> None:
         """Wrap the pure functions in `jax.jit`; XLA compiles each at its first call."""
@@ -234,11 +236,20 @@ class Trainer:
 
     def run(self) -> dict:
         """Train from the last checkpoint, or from the start, to the end; write all files."""
-        state, step = self._start()
-        self._announce(step)
-        self.csv = report.MetricsFile(self.workdir / "metrics.csv", step)
-        self.console = report.Console(self.total_steps, step, bar=self.config.log.progress)
-        self._clock = _Clock(self.csv.seconds)
+        with Checkpoints(self.workdir / "checkpoints", self.layout) as self.checkpoints:
+            state, step = self._start()
+            self._announce(step)
+            metrics_csv = self.workdir / "metrics.csv"
+            bar = self.config.log.progress
+            with (
+                report.MetricsFile(metrics_csv, step) as self.csv,
+                report.Console(self.total_steps, step, bar=bar) as self.console,
+            ):
+                self._clock = _Clock(self.csv.seconds)
+                state = self._train(state, step)
+                return self._finish(state)
+
+    def _train(self, state: steps.TrainState, step: int) -> steps.TrainState:
         train_data = self._to_device(self.splits.train)
         val_data = self._to_device(self.splits.val) if self.splits.val else None
         self._sums = self._zero_sums()
@@ -248,7 +259,7 @@ class Trainer:
             last = epoch + 1 == self.config.train.epochs
             if last or (epoch + 1) % self.config.eval.every_epochs == 0:
                 self._end_epoch(epoch + 1, state, val_data)
-        return self._finish(state)
+        return state
 
     def _start(self) -> tuple[steps.TrainState, int]:
         step = self.checkpoints.last_step
@@ -356,8 +367,6 @@ class Trainer:
         figures = self.checkpoints.figures(step)
         test = self.evaluate(state, self._to_device(self.splits.test))
         self._write("test", self.total_steps, test)
-        self.console.close()
-        self.csv.close()
         results = {
             "model": self.config.model.name,
             "data": self.config.data.name,
@@ -380,10 +389,6 @@ class Trainer:
         )
         report.write_results(self.workdir / "results.json", results)
         return results
-
-    def close(self) -> None:
-        """Finish writing; also after an error."""
-        self.checkpoints.close()
 
 
 class _Clock:

@@ -90,7 +90,7 @@ def test_gradient_of_pooling_after_relu_is_torchs_though_zeros_tie(shape):
 
 
 def test_initial_kernel_and_bias_belong_to_their_fan_in():
-    """Bounds 1/sqrt(fan_in) of a Linear of 7 inputs and of a 3×3 convolution of 7 channels."""
+    """Bounds 1/sqrt(fan_in) of a Linear of 7 inputs and of a 3x3 convolution of 7 channels."""
     rngs = nnx.Rngs(0)
     for layer, fan_in in (
         (layers.linear(7, 5003, rngs=rngs), 7),

@@ -223,11 +223,9 @@ def test_images_that_do_not_fit_are_explained(name, change, hint, compiled):
         assert "transpose" not in str(error.value)
 
 
-@every_model
+@pytest.mark.parametrize("name", [n for n in COVERED if "img_size" in SMALL[n].settings])
 def test_images_of_another_size_are_explained(name):
     images = draw_images(name)
-    if "img_size" not in SMALL[name].settings:
-        pytest.skip("takes any size")
     for wrong in (images[:, :-1], images[:, :, 1:], jnp.concatenate([images, images], 1)):
         with pytest.raises(ValueError, match=re.escape(str(wrong.shape))) as error:
             shared(name)(wrong)

@@ -1,0 +1,363 @@
+"""Weights to and from PyTorch: bit for bit, all or nothing, and never sharing memory."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from flax import nnx
+
+from jax_models import torch_weights
+from tests.jax_models.small import COVERED, SMALL, bits, build, build_mirror, draw_images, shared
+
+every_model = pytest.mark.parametrize("name", COVERED)
+
+
+def as_numpy(state_dict):
+    return {name: tensor.numpy().copy() for name, tensor in state_dict.items()}
+
+
+def assert_same_state(ours, theirs):
+    """Equal names, shapes, dtypes and bits; values are arrays or tensors."""
+    assert set(ours) == set(theirs)
+    for name, value in theirs.items():
+        mine, other = np.asarray(ours[name]), np.asarray(value)
+        assert (mine.dtype, mine.shape) == (other.dtype, other.shape), name
+        assert mine.tobytes() == other.tobytes(), name
+
+
+# There and back
+
+
+@every_model
+def test_round_trip_keeps_every_bit(name):
+    mirror, model = build_mirror(name), build(name)
+    torch_weights.load(model, mirror.state_dict())
+    state = torch_weights.export(model)
+    assert {type(value) for value in state.values()} == {np.ndarray}
+    assert_same_state(state, mirror.state_dict())
+
+
+@every_model
+def test_the_mirror_takes_an_export_strictly(name):
+    model, mirror = build(name, seed=3), build_mirror(name)
+    state = torch_weights.export(model)
+    mirror.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
+    assert_same_state(mirror.state_dict(), state)
+    assert_same_state(state, torch_weights.export(build(name, seed=3)))
+
+
+@every_model
+@pytest.mark.parametrize("kind", ["numpy", "jax"])
+def test_arrays_will_do_for_tensors(name, kind):
+    convert = {"numpy": np.asarray, "jax": jnp.asarray}[kind]
+    mirror, model = build_mirror(name), build(name)
+    torch_weights.load(model, {k: convert(v.numpy()) for k, v in mirror.state_dict().items()})
+    assert_same_state(torch_weights.export(model), mirror.state_dict())
+
+
+@every_model
+def test_tensors_that_require_grad_will_do(name):
+    mirror, model = build_mirror(name), build(name)
+    state_dict = mirror.state_dict(keep_vars=True)
+    assert any(tensor.requires_grad for tensor in state_dict.values())
+    torch_weights.load(model, state_dict)
+    assert_same_state(torch_weights.export(model), mirror.state_dict())
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_float_types_are_cast_to_the_models(name, dtype):
+    model = build(name)
+    before = {path: value[:2] for path, value in bits(model).items()}
+    state_dict = {
+        k: v.to(dtype) if v.is_floating_point() else v
+        for k, v in build_mirror(name).state_dict().items()
+    }
+    torch_weights.load(model, state_dict)
+    assert {path: value[:2] for path, value in bits(model).items()} == before
+    single = {k: v.float() if v.is_floating_point() else v for k, v in state_dict.items()}
+    assert_same_state(torch_weights.export(model), single)
+
+
+@every_model
+def test_bfloat16_arrays_are_cast_to_the_models(name):
+    model, state = build(name), as_numpy(build_mirror(name).state_dict())
+    floats = {k for k, v in state.items() if v.dtype == np.float32}
+    state |= {k: state[k].astype(ml_dtypes.bfloat16) for k in floats}
+    torch_weights.load(model, state)
+    single = state | {k: state[k].astype(np.float32) for k in floats}
+    assert_same_state(torch_weights.export(model), single)
+
+
+# All or nothing
+
+
+@every_model
+def test_all_problems_are_told_at_once_and_nothing_is_loaded(name):
+    model, state = build(name), as_numpy(build_mirror(name).state_dict())
+    missing, wide, words, flags = sorted(k for k in state if k.endswith("weight"))[:4]
+    shape = list(state[missing].shape)
+    del state[missing]
+    transposed = state[wide] = state[wide][..., None]
+    state[words] = np.full(state[words].shape, "weight")
+    state[flags] = state[flags] > 0
+    state["module.extra"] = np.float32(3)
+    before = bits(model)
+    with pytest.raises(ValueError, match=r"5 problems; nothing was loaded") as error:
+        torch_weights.load(model, state)
+    message = str(error.value)
+    assert f"missing: {missing} {shape}\n" in message + "\n"
+    assert f"misshapen: {wide} is {list(transposed.shape)}, the model has" in message
+    assert f"not numbers: {words} has dtype <U6" in message
+    assert f"not numbers: {flags} has dtype bool" in message
+    assert "unexpected: module.extra" in message
+    assert bits(model) == before
+
+
+@every_model
+def test_one_problem_is_enough_to_load_nothing(name):
+    state = build_mirror(name).state_dict()
+    for tensor, value in list(state.items())[:: max(1, len(state) // 7)]:
+        changes = {
+            "missing": {k: v for k, v in state.items() if k != tensor},
+            "misshapen": state | {tensor: value[None]},
+            "unexpected": state | {f"{tensor}.0": value},
+            "not numbers": state | {tensor: value.to(torch.complex64)},
+        }
+        for problem, changed in changes.items():
+            model = shared(name)
+            before = bits(model)
+            with pytest.raises(ValueError, match=f"1 problems(.|\n)*{problem}: {tensor}"):
+                torch_weights.load(model, changed)
+            assert bits(model) == before
+
+
+def test_a_kernel_with_swapped_axes_is_misshapen():
+    model, state = build("vit"), build_mirror("vit").state_dict()
+    state["blocks.1.mlp.0.weight"] = state["blocks.1.mlp.0.weight"].T
+    with pytest.raises(ValueError, match=r"blocks.1.mlp.0.weight is \[21, 17\].* \[17, 21\]"):
+        torch_weights.load(model, state)
+
+
+# No shared memory
+
+
+@every_model
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_changing_the_source_afterwards_changes_nothing(name, kind):
+    model, state = build(name), build_mirror(name).state_dict()
+    if kind == "numpy":
+        state = as_numpy(state)
+    torch_weights.load(model, state)
+    before = bits(model)
+    for value in state.values():
+        value += 3
+    assert bits(model) == before
+
+
+@every_model
+def test_an_optimizer_step_of_the_mirror_changes_nothing(name):
+    model, mirror = build(name), build_mirror(name)
+    torch_weights.load(model, mirror.state_dict())
+    before = bits(model)
+    sum(p.square().sum() for p in mirror.parameters()).backward()
+    torch.optim.SGD(mirror.parameters(), lr=0.1).step()
+    assert bits(model) == before
+
+
+@every_model
+def test_changing_an_export_changes_nothing(name):
+    model = build(name)
+    before = bits(model)
+    for value in torch_weights.export(model).values():
+        value += 3
+    assert bits(model) == before
+
+
+# Models without values
+
+
+@every_model
+def test_an_abstract_model_is_filled_and_runs(name):
+    model = nnx.eval_shape(lambda: build(name))
+    mirror, images = build_mirror(name).eval(), draw_images(name)
+    torch_weights.load(model, mirror.state_dict())
+    assert_same_state(torch_weights.export(model), mirror.state_dict())
+    with torch.no_grad():
+        logits = mirror(torch.from_numpy(np.asarray(images.transpose(0, 3, 1, 2)).copy()))
+    np.testing.assert_allclose(jax.jit(model)(images), logits, atol=1e-4, rtol=1e-4)
+
+
+@every_model
+def test_an_abstract_model_has_nothing_to_export(name, tmp_path):
+    model = nnx.eval_shape(lambda: build(name))
+    with pytest.raises(ValueError, match=r"shapes but no values .*load weights first"):
+        torch_weights.export(model)
+    with pytest.raises(ValueError, match="load weights first"):
+        torch_weights.save_safetensors(model, tmp_path / "weights.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+# Files
+
+
+@every_model
+@pytest.mark.parametrize("kind", [str, os.fspath, lambda path: path])
+def test_a_file_reads_on_both_sides(name, kind, tmp_path):
+    path = kind(tmp_path / "weights.safetensors")
+    model, other, mirror = build(name, seed=3), build(name, seed=4), build_mirror(name)
+    torch_weights.save_safetensors(model, path)
+    torch_weights.load_safetensors(other, path)
+    assert bits(other) == bits(model)
+    mirror.load_state_dict(safetensors.torch.load_file(path), strict=True)
+    assert_same_state(mirror.state_dict(), torch_weights.export(model))
+    with safetensors.safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    assert os.listdir(tmp_path) == ["weights.safetensors"]
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_file_of_the_mirror_reads(name, dtype, tmp_path):
+    model, mirror = build(name), build_mirror(name).to(dtype)
+    safetensors.torch.save_file(mirror.state_dict(), tmp_path / "a.safetensors")
+    torch_weights.load_safetensors(model, tmp_path / "a.safetensors")
+    assert_same_state(torch_weights.export(model), mirror.float().state_dict())
+
+
+def test_a_missing_file_is_named(tmp_path):
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(FileNotFoundError, match=str(path)):
+            torch_weights.load_safetensors(shared("vit"), path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:11],
+        lambda data: b"",
+        lambda data: b"\xff" * 97 + data,
+        lambda data: data + b"\0",
+        lambda data: np.random.default_rng(0).bytes(1009),
+    ],
+)
+def test_a_damaged_file_is_named_and_nothing_is_loaded(damage, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    torch_weights.save_safetensors(build("vit", seed=3), path)
+    path.write_bytes(damage(path.read_bytes()))
+    model = shared("vit")
+    before = bits(model)
+    with pytest.raises(ValueError, match=r"weights.safetensors' is not a readable safetensors"):
+        torch_weights.load_safetensors(model, path)
+    assert bits(model) == before
+
+
+def test_a_file_of_another_model_is_told_and_nothing_is_loaded(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    torch_weights.save_safetensors(build("simple_cnn"), path)
+    model = shared("vit")
+    before = bits(model)
+    with pytest.raises(ValueError, match="nothing was loaded") as error:
+        torch_weights.load_safetensors(model, path)
+    assert "unexpected: conv1.0.weight" in str(error.value)
+    assert "missing: cls_token [1, 1, 21]" in str(error.value)
+    assert bits(model) == before
+
+
+@pytest.mark.parametrize("failing", ["replace", "fsync"])
+@pytest.mark.parametrize("older", [True, False])
+def test_a_failed_write_leaves_everything_as_it_was(failing, older, tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    if older:
+        path.write_bytes(b"an older file")
+
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(OSError, match="No space left"):
+        torch_weights.save_safetensors(shared("vit"), path)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"an older file"] * older
+
+
+def test_a_file_replaces_an_older_one(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"an older file")
+    torch_weights.save_safetensors(shared("vit"), path)
+    model = build("vit", seed=5)
+    torch_weights.load_safetensors(model, path)
+    assert bits(model) == bits(shared("vit"))
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(OSError, match="none"):
+        torch_weights.save_safetensors(shared("vit"), tmp_path / "none" / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    torch_weights.save_safetensors(shared("vit"), tmp_path / "weights")
+    modes = {file.name: file.stat().st_mode for file in tmp_path.iterdir()}
+    assert modes["weights"] == modes["plain"]
+
+
+# Without PyTorch
+
+
+def run_python(program, *arguments):
+    command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_importing_the_models_stays_light():
+    loaded = run_python("""
+        import sys
+        import jax_models
+        from jax_models import torch_weights
+        print(*sorted(m for m in sys.modules if "." not in m))
+    """).split()
+    assert "jax_models" in loaded
+    heavy = {"torch", "tensorflow", "tensorflow_datasets", "orbax", "matplotlib", "jax_train"}
+    assert not heavy.intersection(loaded)
+
+
+def test_weights_move_without_torch(tmp_path):
+    state = {name: as_numpy(build_mirror(name).state_dict()) for name in COVERED}
+    for name in COVERED:
+        np.savez(tmp_path / f"{name}.npz", **state[name])
+    run_python(
+        """
+        import sys
+        sys.modules["torch"] = None  # importing it fails
+        import json, numpy as np
+        from flax import nnx
+        import jax_models
+        from jax_models import torch_weights
+
+        folder, settings = sys.argv[1], json.loads(sys.argv[2])
+        for name in settings:
+            model = nnx.eval_shape(lambda: jax_models.create_model(
+                name, rngs=nnx.Rngs(0), **settings[name]))
+            torch_weights.load(model, dict(np.load(f"{folder}/{name}.npz")))
+            torch_weights.save_safetensors(model, f"{folder}/{name}.safetensors")
+            torch_weights.load_safetensors(model, f"{folder}/{name}.safetensors")
+        """,
+        tmp_path,
+        json.dumps({name: SMALL[name].settings for name in COVERED}),
+    )
+    for name in COVERED:
+        file = safetensors.torch.load_file(tmp_path / f"{name}.safetensors")
+        assert_same_state(file, state[name])

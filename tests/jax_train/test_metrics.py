@@ -1,0 +1,75 @@
+"""Losses and accuracies against PyTorch and numpy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jax_train import metrics
+
+
+@pytest.fixture
+def batch():
+    random = np.random.default_rng(0)
+    return random.normal(size=(23, 7)).astype(np.float32) * 3, random.integers(0, 7, 23)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.37])
+def test_cross_entropy_equals_torch(batch, smoothing):
+    logits, labels = batch
+    ours = metrics.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    theirs = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits), torch.from_numpy(labels),
+        label_smoothing=smoothing, reduction="none",
+    )  # fmt: skip
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 7, 9])
+def test_top_k_counts_labels_among_the_k_largest(batch, k):
+    logits, labels = batch
+    largest = np.argsort(-logits, axis=1)[:, :k]
+    expected = (largest == labels[:, None]).any(axis=1)
+    np.testing.assert_array_equal(metrics.in_top_k(jnp.asarray(logits), labels, k), expected)
+
+
+def test_logits_that_are_not_numbers_are_not_counted_as_right():
+    logits = jnp.full((3, 7), jnp.nan)
+    sums = metrics.add_eval(
+        metrics.zero_eval_sums(7), logits, jnp.asarray([6, 6, 6]), jnp.asarray([True] * 3)
+    )
+    assert metrics.eval_figures(sums)["top1"] == 0
+
+
+def test_examples_that_are_not_valid_do_not_count(batch):
+    logits, labels = map(jnp.asarray, batch)
+    valid = jnp.arange(23) < 19
+    masked = metrics.add_eval(metrics.zero_eval_sums(7), logits, labels, valid)
+    short = metrics.add_eval(
+        metrics.zero_eval_sums(7), logits[:19], labels[:19], jnp.ones(19, bool)
+    )
+    assert metrics.eval_figures(masked) == pytest.approx(metrics.eval_figures(short))
+    assert int(masked.confusion.sum()) == 19
+
+
+def test_confusion_rows_are_true_classes(batch):
+    logits, labels = batch
+    sums = metrics.add_eval(
+        metrics.zero_eval_sums(7), jnp.asarray(logits), jnp.asarray(labels), jnp.ones(23, bool)
+    )
+    expected = np.zeros((7, 7), int)
+    np.add.at(expected, (labels, logits.argmax(axis=1)), 1)
+    np.testing.assert_array_equal(sums.confusion, expected)
+
+
+def test_training_sums_add_up_over_batches(batch):
+    logits, labels = map(jnp.asarray, batch)
+    losses = metrics.cross_entropy(logits, labels)
+    whole = metrics.add_train(metrics.zero_train_sums(), losses, logits, labels)
+    parts = [
+        metrics.add_train(metrics.zero_train_sums(), losses[i], logits[i], labels[i])
+        for i in (slice(0, 11), slice(11, 23))
+    ]
+    assert metrics.train_figures(metrics.add_up(parts)) == pytest.approx(
+        metrics.train_figures(whole)
+    )

@@ -1,0 +1,157 @@
+"""The compiled functions: order of examples, keys, chunks of steps, evaluation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import common
+from jax_train import augment, metrics, optim, steps
+from jax_train.errors import UserError
+from jax_train.parallel import Layout
+from jax_train.train import create_model
+
+EXAMPLES, BATCH = 53, 8
+
+
+def tiny_config(name="vit"):
+    config = common.get_config()
+    config.model.name = name
+    config.model.in_channels = 1
+    config.model.num_classes = 10
+    if name == "vit":
+        config.model.img_size = 8
+        config.model.patch_size = 4
+        config.model.embed_dim = 12
+        config.model.depth = 2
+        config.model.num_heads = 3
+        config.model.dropout = 0.2
+    else:
+        config.model.widths = (5, 7)
+    config.augment.crop_padding = 1
+    config.train.epochs = 2
+    config.train.batch_size = BATCH
+    return config
+
+
+def make_recipe(config, seed=0):
+    per_epoch = EXAMPLES // BATCH
+    model = nnx.eval_shape(lambda: create_model(config, nnx.Rngs(0)))
+    return steps.Recipe(
+        graphdef=nnx.split(model, nnx.Param, ...)[0],
+        optimizer=optim.create_optimizer(config, optim.schedule_tables(config, per_epoch)),
+        augmentation=augment.build(config.augment, (0.3,), (0.4,)), layout=Layout(), seed=seed,
+        batch_size=BATCH, steps_per_epoch=per_epoch,
+    )  # fmt: skip
+
+
+def random_data():
+    random = np.random.default_rng(3)
+    images = random.integers(0, 256, (EXAMPLES, 8, 8, 1), dtype=np.uint8)
+    return steps.Data(jnp.asarray(images), jnp.asarray(random.integers(0, 10, EXAMPLES)))
+
+
+def run(config, recipe, num_steps, per_call=1):
+    state = steps.init_state(create_model(config, steps.init_rngs(0)), recipe.optimizer)
+    order = steps.epoch_order(recipe, 0, EXAMPLES)
+    step = jax.jit(functools.partial(steps.train_steps, recipe, per_call))
+    sums = metrics.zero_train_sums()
+    for _ in range(num_steps // per_call):
+        state, sums = step(state, sums, random_data(), order)
+    return state, sums
+
+
+def test_an_epoch_shows_each_example_at_most_once():
+    recipe = make_recipe(tiny_config())
+    order = np.asarray(steps.epoch_order(recipe, 0, EXAMPLES))
+    assert order.shape == (EXAMPLES // BATCH, BATCH)
+    assert len(np.unique(order)) == order.size
+    assert order.max() < EXAMPLES
+
+
+def test_order_depends_on_epoch_and_seed_alone():
+    recipe = make_recipe(tiny_config())
+    first = steps.epoch_order(recipe, 0, EXAMPLES)
+    np.testing.assert_array_equal(first, steps.epoch_order(recipe, 0, EXAMPLES))
+    assert (first != steps.epoch_order(recipe, 1, EXAMPLES)).any()
+    assert (first != steps.epoch_order(make_recipe(tiny_config(), 1), 0, EXAMPLES)).any()
+
+
+def test_all_examples_are_shown_over_the_epochs():
+    recipe = make_recipe(tiny_config())
+    orders = [steps.epoch_order(recipe, epoch, EXAMPLES) for epoch in range(9)]
+    assert len(np.unique(np.stack(orders))) == EXAMPLES
+
+
+def test_example_keys_differ_by_call_and_by_place():
+    rngs = steps.ExampleRngs(jax.random.split(jax.random.key(0), 5))
+    words = np.concatenate([jax.random.key_data(rngs.dropout()) for _ in range(3)])
+    assert len(np.unique(words, axis=0)) == 15
+
+
+@pytest.mark.parametrize("name", ["vit", "simple_cnn"])
+def test_several_steps_in_one_call_are_the_same_steps(name):
+    config = tiny_config(name)
+    recipe = make_recipe(config)
+    plain, plain_sums = run(config, recipe, 6)
+    chunked, chunked_sums = run(config, recipe, 6, per_call=3)
+    assert int(plain.step) == int(chunked.step) == 6
+    assert float(chunked_sums.loss) == pytest.approx(float(plain_sums.loss), rel=1e-4)
+    for a, b in zip(jax.tree.leaves(plain.params), jax.tree.leaves(chunked.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)  # Adam's step is 3e-4: far from a lost step
+
+
+def test_training_is_a_function_of_the_seed():
+    config = tiny_config()
+    first, _ = run(config, make_recipe(config), 4)
+    again, _ = run(config, make_recipe(config), 4)
+    other, _ = run(config, make_recipe(config, seed=1), 4)
+    leaves = [jax.tree.leaves(state.params) for state in (first, again, other)]
+    assert all((a == b).all() for a, b in zip(leaves[0], leaves[1], strict=True))
+    assert any((a != b).any() for a, b in zip(leaves[0], leaves[2], strict=True))
+
+
+def test_batch_statistics_change_in_training_and_not_in_evaluation():
+    config = tiny_config("simple_cnn")
+    recipe = make_recipe(config)
+    state, _ = run(config, recipe, 2)
+    assert int(state.stats["stages"][0]["norm1"]["num_batches_tracked"]) == 2
+    before = jax.tree.map(np.array, state.stats)
+    steps.eval_step(
+        recipe, BATCH, state.params, state.stats, metrics.zero_eval_sums(10), random_data(), 0
+    )
+    after = jax.tree.map(np.array, state.stats)
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 50, 53, 64])
+def test_evaluation_counts_every_example_once(batch_size):
+    config = tiny_config()
+    recipe = make_recipe(config)
+    model = create_model(config, steps.init_rngs(0))
+    state = steps.init_state(model, recipe.optimizer)
+    data = random_data()
+    sums = metrics.zero_eval_sums(10)
+    step = jax.jit(functools.partial(steps.eval_step, recipe, batch_size))
+    for start in range(0, EXAMPLES, batch_size):
+        sums = step(state.params, state.stats, sums, data, start)
+    logits = model(recipe.augmentation.evaluate(data.images))
+    figures = metrics.eval_figures(sums)
+    assert int(sums.confusion.sum()) == EXAMPLES
+    assert figures["top1"] == pytest.approx(float((logits.argmax(-1) == data.labels).mean()))
+    expected = float(metrics.cross_entropy(logits, data.labels).mean())
+    assert figures["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_that_devices_do_not_divide_is_refused():
+    layout = Layout()
+    layout.num_devices = 4
+    layout.check_batch_size(12)
+    with pytest.raises(UserError, match=r"batch_size=10.*4 devices: use 8 or 12"):
+        layout.check_batch_size(10)
+    with pytest.raises(UserError, match=r"use 4\."):
+        layout.check_batch_size(3)
+    assert [layout.round_up(n) for n in (1, 4, 5)] == [4, 4, 8]

@@ -1,0 +1,229 @@
+"""Whole runs on a few digits: files, resuming, reported weights, refusals."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common
+from jax_train import config as config_checks
+from jax_train import report, run_folder
+from jax_train.errors import UserError
+from jax_train.train import Trainer, channel_statistics, load_splits, resolve, train
+
+
+def tiny_config(**changes):
+    config = common.get_config()
+    config.model.patch_size = 4
+    config.model.embed_dim = 8
+    config.model.depth = 1
+    config.model.num_heads = 2
+    config.data.train_split = "train[:150]"
+    config.data.val_split = "train[150:200]"
+    config.data.test_split = "test[:60]"
+    config.augment.crop_padding = 1
+    config.train.epochs = 3
+    config.train.batch_size = 32
+    config.eval.batch_size = 37
+    config.log.every_steps = 3
+    config.optim.learning_rate = 3e-3
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def final_weights(folder):
+    """Bits of the last checkpoint, by leaf."""
+    import orbax.checkpoint as ocp
+
+    last = max((folder / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(ocp.StandardCheckpointer().restore(
+        last.absolute() / "state"))]  # fmt: skip
+
+
+def rows(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    results = train(tiny_config(), folder)
+    return folder, results
+
+
+def test_run_folder_holds_what_the_readme_promises(finished):
+    folder, results = finished
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "metrics.csv", "results.json", "checkpoints", "curves.png",
+    }  # fmt: skip
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "results.json").read_text()) == results
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model"]["img_size"] == 8
+    assert config["model"]["num_classes"] == 10
+    assert 0.2 < config["data"]["mean"][0] < 0.4
+
+
+def test_results_say_what_was_measured(finished):
+    _, results = finished
+    assert results["images"] == {"train": 150, "val": 50, "test": 60}
+    assert results["steps"] == 12
+    for split in ("val", "test"):
+        assert 0 <= results[split]["top1"] <= results[split]["top5"] <= 1
+    assert results["test"]["top1"] * 60 == pytest.approx(round(results["test"]["top1"] * 60))
+    assert results["device"].startswith("cpu")
+    assert set(results["versions"]) >= {"python", "jax", "flax", "optax"}
+
+
+def test_metrics_has_a_row_for_each_log_point_and_evaluation(finished):
+    folder, _ = finished
+    assert tuple(rows(folder)[0]) == report.COLUMNS
+    steps = {split: [int(r["step"]) for r in rows(folder) if r["split"] == split]
+             for split in ("train", "val", "test")}  # fmt: skip
+    assert steps == {"train": [3, 4, 6, 8, 9, 12], "val": [4, 8, 12], "test": [12]}
+    rates = [float(r["learning_rate"]) for r in rows(folder) if r["split"] == "train"]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] < 3e-3
+
+
+def test_training_learns(finished):
+    folder, _ = finished
+    losses = [float(r["loss"]) for r in rows(folder) if r["split"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+def test_same_config_gives_the_same_bits(finished, tmp_path):
+    folder, results = finished
+    again = train(tiny_config(), tmp_path / "again")
+    assert again["test"] == results["test"]
+    for a, b in zip(final_weights(folder), final_weights(tmp_path / "again"), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, tmp_path, monkeypatch):
+    folder, results = finished
+    original, epochs = Trainer._run_epoch, []
+
+    def interrupted(self, epoch, *args):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return original(self, epoch, *args)
+
+    monkeypatch.setattr(Trainer, "_run_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(), tmp_path / "run")
+    assert run_folder.results(tmp_path / "run") is None
+
+    def counted(self, epoch, *args):
+        epochs.append(epoch)
+        return original(self, epoch, *args)
+
+    monkeypatch.setattr(Trainer, "_run_epoch", counted)
+    resumed = train(tiny_config(), tmp_path / "run")
+    assert epochs == [2]
+    assert resumed["test"] == results["test"]
+    for a, b in zip(final_weights(folder), final_weights(tmp_path / "run"), strict=True):
+        assert a.tobytes() == b.tobytes()
+    same = ("step", "split", "loss", "top1", "top5")
+    assert [[r[c] for c in same] for r in rows(tmp_path / "run")] == [
+        [r[c] for c in same] for r in rows(folder)
+    ]
+
+
+def test_best_weights_are_those_of_the_best_validation(tmp_path):
+    config = tiny_config(**{"optim.learning_rate": 0.3, "train.epochs": 4})
+    results = train(config, tmp_path / "run")
+    scores = {int(r["step"]): float(r["top1"]) for r in rows(tmp_path / "run")
+              if r["split"] == "val"}  # fmt: skip
+    best = results["reported_epoch"] * 4
+    assert results["reported_weights"] == "best"
+    assert scores[best] == max(scores.values())
+    assert results["val"]["top1"] == pytest.approx(scores[best], rel=1e-5)
+    kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == {best, 16}
+
+
+def test_run_without_validation_reports_its_last_weights(tmp_path):
+    config = tiny_config(**{"data.val_split": "", "train.epochs": 2})
+    results = train(config, tmp_path / "run")
+    assert results["val"] is None
+    assert (results["reported_weights"], results["reported_epoch"]) == ("last", 2)
+    assert {r["split"] for r in rows(tmp_path / "run")} == {"train", "test"}
+
+
+def test_images_used_twice_are_told(capsys):
+    config = tiny_config(**{"data.val_split": "test[:30]", "data.test_split": "train[:20]+test"})
+    notes = load_splits(config).notes()
+    assert notes == [
+        "note: 20 test images are among the training images",
+        "note: 30 test images also serve as validation images",
+    ]
+
+
+def test_statistics_are_those_of_the_scaled_pixels():
+    images = np.random.default_rng(0).integers(0, 256, (7, 5, 3, 2), dtype=np.uint8)
+    mean, std = channel_statistics(images)
+    np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.patch_size": 3}, r"patch_size=3 does not divide img_size=8"),
+        ({"model.num_heads": 3}, r"num_heads=3 does not divide embed_dim=8"),
+        ({"model.num_classes": 7}, r"config.model.num_classes=7, but the data has 10"),
+        ({"model.name": "vti"}, r"config.model.name: .*did you mean 'vit'"),
+        ({"model.dropout": 1.0}, r"dropout=1.0 is not a rate"),
+        ({"model.widths": (3,)}, r"no keyword 'widths'"),
+        ({"train.batch_size": 151}, r"batch_size=151 is larger than the 150"),
+        ({"model.name": "simple_cnn", "model.patch_size": None, "model.embed_dim": None,
+          "model.depth": None, "model.num_heads": None}, r"8x8 pixels are too small"),
+        ({"augment.crop_padding": 8}, r"crop_padding"),
+        ({"optim.name": "adamm"}, r"optim.name"),
+    ],
+)  # fmt: skip
+def test_impossible_configs_are_refused_before_a_folder_is_made(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train(tiny_config(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_another_config_is_refused_with_a_diff(finished):
+    folder, _ = finished
+    run_folder.check(folder, tiny_config())
+    run_folder.check(folder, tiny_config(**{"log.every_steps": 7}))
+    with pytest.raises(UserError) as caught:
+        run_folder.check(folder, tiny_config(**{"seed": 1, "optim.learning_rate": 1.0}))
+    assert "config.seed: 0 -> 1" in str(caught.value)
+    assert "config.optim.learning_rate: 0.003 -> 1.0" in str(caught.value)
+    assert "crop_padding" not in str(caught.value)
+
+
+def test_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "holiday.txt").write_text("keep")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        run_folder.check(tmp_path, tiny_config())
+
+
+def test_finished_run_is_set_aside_and_nothing_is_lost(tmp_path):
+    for expected in ("run.1", "run.2"):
+        (tmp_path / "run").mkdir()
+        assert run_folder.set_aside(tmp_path / "run").name == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"run.1", "run.2"}
+
+
+def test_torn_last_row_of_metrics_is_dropped(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(",".join(report.COLUMNS) + "\n3,1,train,2.0,0.1,0.5,10,0.1,1.5\n4,1,tr")
+    assert [row["step"] for row in report.read_metrics(path)] == ["3"]
+
+
+def test_resolving_leaves_the_callers_config_alone():
+    config = tiny_config()
+    before = config_checks.to_json(config)
+    resolve(config, load_splits(config))
+    assert config_checks.to_json(config) == before
