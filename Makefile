@@ -27,3 +27,12 @@ lint: .venv/.installed-dev
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+parity: .venv/.installed-test
+	$(BIN)/python -m tests.parity.measure
+
+bench: .venv/.installed-test
+	$(BIN)/python -m benchmarks.train_step $(ARGS)
+
+clean:
+	rm -rf .venv build dist *.egg-info

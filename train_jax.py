@@ -31,7 +31,8 @@ _IF_FINISHED = flags.DEFINE_enum(
 
 def main(argv: list[str]) -> None:
     """Check the config and the run folder, then train."""
-    logging.set_verbosity(logging.WARNING)  # Orbax reports every step of a save
+    logging.set_verbosity(logging.WARNING)
+    logging.get_absl_handler().setFormatter(None)  # plain lines for people
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag. Did you mean --config {argv[1]} ?")
     config = _CONFIG.value
@@ -51,7 +52,11 @@ def main(argv: list[str]) -> None:
     else:
         from jax_train.train import train
 
-        results = train(config, workdir)
+        try:
+            results = train(config, workdir)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+            sys.exit(130)
     print(report.summary(results, workdir))
 
 

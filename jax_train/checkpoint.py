@@ -4,6 +4,8 @@ Orbax writes a checkpoint under a temporary name and renames it when it is compl
 run leaves whole checkpoints only.
 """
 
+import contextlib
+import logging
 from pathlib import Path
 
 import jax
@@ -19,6 +21,10 @@ def _rank(figures: dict[str, float]) -> float:
     return figures["top1"]
 
 
+# A failed write is raised, and told once, by `Checkpoints`; these would add tracebacks.
+_NOISY_LOGGERS = ("absl", "asyncio")
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run, one subfolder per step.
 
@@ -29,6 +35,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, layout: Layout):
         self._layout = layout
+        for name in _NOISY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         keep = [
             preservation_policy.LatestN(1),
             preservation_policy.BestN(
@@ -63,11 +71,13 @@ class Checkpoints:
           state: what to save.
           step: its number of steps.
           figures: validation figures, None without validation.
+
+        Raises:
+          UserError: this or an earlier checkpoint could not be written.
         """
-        if step == self.last_step:
-            return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state))
-        self._manager.save(step, args=args, metrics=figures)
+        with self._told():
+            self._manager.save(step, args=args, metrics=figures)
 
     def restore(self, like: TrainState, step: int) -> TrainState:
         """Read a checkpoint.
@@ -94,11 +104,31 @@ class Checkpoints:
             ) from error
 
     def wait(self) -> None:
-        """Wait until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Wait until everything is on disk.
+
+        Raises:
+          UserError: a checkpoint could not be written.
+        """
+        with self._told():
+            self._manager.wait_until_finished()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._manager.close()  # also waits until everything is on disk
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            self.wait()
+        with contextlib.suppress(Exception):  # of a failed write, which was raised before
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _told(self):
+        try:
+            yield
+        except Exception as error:  # OSError, or TensorStore's errors as ValueError
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"A checkpoint cannot be written to {self._manager.directory}: "
+                f"{'the disk is full' if 'No space left' in reason else reason[:300]}. The same "
+                "command goes on from the last complete checkpoint."
+            ) from error

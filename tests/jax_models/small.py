@@ -77,10 +77,10 @@ SMALL = {
         },
     ),
     "simple_cnn": Small(
-        settings={"in_channels": 2, "num_classes": 19, "widths": (5, 7)},
-        image=(13, 11),
+        settings={"in_channels": 2, "num_classes": 19, "widths": (5, 11)},
+        image=(13, 9),
         attention=(),
-        features=((6, 5, 5), (3, 2, 7)),
+        features=((6, 4, 5), (3, 2, 11)),
         no_gradient={"conv1.bias": BEFORE_BATCH_NORM, "conv2.bias": BEFORE_BATCH_NORM},
         misfits=[({"widths": ()}, ["widths=()"])],
         initial={"in_channels": 3, "num_classes": 29, "widths": (23, 31)},
@@ -115,7 +115,7 @@ def shared(name: str) -> nnx.Module:
     return build(name)
 
 
-def draw_images(name: str, batch: int = 3, seed: int = 0) -> jax.Array:
+def draw_images(name: str, batch: int = 7, seed: int = 0) -> jax.Array:
     """Random images [batch,H,W,C] for a small model."""
     shape = (batch, *SMALL[name].image, SMALL[name].settings["in_channels"])
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
