@@ -10,13 +10,13 @@ def get_config():
     """A ViT with 2×2 patches; half of the digits are shifted by up to a pixel."""
     config = common.get_config()
     config.model.patch_size = 2
-    config.model.embed_dim = 64
+    config.model.embed_dim = 48
     config.model.depth = 4
     config.model.num_heads = 4
     config.model.dropout = 0.1
     config.augment.crop_padding = 1
     config.augment.crop_probability = 0.5
-    config.train.epochs = 80
+    config.train.epochs = 60
     config.train.batch_size = 64
     config.optim.learning_rate = 3e-3
     config.optim.weight_decay = 0.05
