@@ -1,6 +1,9 @@
 """ViT on CIFAR-10: 6 blocks of width 128, 4x4 patches, 1,205,898 parameters.
 
 python train_jax.py --config configs/vit_cifar10.py
+
+Time: 4 to 13 minutes an epoch on 2 CPU cores. Result: the 20 epochs were not run yet; a run with
+--config.train.epochs=1 reached test top-1 41.0 %.
 """
 
 from configs import common

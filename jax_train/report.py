@@ -142,7 +142,7 @@ def summary(results: dict, workdir: Path) -> str:
     test, val = results["test"], results["val"]
     lines = [
         f"{results['model']} on {results['data']}: {results['parameters']:,} parameters, "
-        f"{results['epochs']} epochs in {results['seconds']:,.0f} s "
+        f"{results['epochs']} epoch{'s'[: results['epochs'] > 1]} in {results['seconds']:,.0f} s "
         f"({results['train_images_per_sec']:,.0f} images/s)"
     ]
     if val:
