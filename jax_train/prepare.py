@@ -223,7 +223,7 @@ def _probe(url: str) -> None:
         try:
             with requests.get(url, stream=True, timeout=PROBE_SECONDS) as response:
                 outcome.append(response.status_code)
-        except requests.RequestException as error:
+        except Exception as error:  # raised again in the thread that waits
             outcome.append(error)
 
     # A daemon thread: looking up a name cannot be interrupted, and must not hold the exit.
