@@ -28,6 +28,8 @@ def get_config() -> ConfigDict:
     config.model.mlp_dim = placeholder(int)  # hidden width of the transformer's MLP
     config.model.dropout = placeholder(float)  # rate, from 0 up to but not including 1
     config.model.widths = placeholder(tuple)  # CNNs: channels of each stage
+    config.model.head_dims = placeholder(tuple)  # hidden widths of an MLP head
+    config.model.head_dropout = placeholder(float)  # rate in an MLP head
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits | cifar10 | cifar100 | mnist | other tfds | folder:PATH

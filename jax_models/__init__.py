@@ -8,6 +8,7 @@
 `jax_models.torch_weights` moves weights to and from PyTorch state dicts.
 """
 
+from jax_models import attention_cnn as _attention_cnn  # noqa: F401 - registers its models
 from jax_models import cnn as _cnn  # noqa: F401 - registers its models
 from jax_models import vit as _vit  # noqa: F401 - registers its models
 from jax_models.registry import create_model, list_models, model_keywords, register

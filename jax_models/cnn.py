@@ -5,37 +5,32 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from jax_models import layers
+from jax_models import conv_layers, layers
 from jax_models.registry import register
+from jax_models.torch_weights import TorchTensor
 
 
 class ConvNet(nnx.Module):
-    """Stages that halve the image, global average pooling, and a linear head.
+    """Convolutional stages one after the other, and a head on what the last one gives.
 
     Args:
-      in_channels: C.
-      num_classes: K.
-      widths: channels of each stage.
-      rngs: initial weights.
-
-    Raises:
-      ValueError: a size is below 1, or there is no stage.
+      stages: at least one.
+      head: from features [B,F] to logits.
+      in_channels: C of the images.
+      img_size: side of the square images, pixels; None where any size will do.
+      flatten: give the head all values of the last feature map (channel by channel, PyTorch's
+        order) instead of the mean of each channel.
+      torch_names: see `torch_weights`; '{i}' stands for the number of a stage, '{n}' for one more.
     """
 
     def __init__(
-        self, *, in_channels: int, num_classes: int, widths: Sequence[int], rngs: nnx.Rngs
-    ):
-        widths = tuple(widths)
-        if not widths:
-            raise ValueError("widths=(): expected the channels of at least one stage.")
-        layers.check_sizes(in_channels=in_channels, num_classes=num_classes)
-        layers.check_sizes(**{f"widths[{i}]": width for i, width in enumerate(widths)})
-        self.in_channels = in_channels
-        inputs = (in_channels, *widths[:-1])
-        self.stages = nnx.List(
-            layers.ConvStage(n, width, rngs=rngs) for n, width in zip(inputs, widths, strict=True)
-        )
-        self.fc = layers.linear(widths[-1], num_classes, rngs=rngs)
+        self, stages: Sequence[conv_layers.ConvStage], head: layers.Head, *, in_channels: int,
+        img_size: int | None = None, flatten: bool = False,
+        torch_names: dict[str, str | TorchTensor],
+    ):  # fmt: skip
+        self.stages, self.head = nnx.List(stages), head
+        self.in_channels, self.img_size, self.flatten = in_channels, img_size, flatten
+        self._torch_names = tuple(torch_names.items())  # static parts of a model are hashable
 
     def __call__(
         self, images: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None,
@@ -44,41 +39,60 @@ class ConvNet(nnx.Module):
         """Classify images.
 
         Args:
-          images: float [B,H,W,C]; each stage halves H and W, rounding down.
-          train: normalise by the batch and update the running statistics.
-          rngs: not used; every model takes the same arguments.
-          return_intermediates: also return `{"attention": (), "features": …}`, the output
-            [B,H/2^s,W/2^s,widths[s]] of each stage.
+          images: float [B,H,W,C].
+          train: normalise by the batch and update the running statistics; drop values out.
+          rngs: `nnx.Rngs(dropout=key)`, needed in training with dropout.
+          return_intermediates: also return `{"attention": …, "features": …}`: the output
+            [B,H',W',C'] of each stage, and the attention of each stage that has one.
 
         Returns:
           logits [B,K], or (logits, intermediates).
 
         Raises:
-          ValueError: images of another shape or of integers, or too small for the stages.
+          ValueError: images of another shape or of integers, or too small for the stages;
+            training with dropout without `rngs`.
         """
-        del rngs
-        layers.check_images(images, self.in_channels)
-        if min(images.shape[1:3]) < 2 ** len(self.stages):
-            raise ValueError(
-                f"Images of {images.shape[1]}x{images.shape[2]} pixels are too small to be halved "
-                f"by {len(self.stages)} stages: give fewer widths or larger images."
-            )
-        x, features = images, []
+        layers.check_images(images, self.in_channels, self.img_size)
+        self._check_halvings(images.shape)
+        x, attention, features = images, [], []
         for stage in self.stages:
-            x = stage(x, train=train)
+            x, weights = stage(x, train=train, rngs=rngs)
             features.append(x)
-        logits = self.fc(x.mean(axis=(1, 2)))
+            if weights is not None:
+                attention.append(weights)
+        if self.flatten:
+            x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        else:
+            x = x.mean(axis=(1, 2))
+        logits = self.head(x, train=train, rngs=rngs)
         if return_intermediates:
-            return logits, {"attention": (), "features": tuple(features)}
+            return logits, {"attention": tuple(attention), "features": tuple(features)}
         return logits
 
-    def torch_names(self) -> dict:
-        """Where the PyTorch state dict has other names (see `torch_weights`)."""
-        names = {}
-        for i in range(len(self.stages)):
-            for ours, theirs in {"conv1": 0, "norm1": 1, "conv2": 3, "norm2": 4}.items():
-                names[f"stages.{i}.{ours}"] = f"conv{i + 1}.{theirs}"
-        return names
+    def _check_halvings(self, shape):
+        halvings = sum(stage.pool for stage in self.stages)
+        if min(shape[1:3]) < 2**halvings:
+            raise ValueError(
+                f"Images of {shape[1]}x{shape[2]} pixels are too small to be halved {halvings} "
+                "times: give fewer widths or larger images."
+            )
+
+    def torch_names(self) -> dict[str, TorchTensor]:
+        """Where the PyTorch state dict has other names or shapes (see `torch_weights`)."""
+        return TorchTensor.expand(self._torch_names, len(self.stages))
+
+
+def check_widths(widths: Sequence[int], count: int | None = None) -> tuple[int, ...]:
+    """Return the channels of the stages as a tuple.
+
+    Raises:
+      ValueError: there are none, or not `count`, or one is below 1.
+    """
+    if not isinstance(widths, Sequence) or not widths or count not in (None, len(widths)):
+        expected = f"{count} numbers" if count else "one number or more"
+        raise ValueError(f"widths={widths!r}: expected a tuple of {expected}, channels of a stage.")
+    layers.check_sizes(**{f"widths[{i}]": width for i, width in enumerate(widths)})
+    return tuple(widths)
 
 
 @register
@@ -86,5 +100,60 @@ def simple_cnn(
     *, rngs: nnx.Rngs, in_channels: int = 3, num_classes: int = 10,
     widths: Sequence[int] = (64, 128, 256, 512),
 ) -> ConvNet:  # fmt: skip
-    """A plain batch-norm CNN for CIFAR-10 (4,694,346 parameters)."""
-    return ConvNet(in_channels=in_channels, num_classes=num_classes, widths=widths, rngs=rngs)
+    """A plain batch-norm CNN for CIFAR-10 (4,694,346 parameters).
+
+    A stage is (3×3 convolution, batch norm, ReLU) twice and 2×2 max-pooling; the head takes the
+    mean of each channel.
+    """
+    widths = check_widths(widths)
+    layers.check_sizes(in_channels=in_channels)
+    stages = [
+        conv_layers.ConvStage(n, (width, width), batch_norm=True, pool=True, rngs=rngs)
+        for n, width in zip((in_channels, *widths), widths, strict=False)
+    ]
+    return ConvNet(
+        stages,
+        layers.Head(widths[-1], num_classes, rngs=rngs),
+        in_channels=in_channels,
+        torch_names={
+            "stages.{i}.convs.0": "conv{n}.0",
+            "stages.{i}.norms.0": "conv{n}.1",
+            "stages.{i}.convs.1": "conv{n}.3",
+            "stages.{i}.norms.1": "conv{n}.4",
+            "head.layers.0": "fc",
+        },
+    )
+
+
+@register
+def mnist_cnn(
+    *, rngs: nnx.Rngs, img_size: int = 28, in_channels: int = 1, num_classes: int = 10,
+    widths: Sequence[int] = (32, 64), head_dims: Sequence[int] = (128,), dropout: float = 0.25,
+    head_dropout: float = 0.5,
+) -> ConvNet:  # fmt: skip
+    """Two convolutions without padding for MNIST (1,199,882); log-softmax belongs to the loss."""
+    first, second = check_widths(widths, 2)
+    layers.check_sizes(img_size=img_size, in_channels=in_channels)
+    side = (img_size - 4) // 2
+    if side < 1:
+        raise ValueError(f"img_size={img_size}: the convolutions and the pooling need at least 6.")
+    stages = [
+        conv_layers.ConvStage(in_channels, (first,), padding=0, rngs=rngs),
+        conv_layers.ConvStage(first, (second,), padding=0, pool=True, dropout=dropout, rngs=rngs),
+    ]
+    head = layers.Head(
+        second * side**2, num_classes, hidden=layers.hidden_layers(head_dims, jax.nn.relu),
+        dropout=head_dropout, rngs=rngs,
+    )  # fmt: skip
+    return ConvNet(
+        stages,
+        head,
+        in_channels=in_channels,
+        img_size=img_size,
+        flatten=True,
+        torch_names={
+            "stages.{i}.convs.0": "conv{n}",
+            "head.layers.0": "fc1",
+            "head.layers.1": "fc2",
+        },
+    )

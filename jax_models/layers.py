@@ -1,12 +1,17 @@
-"""The parts models are put together from. Images and feature maps are channels-last.
+"""The parts models are put together from.
 
 Weights start from the distributions PyTorch's layers start from, because accuracy is compared
 with PyTorch runs: uniform in ±1/sqrt(fan_in) for weights and biases alike.
 """
 
+import itertools
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from jax_models.dropout import Dropout
 
 # Kaiming-uniform with a = sqrt(5) comes to uniform in ±1/sqrt(fan_in), a variance of 1/(3 fan_in).
 kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -22,24 +27,29 @@ def bias_init(fan_in: int):
     return init
 
 
-def truncated_normal(key, shape, stddev: float = 0.02):
-    """Normal values cut at ±2 absolute, as torch.nn.init.trunc_normal_(std=stddev)."""
-    return jnp.clip(stddev * jax.random.normal(key, shape, jnp.float32), -2.0, 2.0)
+def truncated_normal(key, shape):
+    """Normal values of standard deviation 0.02, cut at ±2 absolute (torch's trunc_normal_)."""
+    return jnp.clip(0.02 * jax.random.normal(key, shape, jnp.float32), -2.0, 2.0)
 
 
-def linear(in_features: int, out_features: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    """A Linear layer that starts as torch.nn.Linear does."""
+def standard_normal(key, shape):
+    """Normal values of standard deviation 1, as torch.randn and torch.nn.Embedding."""
+    return jax.random.normal(key, shape, jnp.float32)
+
+
+def unit_uniform(key, shape):
+    """Uniform in [0, 1), as torch.rand."""
+    return jax.random.uniform(key, shape, jnp.float32)
+
+
+def linear(
+    in_features: int, out_features: int, *, kernel: Callable = kernel_init,
+    bias: Callable | None = None, rngs: nnx.Rngs,
+) -> nnx.Linear:  # fmt: skip
+    """A Linear layer that starts as torch.nn.Linear does, or from other initializers."""
     return nnx.Linear(
-        in_features, out_features, kernel_init=kernel_init, bias_init=bias_init(in_features),
+        in_features, out_features, kernel_init=kernel, bias_init=bias or bias_init(in_features),
         rngs=rngs,
-    )  # fmt: skip
-
-
-def conv3x3(in_features: int, out_features: int, *, rngs: nnx.Rngs) -> nnx.Conv:
-    """A 3×3 convolution, stride 1, one zero pixel around, that starts as torch.nn.Conv2d does."""
-    return nnx.Conv(
-        in_features, out_features, (3, 3), padding=((1, 1), (1, 1)),
-        kernel_init=kernel_init, bias_init=bias_init(9 * in_features), rngs=rngs,
     )  # fmt: skip
 
 
@@ -49,132 +59,6 @@ def layer_norm(num_features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs) -> n
     The variance is taken of the centred values: E[x²] - E[x]² loses half the digits.
     """
     return nnx.LayerNorm(num_features, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
-
-
-class BatchNorm(nnx.Module):
-    """Batch normalisation with the running statistics of torch.nn.BatchNorm2d.
-
-    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167. A batch is normalised by its
-    biased variance while the running variance takes the unbiased one; `nnx.BatchNorm` keeps the
-    biased one, so evaluation would drift from PyTorch's.
-
-    Args:
-      num_features: C, size of the last axis.
-      momentum: share of the new batch in the running statistics (PyTorch's sense).
-      epsilon: added to the variance.
-    """
-
-    def __init__(self, num_features: int, *, momentum: float = 0.1, epsilon: float = 1e-5):
-        self.momentum = momentum
-        self.epsilon = epsilon
-        self.scale = nnx.Param(jnp.ones(num_features, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))
-        self.mean = nnx.BatchStat(jnp.zeros(num_features, jnp.float32))
-        self.var = nnx.BatchStat(jnp.ones(num_features, jnp.float32))
-        self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
-
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalise x [..., C]; with `train`, by the batch, updating the running statistics.
-
-        Raises:
-          ValueError: `train` with a single value per channel, which has no variance.
-        """
-        if train:
-            mean, var = self._batch_statistics(x)
-        else:
-            mean, var = self.mean[...], self.var[...]
-        y = (x - mean) * jax.lax.rsqrt(var + self.epsilon)
-        return y * self.scale[...] + self.bias[...]
-
-    def _batch_statistics(self, x):
-        axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
-        if count < 2:
-            raise ValueError(
-                f"Batch norm in training needs more than one value per channel, got input of shape "
-                f"{x.shape}. Use a larger batch or larger images."
-            )
-        mean = x.mean(axes)
-        var = jnp.square(x - mean).mean(axes)
-        self._track(self.mean, mean)
-        self._track(self.var, var * (count / (count - 1)))
-        self.num_batches_tracked[...] += 1
-        return mean, var
-
-    def _track(self, running, batch):
-        old = running[...]
-        running[...] = old + self.momentum * (jax.lax.stop_gradient(batch).astype(old.dtype) - old)
-
-
-class Dropout(nnx.Module):
-    """Dropout with cheap counter-based masks.
-
-    Source: Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html; kept values are
-    scaled by 1 / (1 - rate) in training, as in PyTorch. The mask is a hash of (key, position),
-    several times cheaper on a CPU than JAX's default generator.
-
-    Args:
-      rate: share of the values that are set to zero, in [0, 1).
-
-    Raises:
-      ValueError: the rate is outside [0, 1).
-    """
-
-    def __init__(self, rate: float):
-        if not 0 <= rate < 1:
-            raise ValueError(f"dropout={rate} is not a rate: give a number from 0 up to below 1.")
-        self.rate = rate
-
-    def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
-        """Return x [B, ...], with `train` after dropping values out.
-
-        `rngs.dropout()` gives one key, or one key per example [B]: then an example's mask follows
-        from its own key alone and not from where in the batch, or on which device, it stands.
-
-        Raises:
-          ValueError: `train` without `rngs`.
-        """
-        if not train or self.rate == 0:
-            return x
-        if rngs is None:
-            raise ValueError(
-                "Training with dropout needs random keys: call the model with "
-                "rngs=nnx.Rngs(dropout=key), or build it with dropout=0."
-            )
-        mask = dropout_mask(rngs.dropout(), x.shape, self.rate)
-        return jnp.where(mask, x / (1 - self.rate), jnp.zeros((), x.dtype))
-
-
-def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
-    """Boolean mask of `shape` that is False with probability `rate`.
-
-    Args:
-      key: a typed PRNG key, or one per example, shape [shape[0]].
-      shape: of the mask.
-      rate: in [0, 1).
-    """
-    words = jax.random.key_data(key)
-    counted = shape if key.ndim == 0 else (1, *shape[1:])
-    words = words.reshape(*key.shape, *(1,) * (len(shape) - key.ndim), words.shape[-1])
-    position = jax.lax.iota(jnp.uint32, _size(counted)).reshape(counted)
-    bits = _mix(_mix(position ^ words[..., 0]) + words[..., -1])
-    return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
-
-
-def _size(shape) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
-def _mix(x):
-    """A bijection of uint32 in which every input bit flips every output bit half the time.
-
-    Source: the "triple32"-style finalizer family, https://github.com/skeeto/hash-prospector.
-    """
-    x = (x ^ (x >> 16)) * jnp.uint32(0x21F0AAAD)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x735A2D97)
-    return x ^ (x >> 15)
 
 
 class PatchEmbed(nnx.Module):
@@ -188,6 +72,7 @@ class PatchEmbed(nnx.Module):
       patch_size: P, side of a patch, pixels.
       in_channels: C.
       embed_dim: D.
+      raster: instead of P×P squares take runs of C·P·P values of the image's memory in C,H,W order.
       rngs: initial weights.
 
     Raises:
@@ -195,15 +80,20 @@ class PatchEmbed(nnx.Module):
     """
 
     def __init__(
-        self, img_size: int, patch_size: int, in_channels: int, embed_dim: int, *, rngs: nnx.Rngs
-    ):
+        self, img_size: int, patch_size: int, in_channels: int, embed_dim: int, *,
+        raster: bool = False, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        check_sizes(
+            img_size=img_size, patch_size=patch_size, in_channels=in_channels, embed_dim=embed_dim
+        )
         if img_size % patch_size:
             fitting = [str(p) for p in range(1, img_size + 1) if img_size % p == 0]
             raise ValueError(
                 f"patch_size={patch_size} does not divide img_size={img_size}: "
                 f"choose one of {', '.join(fitting)}."
             )
-        self.patch_size = patch_size
+        self.img_size, self.in_channels, self.patch_size = img_size, in_channels, patch_size
+        self.raster = raster
         self.num_patches = (img_size // patch_size) ** 2
         self.projection = linear(in_channels * patch_size**2, embed_dim, rngs=rngs)
 
@@ -211,35 +101,71 @@ class PatchEmbed(nnx.Module):
         """images [B,H,W,C] -> tokens [B,N,D], patches in row-major order."""
         b, h, w, c = images.shape
         p = self.patch_size
-        patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 5, 2, 4)
+        if self.raster:
+            patches = images.transpose(0, 3, 1, 2)
+        else:
+            patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 5, 2, 4)
         return self.projection(patches.reshape(b, self.num_patches, c * p * p))
+
+
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float,
+    drop: Callable[[jax.Array], jax.Array] = lambda weights: weights,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """Dot-product attention.
+
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
+
+    Args:
+      q: queries [B,Q,h,d].
+      k: keys [B,K,h,d].
+      v: values [B,K,h,d].
+      scale: factor of the scores.
+      drop: applied to the attention weights.
+
+    Returns:
+      (output [B,Q,h·d], attention [B,h,Q,K] as applied to the values).
+    """
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * scale
+    weights = drop(jax.nn.softmax(scores, axis=-1))
+    y = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+    return y.reshape(*y.shape[:2], -1), weights
 
 
 class Attention(nnx.Module):
     """Multi-head self-attention with one fused projection for queries, keys and values.
 
-    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762. Heads are split head-major.
+    Heads are split head-major.
 
     Args:
       embed_dim: D, a multiple of num_heads.
       num_heads: h.
       dropout: rate on the attention weights.
+      torch_multihead: start as torch.nn.MultiheadAttention does (Xavier over the fused kernel,
+        zero biases) and not as Linear layers do.
       rngs: initial weights.
 
     Raises:
       ValueError: num_heads does not divide embed_dim.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, *, dropout: float, rngs: nnx.Rngs):
+    def __init__(
+        self, embed_dim: int, num_heads: int, *, dropout: float = 0.0,
+        torch_multihead: bool = False, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        check_sizes(embed_dim=embed_dim, num_heads=num_heads)
         if embed_dim % num_heads:
             raise ValueError(
                 f"num_heads={num_heads} does not divide embed_dim={embed_dim}: every head takes "
                 "an equal share of the width, so choose a divisor of it."
             )
         self.num_heads = num_heads
-        self.qkv = linear(embed_dim, 3 * embed_dim, rngs=rngs)
+        kernel, bias = kernel_init, None
+        if torch_multihead:
+            kernel, bias = nnx.initializers.xavier_uniform(), nnx.initializers.zeros
+        self.qkv = linear(embed_dim, 3 * embed_dim, kernel=kernel, bias=bias, rngs=rngs)
         self.dropout = Dropout(dropout)
-        self.projection = linear(embed_dim, embed_dim, rngs=rngs)
+        self.projection = linear(embed_dim, embed_dim, bias=bias, rngs=rngs)
 
     def __call__(
         self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None
@@ -248,66 +174,99 @@ class Attention(nnx.Module):
         b, t, d = x.shape
         head_dim = d // self.num_heads
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, t, 3, self.num_heads, head_dim), 2, 0)
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * head_dim**-0.5
-        weights = self.dropout(jax.nn.softmax(scores, axis=-1), train=train, rngs=rngs)
-        y = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, t, d)
+
+        def drop(weights):
+            return self.dropout(weights, train=train, rngs=rngs)
+
+        y, weights = attend(q, k, v, scale=head_dim**-0.5, drop=drop)
         return self.projection(y), weights
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU, the erf form, which is PyTorch's default and not JAX's."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """x."""
+    return x
+
+
 class Mlp(nnx.Module):
-    """Linear, exact GELU, dropout, Linear, dropout.
+    """Linear, (norm,) activation, dropout, Linear, (activation,) dropout.
 
     Args:
       embed_dim: D.
       mlp_dim: F, the hidden width.
       dropout: rate after each of the two layers.
+      activation: after the first layer.
+      out_activation: after the second layer.
+      hidden_norm: a layer norm of width F before the activation.
       rngs: initial weights.
     """
 
-    def __init__(self, embed_dim: int, mlp_dim: int, *, dropout: float, rngs: nnx.Rngs):
+    def __init__(
+        self, embed_dim: int, mlp_dim: int, *, dropout: float = 0.0,
+        activation: Callable = gelu, out_activation: Callable = identity,
+        hidden_norm: bool = False, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        check_sizes(embed_dim=embed_dim, mlp_dim=mlp_dim)
+        self.activation, self.out_activation = activation, out_activation
         self.fc1 = linear(embed_dim, mlp_dim, rngs=rngs)
+        self.norm = layer_norm(mlp_dim, rngs=rngs) if hidden_norm else None
         self.fc2 = linear(mlp_dim, embed_dim, rngs=rngs)
         self.dropout = Dropout(dropout)
 
     def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
         """x [..., D] -> [..., D]."""
-        x = jax.nn.gelu(self.fc1(x), approximate=False)
+        x = self.fc1(x)
+        x = self.activation(x if self.norm is None else self.norm(x))
         x = self.dropout(x, train=train, rngs=rngs)
-        return self.dropout(self.fc2(x), train=train, rngs=rngs)
+        x = self.out_activation(self.fc2(x))
+        return self.dropout(x, train=train, rngs=rngs)
 
 
-class ConvStage(nnx.Module):
-    """(3×3 convolution, batch norm, ReLU) twice, then 2×2 max-pooling.
+def hidden_layers(head_dims: Sequence[int], *activations: Callable) -> list[tuple[int, Callable]]:
+    """Pair the hidden widths of a head with their activations.
+
+    Raises:
+      ValueError: there are not as many widths as activations, or one is below 1.
+    """
+    if not isinstance(head_dims, Sequence) or len(head_dims) != len(activations):
+        raise ValueError(f"head_dims={head_dims!r}: expected {len(activations)} hidden width(s).")
+    check_sizes(**{f"head_dims[{i}]": width for i, width in enumerate(head_dims)})
+    return list(zip(head_dims, activations, strict=True))
+
+
+class Head(nnx.Module):
+    """Linear layers to the logits, with an activation and dropout after each hidden one.
 
     Args:
-      in_features: channels of the input.
-      out_features: channels of the output.
+      in_features: width of the input.
+      hidden: (width, activation) of each hidden layer; none for a linear head.
+      num_classes: K.
+      dropout: rate after each hidden layer.
       rngs: initial weights.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs):
-        self.conv1 = conv3x3(in_features, out_features, rngs=rngs)
-        self.norm1 = BatchNorm(out_features)
-        self.conv2 = conv3x3(out_features, out_features, rngs=rngs)
-        self.norm2 = BatchNorm(out_features)
+    def __init__(
+        self, in_features: int, num_classes: int, *,
+        hidden: Sequence[tuple[int, Callable]] = (), dropout: float = 0.0, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        check_sizes(num_classes=num_classes)
+        widths = [in_features, *(width for width, _ in hidden), num_classes]
+        self.activations = tuple(activation for _, activation in hidden)
+        self.layers = nnx.List(
+            linear(n, width, rngs=rngs) for n, width in itertools.pairwise(widths)
+        )
+        self.dropout = Dropout(dropout, "head_dropout")
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """x [B,H,W,C] -> [B,H//2,W//2,C']."""
-        x = jax.nn.relu(self.norm1(self.conv1(x), train=train))
-        x = jax.nn.relu(self.norm2(self.conv2(x), train=train))
-        return max_pool2x2(x)
-
-
-def max_pool2x2(x: jax.Array) -> jax.Array:
-    """2×2 max-pooling with stride 2: [B,H,W,C] -> [B,H//2,W//2,C]; an odd last row is left out.
-
-    A reshape and a maximum, because the gradient of XLA's window reduction is slow on a CPU. Where
-    values tie, the gradient is shared among them while PyTorch gives it to the first. After a ReLU
-    ties are zeros, which pass no gradient on, so both agree.
-    """
-    b, h, w, c = x.shape
-    x = x[:, : h // 2 * 2, : w // 2 * 2]
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+    def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
+        """x [B,D] -> logits [B,K]."""
+        *hidden, last = self.layers
+        for layer, activation in zip(hidden, self.activations, strict=True):
+            x = self.dropout(activation(layer(x)), train=train, rngs=rngs)
+        return last(x)
 
 
 def check_images(images: jax.Array, in_channels: int, img_size: int | None = None) -> None:

@@ -1,9 +1,8 @@
 """Weights to and from PyTorch state dicts: strict both ways, on names and numpy arrays alone.
 
 A model's own paths (`blocks.0.attn.qkv.kernel`) become PyTorch names by two rules:
-- modules keep their path unless the model's `torch_names()` gives another: a dict from our module
-  path to theirs, or from the path of one tensor to (their name, their shape) where a kernel is
-  stored in another shape;
+- modules keep their path unless the model's `torch_names()` gives another, for a module or, as
+  `TorchTensor`, for one variable;
 - the last word follows from the layer: kernel and scale are `weight`, mean and var are
   `running_mean` and `running_var`; the rest keep their name.
 Kernels turn from Flax's layout [in,out] and [kh,kw,in,out] to PyTorch's [out,in] and
@@ -11,6 +10,7 @@ Kernels turn from Flax's layout [in,out] and [kh,kw,in,out] to PyTorch's [out,in
 """
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,35 +23,81 @@ from flax import nnx
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
+class TorchTensor(NamedTuple):
+    """Where one variable of a model stands in a PyTorch state dict.
+
+    Attributes:
+      name: in the state dict; several names for tensors that are stacked along the first axis.
+      shape: in the state dict, where it is another than the layout rule gives.
+      per_slot: the source keeps one per place in the batch, [batch, …]; the first one counts.
+      hint: what to do when it is missing.
+    """
+
+    name: str | tuple[str, ...]
+    shape: tuple[int, ...] | None = None
+    per_slot: bool = False
+    hint: str = ""
+
+    @staticmethod
+    def expand(table, count: int) -> dict[str, "TorchTensor"]:
+        """Write out pairs of our path and a name or TorchTensor.
+
+        '{i}' in our path stands for each of 0 … count - 1; in theirs, '{i}' for the same number
+        and '{n}' for one more.
+        """
+        names = {}
+        for ours, theirs in table:
+            place = theirs if isinstance(theirs, TorchTensor) else TorchTensor(theirs)
+            for i in range(count if "{i}" in ours else 1):
+                names[ours.format(i=i)] = place._numbered(i)
+        return names
+
+    def _numbered(self, i: int) -> "TorchTensor":
+        if isinstance(self.name, str):
+            return self._replace(name=self.name.format(i=i, n=i + 1))
+        return self._replace(name=tuple(name.format(i=i, n=i + 1) for name in self.name))
+
+
 class _Entry(NamedTuple):
-    """One tensor of the state dict and the variable it belongs to."""
+    """One tensor of the state dict: a variable, or one of `parts` slices of it."""
 
     variable: nnx.Variable
     is_kernel: bool
-    shape: tuple[int, ...]  # PyTorch's
+    shape: tuple[int, ...]  # PyTorch's, of this slice
+    part: int
+    parts: int
+    per_slot: bool
+    hint: str
 
 
-def load(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
+def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
     """Copy a PyTorch state dict into a model, in place.
+
+    A `module.` before every name (`torch.nn.DataParallel`) is left out.
 
     Args:
       model: a model of this package; also one built by `nnx.eval_shape`, which gets its arrays.
       state_dict: name -> torch tensor or array, in PyTorch's layout. Values take on the
         dtype of the model, as in PyTorch's `load_state_dict`.
+      **more: further entries, for what a source keeps outside its state dict.
 
     Raises:
       ValueError: entries are missing, unexpected, misshapen or not numbers. The message lists
         them all, and the model is left untouched.
     """
     entries = _entries(model)
+    state_dict = {**_without_prefix(state_dict), **more}
     arrays, problems = {}, []
     for name in [name for name in state_dict if name not in entries]:
         problems.append(f"unexpected: {name}")
     for name, entry in entries.items():
         if name not in state_dict:
-            problems.append(f"missing: {name} {list(entry.shape)}")
+            hint = f" ({entry.hint})" if entry.hint else ""
+            problems.append(f"missing: {name} {list(entry.shape)}{hint}")
             continue
         array = _to_numpy(state_dict[name])
+        if entry.per_slot:
+            array = _first_slot(array, entry.shape, name)
         if array.shape != entry.shape:
             problems.append(
                 f"misshapen: {name} is {list(array.shape)}, the model has {list(entry.shape)}"
@@ -59,15 +105,13 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
         elif not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer)):
             problems.append(f"not numbers: {name} has dtype {array.dtype}")
         else:
-            arrays[name] = _from_torch_layout(array, entry)
+            arrays[name] = array
     if problems:
         raise ValueError(
             f"The state dict does not fit the model ({len(problems)} problems; nothing was "
             "loaded):\n  " + "\n  ".join(problems)
         )
-    for name, entry in entries.items():
-        # A copy: on the CPU jnp.asarray may share memory with the tensor it was given.
-        entry.variable.set_value(jnp.array(arrays[name], entry.variable.dtype))
+    _assign(entries, arrays)
 
 
 def export(model: nnx.Module) -> dict[str, np.ndarray]:
@@ -112,7 +156,7 @@ def save_safetensors(model: nnx.Module, path: str | os.PathLike) -> None:
         raise
 
 
-def load_safetensors(model: nnx.Module, path: str | os.PathLike) -> None:
+def load_safetensors(model: nnx.Module, path: str | os.PathLike, **more: Any) -> None:
     """Load a safetensors file with PyTorch's names into a model, in place.
 
     Raises:
@@ -128,7 +172,7 @@ def load_safetensors(model: nnx.Module, path: str | os.PathLike) -> None:
         state = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{str(path)!r} is not a readable safetensors file: {error}.") from error
-    load(model, state)
+    load(model, state, **more)
 
 
 def _entries(model: nnx.Module) -> dict[str, _Entry]:
@@ -138,18 +182,56 @@ def _entries(model: nnx.Module) -> dict[str, _Entry]:
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         module, leaf = ".".join(map(str, keys[:-1])), str(keys[-1])
         is_kernel = leaf == "kernel"
-        shape = _kernel_to_torch_axes(variable.shape) if is_kernel else tuple(variable.shape)
-        path = _join(module, leaf)
-        if path in renamed:
-            name, shape = renamed[path]
-        else:
-            name = _join(renamed.get(module, module), _LEAVES.get(leaf, leaf))
-        entries[name] = _Entry(variable, is_kernel, shape)
+        default = TorchTensor(_join(_module_name(renamed, module), _LEAVES.get(leaf, leaf)))
+        place = renamed.get(_join(module, leaf), default)
+        names = (place.name,) if isinstance(place.name, str) else place.name
+        shape = place.shape
+        if shape is None:
+            shape = _kernel_to_torch_axes(variable.shape) if is_kernel else tuple(variable.shape)
+            shape = (shape[0] // len(names), *shape[1:]) if shape else shape
+        for part, name in enumerate(names):
+            entries[name] = _Entry(
+                variable, is_kernel, shape, part, len(names), place.per_slot, place.hint
+            )
     return entries
+
+
+def _module_name(renamed, module: str) -> str:
+    return renamed[module].name if module in renamed else module
 
 
 def _join(module: str, leaf: str) -> str:
     return f"{module}.{leaf}" if module else leaf
+
+
+def _assign(entries: dict[str, _Entry], arrays: dict[str, np.ndarray]) -> None:
+    """Put checked arrays into the variables; the parts of a stacked one come in order."""
+    parts = []
+    for name, entry in entries.items():
+        parts.append(arrays[name])
+        if entry.part + 1 == entry.parts:
+            whole = np.concatenate(parts) if len(parts) > 1 else parts[0]
+            # A copy: on the CPU jnp.asarray may share memory with the tensor it was given.
+            value = jnp.array(_from_torch_layout(whole, entry), entry.variable.dtype)
+            entry.variable.set_value(value)
+            parts = []
+
+
+def _without_prefix(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    if state_dict and all(name.startswith("module.") for name in state_dict):
+        return {name.removeprefix("module."): value for name, value in state_dict.items()}
+    return state_dict
+
+
+def _first_slot(array: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    if array.ndim != len(shape) or array.shape[1:] != shape[1:] or not len(array):
+        return array
+    if (array != array[:1]).any():
+        warnings.warn(
+            f"{name} differs between the {len(array)} places of a batch; the first one is used.",
+            stacklevel=3,
+        )
+    return array[:1]
 
 
 def _kernel_to_torch_axes(axes):
@@ -159,17 +241,19 @@ def _kernel_to_torch_axes(axes):
 
 
 def _to_torch_layout(entry: _Entry) -> np.ndarray:
-    array = np.array(entry.variable.get_value())
+    array = np.asarray(entry.variable.get_value())
     if entry.is_kernel:
-        array = np.ascontiguousarray(array.transpose(_kernel_to_torch_axes(range(array.ndim))))
+        array = array.transpose(_kernel_to_torch_axes(range(array.ndim)))
     if array.dtype == np.int32:  # num_batches_tracked
         array = array.astype(np.int64)
-    return array.reshape(entry.shape)
+    if entry.parts > 1:
+        array = np.split(array, entry.parts)[entry.part]
+    return np.array(array, order="C").reshape(entry.shape)
 
 
 def _from_torch_layout(array: np.ndarray, entry: _Entry) -> np.ndarray:
     if not entry.is_kernel:
-        return array
+        return array.reshape(entry.variable.shape)
     array = array.reshape(_kernel_to_torch_axes(entry.variable.shape))
     return array.transpose(*range(2, array.ndim), 1, 0)
 

@@ -1,8 +1,10 @@
-"""Vision Transformers.
+"""Vision Transformers: five published ones, put together from the same parts.
 
 Source: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words",
 https://arxiv.org/abs/2010.11929.
 """
+
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,77 +12,91 @@ from flax import nnx
 
 from jax_models import layers
 from jax_models.registry import register
+from jax_models.torch_weights import TorchTensor
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer block: x += attention(norm(x)); x += mlp(norm(x)).
+    """A transformer block: attention, then an MLP, each with a shortcut around it.
+
+        x = norm1_out(x + dropout(attn(norm1_in(x))))
+        x = norm2_out(x + mlp(norm2_in(x)))
 
     Args:
       embed_dim: D, the token width.
-      num_heads: h, attention heads.
-      mlp_dim: F, the hidden width of the MLP.
-      dropout: rate on the attention weights and in the MLP.
+      attn: maps tokens to (tokens, attention).
+      mlp: maps tokens to tokens.
+      norms: which of norm1_in, norm1_out, norm2_in, norm2_out there are.
+      epsilon: of the norms.
+      in_activation: after norm1_in and norm2_in.
+      dropout: rate on the output of the attention.
       rngs: initial weights.
     """
 
     def __init__(
-        self, embed_dim: int, num_heads: int, mlp_dim: int, *, dropout: float, rngs: nnx.Rngs
-    ):
-        self.norm1 = layers.layer_norm(embed_dim, rngs=rngs)
-        self.attn = layers.Attention(embed_dim, num_heads, dropout=dropout, rngs=rngs)
-        self.norm2 = layers.layer_norm(embed_dim, rngs=rngs)
-        self.mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, rngs=rngs)
+        self, embed_dim: int, attn: layers.Attention, mlp: layers.Mlp, *,
+        norms: Sequence[str], epsilon: float = 1e-5, in_activation: Callable = layers.identity,
+        dropout: float = 0.0, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        self.attn, self.mlp = attn, mlp
+        self.in_activation = in_activation
+        self.dropout = layers.Dropout(dropout)
+        for name in ("norm1_in", "norm1_out", "norm2_in", "norm2_out"):
+            norm = layers.layer_norm(embed_dim, epsilon=epsilon, rngs=rngs)
+            setattr(self, name, norm if name in norms else None)
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """x [B,T,D] -> (x [B,T,D], attention [B,h,T,T])."""
-        y, weights = self.attn(self.norm1(x), train=train, rngs=rngs)
-        x = x + y
-        return x + self.mlp(self.norm2(x), train=train, rngs=rngs), weights
+        y, weights = self.attn(self._enter(self.norm1_in, x), train=train, rngs=rngs)
+        x = _norm(self.norm1_out, x + self.dropout(y, train=train, rngs=rngs))
+        y = self.mlp(self._enter(self.norm2_in, x), train=train, rngs=rngs)
+        return _norm(self.norm2_out, x + y), weights
+
+    def _enter(self, norm, x):
+        return self.in_activation(_norm(norm, x))
+
+
+def _norm(norm, x):
+    return x if norm is None else norm(x)
+
+
+PRE_NORM = ("norm1_in", "norm2_in")
+POST_NORM = ("norm1_out", "norm2_out")
+DOUBLE_NORM = ("norm1_in", "norm1_out", "norm2_out")
 
 
 class VisionTransformer(nnx.Module):
-    """Patches, class token, learned positions, blocks, norm, and a head on the class token.
+    """Patches, class token, learned positions, blocks, and a head on the class token.
 
     Args:
-      img_size: side of the square images, pixels.
-      in_channels: C.
-      num_classes: K.
-      patch_size: P, divides img_size; N = (img_size / P)² patches, T = N + 1 tokens.
-      embed_dim: D, a multiple of num_heads.
-      depth: number of blocks.
-      num_heads: h.
-      mlp_dim: F.
-      dropout: rate after the positions, on the attention weights and in the MLPs.
+      patch_embed: images to N tokens.
+      blocks: the transformer blocks.
+      head: from the class token [B,D] to logits.
+      token_init: `f(key, shape)` for the class token.
+      position_init: `f(key, shape)` for the positions.
+      embed_activation: after the patch projection.
+      unit_columns: divide each feature of an image by its L2 norm over the tokens.
+      dropout: rate after the positions.
+      norm: before the head.
+      torch_names: see `torch_weights`; '{i}' stands for the number of a block.
       rngs: initial weights.
-
-    Raises:
-      ValueError: a size is below 1, patches do not tile the image, or heads the width.
     """
 
     def __init__(
-        self, *, img_size: int, in_channels: int, num_classes: int, patch_size: int,
-        embed_dim: int, depth: int, num_heads: int, mlp_dim: int, dropout: float, rngs: nnx.Rngs,
+        self, patch_embed: layers.PatchEmbed, blocks: Sequence[Block], head: layers.Head, *,
+        token_init: Callable, position_init: Callable, embed_activation: Callable = layers.identity,
+        unit_columns: bool = False, dropout: float = 0.0, norm: nnx.LayerNorm | None = None,
+        torch_names: dict[str, str | TorchTensor], rngs: nnx.Rngs,
     ):  # fmt: skip
-        layers.check_sizes(
-            img_size=img_size, in_channels=in_channels, num_classes=num_classes, depth=depth,
-            patch_size=patch_size, embed_dim=embed_dim, num_heads=num_heads, mlp_dim=mlp_dim,
-        )  # fmt: skip
-        self.img_size = img_size
-        self.in_channels = in_channels
-        self.patch_embed = layers.PatchEmbed(
-            img_size, patch_size, in_channels, embed_dim, rngs=rngs
-        )
-        tokens = self.patch_embed.num_patches + 1
-        self.cls_token = nnx.Param(layers.truncated_normal(rngs.params(), (1, 1, embed_dim)))
-        self.pos_embed = nnx.Param(layers.truncated_normal(rngs.params(), (1, tokens, embed_dim)))
+        self.patch_embed, self.blocks, self.head = patch_embed, nnx.List(blocks), head
+        self.embed_activation, self.unit_columns = embed_activation, unit_columns
+        tokens, width = patch_embed.num_patches + 1, patch_embed.projection.out_features
+        self.cls_token = nnx.Param(token_init(rngs.params(), (1, 1, width)))
+        self.pos_embed = nnx.Param(position_init(rngs.params(), (1, tokens, width)))
         self.dropout = layers.Dropout(dropout)
-        self.blocks = nnx.List(
-            Block(embed_dim, num_heads, mlp_dim, dropout=dropout, rngs=rngs) for _ in range(depth)
-        )
-        self.norm = layers.layer_norm(embed_dim, rngs=rngs)
-        self.head = layers.linear(embed_dim, num_classes, rngs=rngs)
+        self.norm = norm
+        self._torch_names = tuple(torch_names.items())  # static parts of a model are hashable
 
     def __call__(
         self, images: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None,
@@ -101,7 +117,7 @@ class VisionTransformer(nnx.Module):
         Raises:
           ValueError: images of another shape or of integers; training without `rngs`.
         """
-        layers.check_images(images, self.in_channels, self.img_size)
+        layers.check_images(images, self.patch_embed.in_channels, self.patch_embed.img_size)
         x = self.embed(images)
         x = self.dropout(x, train=train, rngs=rngs)
         attention, features = [], []
@@ -109,30 +125,39 @@ class VisionTransformer(nnx.Module):
             x, weights = block(x, train=train, rngs=rngs)
             attention.append(weights)
             features.append(x)
-        logits = self.head(self.norm(x)[:, 0])
+        logits = self.head(_norm(self.norm, x[:, 0]), train=train, rngs=rngs)
         if return_intermediates:
             return logits, {"attention": tuple(attention), "features": tuple(features)}
         return logits
 
     def embed(self, images: jax.Array) -> jax.Array:
         """images [B,H,W,C] -> tokens [B,T,D]: the class token, then the patches, plus positions."""
-        x = self.patch_embed(images)
+        x = self.embed_activation(self.patch_embed(images))
         cls_token = jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, x.shape[2]))
-        return jnp.concatenate([cls_token.astype(x.dtype), x], axis=1) + self.pos_embed[...]
+        x = jnp.concatenate([cls_token.astype(x.dtype), x], axis=1) + self.pos_embed[...]
+        if self.unit_columns:
+            # As torch.nn.functional.normalize(eps=1e-12); the maximum is inside the root because
+            # the root has no gradient at 0.
+            x = x / jnp.sqrt(jnp.maximum(jnp.square(x).sum(axis=1, keepdims=True), 1e-24))
+        return x
 
-    def torch_names(self) -> dict:
+    def torch_names(self) -> dict[str, TorchTensor]:
         """Where the PyTorch state dict has other names or shapes (see `torch_weights`)."""
-        d, p = self.cls_token.shape[-1], self.patch_embed.patch_size
-        names = {
-            "patch_embed.projection.kernel": (
-                "patch_embed.projection.weight",
-                (d, self.in_channels, p, p),
-            )
-        }
-        for i in range(len(self.blocks)):
-            names[f"blocks.{i}.mlp.fc1"] = f"blocks.{i}.mlp.0"
-            names[f"blocks.{i}.mlp.fc2"] = f"blocks.{i}.mlp.3"
-        return names
+        return TorchTensor.expand(self._torch_names, len(self.blocks))
+
+
+def _stack(depth: int, block: Callable[[], Block]) -> list[Block]:
+    layers.check_sizes(depth=depth)
+    return [block() for _ in range(depth)]
+
+
+def _multihead_names(theirs: str) -> dict[str, str | TorchTensor]:
+    """Names of a torch.nn.MultiheadAttention."""
+    return {
+        "blocks.{i}.attn.qkv.kernel": TorchTensor(f"{theirs}.in_proj_weight"),
+        "blocks.{i}.attn.qkv.bias": TorchTensor(f"{theirs}.in_proj_bias"),
+        "blocks.{i}.attn.projection": f"{theirs}.out_proj",
+    }
 
 
 @register
@@ -141,9 +166,239 @@ def vit(
     patch_size: int = 4, embed_dim: int = 128, depth: int = 6, num_heads: int = 4,
     mlp_dim: int | None = None, dropout: float = 0.1,
 ) -> VisionTransformer:  # fmt: skip
-    """A small pre-norm ViT for CIFAR-10 (1,205,898 parameters); mlp_dim None is 4 · embed_dim."""
+    """A small pre-norm ViT for CIFAR-10 (1,205,898 parameters); mlp_dim None is 4 · embed_dim.
+
+    Dropout also on the attention weights.
+    """
+    hidden = 4 * embed_dim if mlp_dim is None else mlp_dim
+
+    def block():
+        attn = layers.Attention(embed_dim, num_heads, dropout=dropout, rngs=rngs)
+        mlp = layers.Mlp(embed_dim, hidden, dropout=dropout, rngs=rngs)
+        return Block(embed_dim, attn, mlp, norms=PRE_NORM, rngs=rngs)
+
     return VisionTransformer(
-        img_size=img_size, in_channels=in_channels, num_classes=num_classes,
-        patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads,
-        mlp_dim=4 * embed_dim if mlp_dim is None else mlp_dim, dropout=dropout, rngs=rngs,
+        layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs),
+        _stack(depth, block),
+        layers.Head(embed_dim, num_classes, rngs=rngs),
+        token_init=layers.truncated_normal,
+        position_init=layers.truncated_normal,
+        dropout=dropout,
+        norm=layers.layer_norm(embed_dim, rngs=rngs),
+        torch_names={
+            "patch_embed.projection.kernel": TorchTensor(
+                "patch_embed.projection.weight", (embed_dim, in_channels, patch_size, patch_size)
+            ),
+            "blocks.{i}.norm1_in": "blocks.{i}.norm1",
+            "blocks.{i}.norm2_in": "blocks.{i}.norm2",
+            "blocks.{i}.mlp.fc1": "blocks.{i}.mlp.0",
+            "blocks.{i}.mlp.fc2": "blocks.{i}.mlp.3",
+            "head.layers.0": "head",
+        },
+        rngs=rngs,
+    )
+
+
+@register
+def raster_vit(
+    *, rngs: nnx.Rngs, img_size: int = 32, in_channels: int = 3, num_classes: int = 10,
+    patch_size: int = 4, embed_dim: int = 64, depth: int = 3, num_heads: int = 4,
+    mlp_dim: int = 256,
+) -> VisionTransformer:  # fmt: skip
+    """A small ViT for CIFAR-10 over runs of the image's memory (159,498 parameters).
+
+    Its tokens are not spatial patches: as in its source, the image's memory in C,H,W order is
+    read in runs of C·P·P values, so at the default sizes a token is one and a half rows of one
+    colour. ReLU after the norms, a norm inside the MLP, no final norm, no dropout.
+    """
+
+    def block():
+        attn = layers.Attention(embed_dim, num_heads, rngs=rngs)
+        mlp = layers.Mlp(embed_dim, mlp_dim, activation=jax.nn.relu, hidden_norm=True, rngs=rngs)
+        return Block(
+            embed_dim, attn, mlp, norms=PRE_NORM, in_activation=jax.nn.relu, rngs=rngs
+        )  # fmt: skip
+
+    layer = "encoder.layers.{i}"
+    return VisionTransformer(
+        layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, raster=True, rngs=rngs),
+        _stack(depth, block),
+        layers.Head(embed_dim, num_classes, rngs=rngs),
+        token_init=layers.standard_normal,
+        position_init=layers.standard_normal,
+        torch_names={
+            "cls_token": TorchTensor("class_token"),
+            "pos_embed": TorchTensor("positional_embedding"),
+            "patch_embed.projection": "patch_embedding",
+            "blocks.{i}.norm1_in": f"{layer}.0",
+            "blocks.{i}.attn.qkv.kernel": TorchTensor(
+                (f"{layer}.2.query.weight", f"{layer}.2.key.weight", f"{layer}.2.value.weight")
+            ),
+            "blocks.{i}.attn.qkv.bias": TorchTensor(
+                (f"{layer}.2.query.bias", f"{layer}.2.key.bias", f"{layer}.2.value.bias")
+            ),
+            "blocks.{i}.attn.projection": f"{layer}.2.fc_out",
+            "blocks.{i}.norm2_in": f"{layer}.3",
+            "blocks.{i}.mlp.fc1": f"{layer}.5",
+            "blocks.{i}.mlp.norm": f"{layer}.6",
+            "blocks.{i}.mlp.fc2": f"{layer}.8",
+            "head.layers.0": "fc",
+        },
+        rngs=rngs,
+    )
+
+
+@register
+def deep_vit(
+    *, rngs: nnx.Rngs, img_size: int = 32, in_channels: int = 3, num_classes: int = 100,
+    patch_size: int = 4, embed_dim: int = 256, depth: int = 24, num_heads: int = 8,
+    mlp_dim: int = 512, head_dims: Sequence[int] = (512,), dropout: float = 0.1,
+) -> VisionTransformer:  # fmt: skip
+    """A deep pre-norm ViT for CIFAR-100 (12,862,820 parameters).
+
+    ReLU after the patch projection, no dropout on the attention, no final norm, a head with one
+    hidden layer. Its CIFAR-10 form has 6 blocks and dropout 0.2 (3,328,778 parameters with 10
+    classes; the source kept 100).
+    """
+
+    def block():
+        attn = layers.Attention(embed_dim, num_heads, torch_multihead=True, rngs=rngs)
+        mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, rngs=rngs)
+        return Block(embed_dim, attn, mlp, norms=PRE_NORM, rngs=rngs)
+
+    return VisionTransformer(
+        layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs),
+        _stack(depth, block),
+        layers.Head(
+            embed_dim, num_classes, hidden=layers.hidden_layers(head_dims, jax.nn.relu), rngs=rngs
+        ),
+        token_init=layers.standard_normal,
+        position_init=layers.standard_normal,
+        embed_activation=jax.nn.relu,
+        dropout=dropout,
+        torch_names={
+            "cls_token": TorchTensor("class_embed"),
+            "patch_embed.projection": "input",
+            "blocks.{i}.norm1_in": "transformer.{i}.norm1",
+            "blocks.{i}.norm2_in": "transformer.{i}.norm2",
+            **_multihead_names("transformer.{i}.attn"),
+            "blocks.{i}.mlp.fc1": "transformer.{i}.fc1",
+            "blocks.{i}.mlp.fc2": "transformer.{i}.fc2",
+            "head.layers.0": "fc1",
+            "head.layers.1": "fc2",
+        },
+        rngs=rngs,
+    )
+
+
+@register
+def mnist_vit(
+    *, rngs: nnx.Rngs, img_size: int = 28, in_channels: int = 1, num_classes: int = 10,
+    patch_size: int = 7, embed_dim: int = 128, depth: int = 4, num_heads: int = 4,
+    mlp_dim: int = 3000, head_dims: Sequence[int] = (250, 100), dropout: float = 0.1,
+) -> VisionTransformer:  # fmt: skip
+    """A post-norm ViT for MNIST (3,417,816 parameters); log-softmax belongs to the loss.
+
+    After the positions each feature is divided by its norm over the tokens. Two slips of its
+    source are put right: that one attended over the batch instead of the tokens (it forgot
+    `batch_first`), and never trained its class token. The source's state dict therefore lacks the
+    class token, `class_random`: give it to `torch_weights.load` as a keyword.
+    """
+
+    def block():
+        attn = layers.Attention(
+            embed_dim, num_heads, dropout=dropout, torch_multihead=True, rngs=rngs
+        )
+        mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, rngs=rngs)
+        return Block(embed_dim, attn, mlp, norms=POST_NORM, dropout=dropout, rngs=rngs)
+
+    layer = "encoder1.layers.{i}"
+    patch_embed = layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs)
+    return VisionTransformer(
+        patch_embed,
+        _stack(depth, block),
+        layers.Head(
+            embed_dim,
+            num_classes,
+            hidden=layers.hidden_layers(head_dims, layers.identity, jnp.tanh),
+            rngs=rngs,
+        ),
+        token_init=layers.standard_normal,
+        position_init=layers.standard_normal,
+        unit_columns=True,
+        torch_names={
+            "cls_token": TorchTensor(
+                "class_random",
+                hint="the source keeps its class token outside the state dict: "
+                "give it as torch_weights.load(…, class_random=model.class_random)",
+            ),
+            "pos_embed": TorchTensor(
+                "position_embeddings.weight", (patch_embed.num_patches + 1, embed_dim)
+            ),
+            "patch_embed.projection": "patch_projection",
+            **_multihead_names(f"{layer}.self_attn"),
+            "blocks.{i}.norm1_out": f"{layer}.norm1",
+            "blocks.{i}.norm2_out": f"{layer}.norm2",
+            "blocks.{i}.mlp.fc1": f"{layer}.linear1",
+            "blocks.{i}.mlp.fc2": f"{layer}.linear2",
+            "head.layers.0": "mlp1",
+            "head.layers.1": "mlp2",
+            "head.layers.2": "mlp3",
+        },
+        rngs=rngs,
+    )  # fmt: skip
+
+
+@register
+def mlp_head_vit(
+    *, rngs: nnx.Rngs, img_size: int = 72, in_channels: int = 3, num_classes: int = 100,
+    patch_size: int = 6, embed_dim: int = 64, depth: int = 8, num_heads: int = 4,
+    mlp_dim: int = 128, head_dims: Sequence[int] = (2048, 1024), dropout: float = 0.1,
+    head_dropout: float = 0.5,
+) -> VisionTransformer:  # fmt: skip
+    """A ViT with norms before and after and a wide MLP head, for CIFAR-100 at 72×72 (2,618,916).
+
+    GELU and dropout after both layers of the MLP, no final norm. A slip of its source is put right:
+    that one has a class token for each place in the batch, `[batch,1,D]`, which ties the model to
+    one batch size. Here it is `[1,1,D]`; loading a source checkpoint takes the first one.
+    """
+
+    def block():
+        attn = layers.Attention(embed_dim, num_heads, torch_multihead=True, rngs=rngs)
+        mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, out_activation=layers.gelu, rngs=rngs)
+        return Block(
+            embed_dim, attn, mlp, norms=DOUBLE_NORM, epsilon=1e-6, dropout=dropout, rngs=rngs
+        )
+
+    layer, embedding = "transformer_layers.{i}", "patch_embedding_layer"
+    patch_embed = layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs)
+    return VisionTransformer(
+        patch_embed,
+        _stack(depth, block),
+        layers.Head(
+            embed_dim,
+            num_classes,
+            hidden=layers.hidden_layers(head_dims, layers.gelu, layers.gelu),
+            dropout=head_dropout,
+            rngs=rngs,
+        ),
+        token_init=layers.unit_uniform,
+        position_init=layers.standard_normal,
+        torch_names={
+            "cls_token": TorchTensor(f"{embedding}.class_parameter", per_slot=True),
+            "pos_embed": TorchTensor(
+                f"{embedding}.position_emb.weight", (patch_embed.num_patches + 1, embed_dim)
+            ),
+            "patch_embed.projection": f"{embedding}.projection_layer",
+            "blocks.{i}.norm1_in": f"{layer}.layer_norm_input",
+            "blocks.{i}.norm1_out": f"{layer}.layer_norm_1",
+            "blocks.{i}.norm2_out": f"{layer}.layer_norm_2",
+            **_multihead_names(f"{layer}.attn"),
+            "blocks.{i}.mlp.fc1": f"{layer}.ffn.0",
+            "blocks.{i}.mlp.fc2": f"{layer}.ffn.3",
+            "head.layers.0": "mlp_block.0",
+            "head.layers.1": "mlp_block.3",
+            "head.layers.2": "logits_layer",
+        },
+        rngs=rngs,
     )  # fmt: skip

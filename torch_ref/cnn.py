@@ -1,4 +1,4 @@
-"""Convolutional classifiers."""
+"""Convolutional classifiers, each with the parameter names of its published source."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,12 @@ from torch_ref import layers
 from torch_ref.registry import register
 
 
-class ConvNet(nn.Module):
-    """Stages that halve the image (`conv1`, `conv2`, …), global average pooling, linear head."""
+class SimpleCNN(nn.Module):
+    """`simple_cnn`: stages `conv1`, `conv2`, …, global average pooling, linear head."""
 
     def __init__(self, *, in_channels: int, num_classes: int, widths: Sequence[int]):
         super().__init__()
-        inputs = (in_channels, *widths[:-1])
-        for i, (n, width) in enumerate(zip(inputs, widths, strict=True), start=1):
+        for i, (n, width) in enumerate(zip((in_channels, *widths), widths, strict=False), start=1):
             self.add_module(f"conv{i}", layers.conv_stage(n, width))
         self.fc = nn.Linear(widths[-1], num_classes)
 
@@ -31,9 +30,48 @@ class ConvNet(nn.Module):
         return logits
 
 
+class MnistCNN(nn.Module):
+    """`mnist_cnn`."""
+
+    def __init__(
+        self, *, img_size, in_channels, num_classes, widths, head_dims, dropout, head_dropout
+    ):
+        super().__init__()
+        (first, second), (hidden,) = widths, head_dims
+        self.conv1 = nn.Conv2d(in_channels, first, 3)
+        self.conv2 = nn.Conv2d(first, second, 3)
+        self.pool = nn.MaxPool2d(2)
+        self.dropout1 = nn.Dropout(dropout)
+        self.dropout2 = nn.Dropout(head_dropout)
+        self.fc1 = nn.Linear(second * ((img_size - 4) // 2) ** 2, hidden)
+        self.fc2 = nn.Linear(hidden, num_classes)
+
+    def forward(self, images, return_intermediates: bool = False):
+        """images [B,C,H,W] -> logits [B,K], or (logits, the output of both stages)."""
+        first = self.conv1(images).relu()
+        second = self.dropout1(self.pool(self.conv2(first).relu()))
+        logits = self.fc2(self.dropout2(self.fc1(second.flatten(1)).relu()))
+        if return_intermediates:
+            return logits, {"attention": (), "features": (first, second)}
+        return logits
+
+
 @register
 def simple_cnn(
     *, in_channels: int = 3, num_classes: int = 10, widths: Sequence[int] = (64, 128, 256, 512)
-) -> ConvNet:
+) -> SimpleCNN:
     """A plain batch-norm CNN for CIFAR-10 (4,694,346 parameters)."""
-    return ConvNet(in_channels=in_channels, num_classes=num_classes, widths=widths)
+    return SimpleCNN(in_channels=in_channels, num_classes=num_classes, widths=widths)
+
+
+@register
+def mnist_cnn(
+    *, img_size: int = 28, in_channels: int = 1, num_classes: int = 10,
+    widths: Sequence[int] = (32, 64), head_dims: Sequence[int] = (128,), dropout: float = 0.25,
+    head_dropout: float = 0.5,
+) -> MnistCNN:  # fmt: skip
+    """Two convolutions without padding for MNIST (1,199,882 parameters)."""
+    return MnistCNN(
+        img_size=img_size, in_channels=in_channels, num_classes=num_classes, widths=widths,
+        head_dims=head_dims, dropout=dropout, head_dropout=head_dropout,
+    )  # fmt: skip

@@ -15,6 +15,11 @@ class PatchEmbed(nn.Module):
         return self.projection(images).flatten(2).transpose(1, 2)
 
 
+def patches(images, patch_size: int):
+    """images [B,C,H,W] -> patches [B,N,C·P·P] in row-major order, each flattened as (C,P,P)."""
+    return nn.functional.unfold(images, patch_size, stride=patch_size).transpose(1, 2)
+
+
 class Attention(nn.Module):
     """x [B,T,D] -> (output [B,T,D], attention [B,h,T,T], in training after dropout)."""
 
@@ -36,6 +41,37 @@ class Attention(nn.Module):
         return self.projection(y), weights
 
 
+class SeparateAttention(nn.Module):
+    """As `Attention`, with one Linear each for queries, keys and values, and no dropout."""
+
+    def __init__(self, embed_dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(embed_dim, embed_dim)
+        self.key = nn.Linear(embed_dim, embed_dim)
+        self.value = nn.Linear(embed_dim, embed_dim)
+        self.fc_out = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, x):
+        b, t, d = x.shape
+        q, k, v = (
+            layer(x).reshape(b, t, self.num_heads, -1).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        weights = (q @ k.transpose(-2, -1) * (d // self.num_heads) ** -0.5).softmax(dim=-1)
+        return self.fc_out((weights @ v).transpose(1, 2).reshape(b, t, d)), weights
+
+
+def multihead(embed_dim: int, num_heads: int, *, dropout: float = 0.0) -> nn.MultiheadAttention:
+    """PyTorch's own attention, batch first."""
+    return nn.MultiheadAttention(embed_dim, num_heads, dropout=dropout, batch_first=True)
+
+
+def attend(attention: nn.MultiheadAttention, x):
+    """x [B,T,D] -> (output [B,T,D], attention [B,h,T,T], in training after dropout)."""
+    return attention(x, x, x, need_weights=True, average_attn_weights=False)
+
+
 def mlp(embed_dim: int, mlp_dim: int, *, dropout: float) -> nn.Sequential:
     """Linear, exact GELU, dropout, Linear, dropout."""
     return nn.Sequential(
@@ -45,6 +81,31 @@ def mlp(embed_dim: int, mlp_dim: int, *, dropout: float) -> nn.Sequential:
         nn.Linear(mlp_dim, embed_dim),
         nn.Dropout(dropout),
     )
+
+
+class SpatialAttention(nn.Module):
+    """Self-attention over the positions of a feature map, keys and values pooled 2×2.
+
+    x [B,C,H,W] -> (x + attended [B,C,H,W], attention [B,1,H·W,H·W/4]).
+    """
+
+    def __init__(self, channels: int, reduction: int = 8):
+        super().__init__()
+        inner = channels // reduction
+        self.theta = nn.Conv2d(channels, inner, 1)
+        self.phi = nn.Conv2d(channels, inner, 1)
+        self.g = nn.Conv2d(channels, inner, 1)
+        self.o = nn.Conv2d(inner, channels, 1)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x):
+        b, _, h, w = x.shape
+        theta = self.theta(x).flatten(2)
+        phi = self.pool(self.phi(x)).flatten(2)
+        g = self.pool(self.g(x)).flatten(2)
+        weights = (theta.transpose(1, 2) @ phi).softmax(dim=-1)
+        y = (g @ weights.transpose(1, 2)).reshape(b, -1, h, w)
+        return x + self.o(y), weights[:, None]
 
 
 def conv_stage(in_features: int, out_features: int) -> nn.Sequential:

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from scipy import stats
 
-from jax_models import layers
+from jax_models import dropout
 from tests.jax_models.small import COVERED, SMALL, build, draw_images
 
 with_dropout = pytest.mark.parametrize(
@@ -22,7 +22,7 @@ SEEDS = [0, 1, 2**31 - 1]
 
 
 def mask(key, shape, rate=0.5):
-    return np.asarray(layers.dropout_mask(key, shape, rate))
+    return np.asarray(dropout.dropout_mask(key, shape, rate))
 
 
 def draw(*shape, seed=0):
@@ -30,7 +30,7 @@ def draw(*shape, seed=0):
 
 
 def drop(x, rate, key):
-    return layers.Dropout(rate)(x, train=True, rngs=nnx.Rngs(dropout=key))
+    return dropout.Dropout(rate)(x, train=True, rngs=nnx.Rngs(dropout=key))
 
 
 def assert_uncorrelated(masks):
@@ -88,12 +88,12 @@ def test_gradient_passes_where_values_are_kept():
 @pytest.mark.parametrize(("rate", "train"), [(0, True), (0.0, True), (0.4, False)])
 def test_no_keys_are_needed_when_nothing_is_dropped(rate, train):
     x = draw(5, 7)
-    np.testing.assert_array_equal(layers.Dropout(rate)(x, train=train, rngs=None), x)
+    np.testing.assert_array_equal(dropout.Dropout(rate)(x, train=train, rngs=None), x)
 
 
 def test_rate_zero_draws_no_key():
     rngs = nnx.Rngs(dropout=0)
-    layers.Dropout(0.0)(draw(5, 7), train=True, rngs=rngs)
+    dropout.Dropout(0.0)(draw(5, 7), train=True, rngs=rngs)
     assert rngs.dropout.count[...] == 0
 
 
@@ -116,7 +116,7 @@ def test_training_without_dropout_needs_no_keys(name):
 
 def test_a_key_always_gives_the_same_mask():
     shape, key = (7, 11, 13), jax.random.key(4)
-    compiled = jax.jit(lambda key: layers.dropout_mask(key, shape, 0.5))
+    compiled = jax.jit(lambda key: dropout.dropout_mask(key, shape, 0.5))
     np.testing.assert_array_equal(mask(key, shape), mask(key, shape))
     np.testing.assert_array_equal(mask(key, shape), compiled(key))
 
@@ -226,9 +226,9 @@ def test_every_bit_of_the_key_changes_half_the_mask():
 
 
 def test_calls_on_one_stream_are_uncorrelated():
-    rngs, dropout = nnx.Rngs(dropout=jax.random.key(0)), layers.Dropout(0.5)
+    rngs, layer = nnx.Rngs(dropout=jax.random.key(0)), dropout.Dropout(0.5)
     x = jnp.full((61, 67), 1.7)
-    calls = [np.asarray(dropout(x, train=True, rngs=rngs) != 0) for _ in range(31)]
+    calls = [np.asarray(layer(x, train=True, rngs=rngs) != 0) for _ in range(31)]
     assert_uncorrelated(np.stack(calls))
 
 
@@ -251,11 +251,11 @@ def test_every_input_bit_flips_every_output_bit_half_the_time():
     shifts = jnp.arange(32, dtype=jnp.uint32)
     for inputs in (x, counter):
         for bit in range(32):
-            difference = layers._mix(inputs) ^ layers._mix(inputs ^ jnp.uint32(1 << bit))
+            difference = dropout._mix(inputs) ^ dropout._mix(inputs ^ jnp.uint32(1 << bit))
             share = np.asarray((difference[:, None] >> shifts) & 1).mean(0)
             assert np.abs(share - 0.5).max() < 0.05
 
 
 def test_no_two_inputs_share_a_hash():
     inputs = np.unique(np.random.default_rng(0).integers(0, 2**32, 2**20, np.uint32))
-    assert len(np.unique(layers._mix(jnp.asarray(inputs)))) == len(inputs)
+    assert len(np.unique(dropout._mix(jnp.asarray(inputs)))) == len(inputs)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from flax import nnx
 
-from jax_models import layers
+from jax_models import conv_layers, layers
 
 
 def draw(*shape, seed=0):
@@ -19,7 +19,7 @@ def draw(*shape, seed=0):
 
 @pytest.mark.parametrize("shape", [(1, 5), (1, 1, 1, 7)])
 def test_one_value_per_channel_has_no_variance(shape):
-    norm = layers.BatchNorm(shape[-1])
+    norm = conv_layers.BatchNorm(shape[-1])
     with pytest.raises(ValueError, match="more than one value per channel") as error:
         norm(jnp.asarray(draw(*shape)), train=True)
     assert str(shape) in str(error.value)
@@ -29,13 +29,13 @@ def test_one_value_per_channel_has_no_variance(shape):
 
 @pytest.mark.parametrize("shape", [(2, 5), (1, 2, 1, 5)])
 def test_two_values_per_channel_will_do(shape):
-    y = layers.BatchNorm(5)(jnp.asarray(draw(*shape)), train=True)
+    y = conv_layers.BatchNorm(5)(jnp.asarray(draw(*shape)), train=True)
     np.testing.assert_allclose(np.sort(y.reshape(2, 5), 0), [[-1] * 5, [1] * 5], rtol=0.01)
 
 
 def test_running_statistics_move_by_the_momentum_towards_the_unbiased_ones():
     x = draw(3, 5, 7, 11)
-    norm = layers.BatchNorm(11, momentum=0.3)
+    norm = conv_layers.BatchNorm(11, momentum=0.3)
     norm(jnp.asarray(x), train=True)
     values = x.reshape(-1, 11).astype(np.float64)
     np.testing.assert_allclose(norm.mean[...], 0.3 * values.mean(0), rtol=1e-5)
@@ -43,7 +43,7 @@ def test_running_statistics_move_by_the_momentum_towards_the_unbiased_ones():
 
 
 def test_batches_are_counted_in_training_only():
-    norm, x = layers.BatchNorm(5), jnp.asarray(draw(3, 5))
+    norm, x = conv_layers.BatchNorm(5), jnp.asarray(draw(3, 5))
     for train in (True, False, True, True):
         norm(x, train=train)
     assert norm.num_batches_tracked[...] == 3
@@ -52,7 +52,7 @@ def test_batches_are_counted_in_training_only():
 
 def test_no_gradient_flows_through_the_running_statistics():
     def after(x):
-        norm = layers.BatchNorm(5)
+        norm = conv_layers.BatchNorm(5)
         norm(x, train=True)
         return (norm.mean[...] * norm.var[...]).sum()
 
@@ -60,7 +60,7 @@ def test_no_gradient_flows_through_the_running_statistics():
 
 
 def test_running_statistics_are_no_parameters():
-    state = nnx.state(layers.BatchNorm(5), nnx.Param)
+    state = nnx.state(conv_layers.BatchNorm(5), nnx.Param)
     assert set(nnx.to_pure_dict(state)) == {"scale", "bias"}
 
 
@@ -73,14 +73,16 @@ POOLED = [(2, 7, 11, 3), (3, 6, 5, 2), (1, 13, 2, 5), (2, 8, 10, 3)]
 def test_max_pooling_is_torchs(shape):
     x = draw(*shape)
     theirs = torch.nn.functional.max_pool2d(torch.from_numpy(x).permute(0, 3, 1, 2), 2)
-    np.testing.assert_array_equal(layers.max_pool2x2(jnp.asarray(x)), theirs.permute(0, 2, 3, 1))
+    np.testing.assert_array_equal(
+        conv_layers.max_pool2x2(jnp.asarray(x)), theirs.permute(0, 2, 3, 1)
+    )
 
 
 @pytest.mark.parametrize("shape", POOLED)
 def test_gradient_of_pooling_after_relu_is_torchs_though_zeros_tie(shape):
     x = draw(*shape) - 3.4  # five of six values are negative
     weights = draw(shape[0], shape[1] // 2, shape[2] // 2, shape[3], seed=1)
-    ours = jax.grad(lambda x: (weights * layers.max_pool2x2(jax.nn.relu(x))).sum())(x)
+    ours = jax.grad(lambda x: (weights * conv_layers.max_pool2x2(jax.nn.relu(x))).sum())(x)
     theirs = torch.from_numpy(x).requires_grad_()
     pooled = torch.nn.functional.max_pool2d(theirs.relu().permute(0, 3, 1, 2), 2)
     assert (pooled == 0).float().mean() > 0.3  # windows in which all four tie
@@ -94,7 +96,7 @@ def test_initial_kernel_and_bias_belong_to_their_fan_in():
     rngs = nnx.Rngs(0)
     for layer, fan_in in (
         (layers.linear(7, 5003, rngs=rngs), 7),
-        (layers.conv3x3(7, 5003, rngs=rngs), 63),
+        (conv_layers.conv3x3(7, 5003, rngs=rngs), 63),
     ):
         for values in (layer.kernel[...], layer.bias[...]):
             largest = jnp.abs(values).max() * fan_in**0.5

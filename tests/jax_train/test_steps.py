@@ -118,7 +118,7 @@ def test_batch_statistics_change_in_training_and_not_in_evaluation():
     config = tiny_config("simple_cnn")
     recipe = make_recipe(config)
     state, _ = run(config, recipe, 2)
-    assert int(state.stats["stages"][0]["norm1"]["num_batches_tracked"]) == 2
+    assert int(state.stats["stages"][0]["norms"][0]["num_batches_tracked"]) == 2
     before = jax.tree.map(np.array, state.stats)
     steps.eval_step(
         recipe, BATCH, state.params, state.stats, metrics.zero_eval_sums(10), random_data(), 0

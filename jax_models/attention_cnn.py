@@ -1,0 +1,40 @@
+"""A CNN with self-attention over positions after each convolution."""
+
+from collections.abc import Sequence
+
+from flax import nnx
+
+from jax_models import conv_layers, layers
+from jax_models.cnn import ConvNet, check_widths
+from jax_models.registry import register
+from jax_models.torch_weights import TorchTensor
+
+
+@register
+def attention_cnn(
+    *, rngs: nnx.Rngs, in_channels: int = 3, num_classes: int = 10,
+    widths: Sequence[int] = (32, 64, 128, 256, 128),
+) -> ConvNet:  # fmt: skip
+    """A CNN for CIFAR-10 with self-attention after each convolution (737,294 parameters).
+
+    A stage is a 3×3 convolution, ReLU and `conv_layers.SpatialAttention`, at full size all the way;
+    the head takes the mean of each channel. The attention of a stage is [B,1,H·W,H·W/4].
+    """
+    widths = check_widths(widths)
+    layers.check_sizes(in_channels=in_channels)
+    stages = [
+        conv_layers.ConvStage(n, (width,), attention=True, rngs=rngs)
+        for n, width in zip((in_channels, *widths), widths, strict=False)
+    ]
+    names = {"stages.{i}.convs.0": "conv{n}", "head.layers.0": "fc"}
+    for i, stage in enumerate(stages):
+        for part in ("theta", "phi", "g", "o"):
+            # A 1×1 convolution in PyTorch, a matrix product here.
+            inputs, outputs = getattr(stage.attention, part).kernel.shape
+            ours, theirs = f"stages.{i}.attention.{part}", f"sa{i + 1}.{part}"
+            names[f"{ours}.kernel"] = TorchTensor(f"{theirs}.weight", (outputs, inputs, 1, 1))
+            names[f"{ours}.bias"] = TorchTensor(f"{theirs}.bias")
+    return ConvNet(
+        stages, layers.Head(widths[-1], num_classes, rngs=rngs), in_channels=in_channels,
+        torch_names=names,
+    )  # fmt: skip

@@ -1,0 +1,78 @@
+"""Dropout with masks that are cheap to make and depend on nothing but a key and a position."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Dropout(nnx.Module):
+    """Dropout with cheap counter-based masks.
+
+    Source: Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html; kept values are
+    scaled by 1 / (1 - rate) in training, as in PyTorch. The mask is a hash of (key, position),
+    several times cheaper on a CPU than JAX's default generator.
+
+    Args:
+      rate: share of the values that are set to zero, in [0, 1).
+      name: what the rate is called in an error.
+
+    Raises:
+      ValueError: the rate is outside [0, 1).
+    """
+
+    def __init__(self, rate: float, name: str = "dropout"):
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+            raise ValueError(f"{name}={rate!r} is not a rate: give a number from 0 up to below 1.")
+        self.rate = rate
+
+    def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
+        """Return x [B, ...], with `train` after dropping values out.
+
+        `rngs.dropout()` gives one key, or one key per example [B]: then an example's mask follows
+        from its own key alone and not from where in the batch, or on which device, it stands.
+
+        Raises:
+          ValueError: `train` without `rngs`.
+        """
+        if not train or self.rate == 0:
+            return x
+        if rngs is None:
+            raise ValueError(
+                "Training with dropout needs random keys: call the model with "
+                "rngs=nnx.Rngs(dropout=key), or build it with dropout=0."
+            )
+        mask = dropout_mask(rngs.dropout(), x.shape, self.rate)
+        return jnp.where(mask, x / (1 - self.rate), jnp.zeros((), x.dtype))
+
+
+def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
+    """Boolean mask of `shape` that is False with probability `rate`.
+
+    Args:
+      key: a typed PRNG key, or one per example, shape [shape[0]].
+      shape: of the mask.
+      rate: in [0, 1).
+    """
+    words = jax.random.key_data(key)
+    counted = shape if key.ndim == 0 else (1, *shape[1:])
+    words = words.reshape(*key.shape, *(1,) * (len(shape) - key.ndim), words.shape[-1])
+    position = jax.lax.iota(jnp.uint32, _size(counted)).reshape(counted)
+    bits = _mix(_mix(position ^ words[..., 0]) + words[..., -1])
+    return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+
+
+def _size(shape) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _mix(x):
+    """A bijection of uint32 in which every input bit flips every output bit half the time.
+
+    Source: the "triple32"-style finalizer family, https://github.com/skeeto/hash-prospector.
+    """
+    x = (x ^ (x >> 16)) * jnp.uint32(0x21F0AAAD)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x735A2D97)
+    return x ^ (x >> 15)
