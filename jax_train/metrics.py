@@ -96,11 +96,36 @@ def train_figures(sums: TrainSums) -> dict[str, float]:
 
 
 def eval_figures(sums: EvalSums) -> dict[str, float]:
-    """Mean loss and top-1 and top-5 accuracy, in [0, 1], of host copies of the sums."""
+    """Figures of a whole evaluation, of host copies of the sums; all but the loss in [0, 1].
+
+    Returns:
+      loss (mean, nats), top1, top5, and precision, recall and F1: `macro` is the mean over the
+      classes, `micro` counts all examples alike. With one label an example the three micro figures
+      equal top1; they are given because recipes report them.
+    """
     confusion = np.asarray(sums.confusion)
     count = int(confusion.sum())
     return {
         "loss": float(sums.loss) / count,
         "top1": int(np.trace(confusion)) / count,
         "top5": int(sums.top5) / count,
+    } | classification_figures(confusion)
+
+
+def classification_figures(confusion: np.ndarray) -> dict[str, float]:
+    """Macro and micro precision, recall and F1 of a confusion matrix [true, predicted].
+
+    A ratio 0/0 counts as 0, and classes that are neither true nor predicted anywhere are left out
+    of the means, as `sklearn.metrics.precision_recall_fscore_support(zero_division=0)` does.
+    """
+    right = np.diag(confusion).astype(np.float64)
+    predicted, true = confusion.sum(axis=0), confusion.sum(axis=1)
+    seen = predicted + true > 0
+    by_class = {
+        "precision": right / np.maximum(predicted, 1),
+        "recall": right / np.maximum(true, 1),
+        "f1": 2 * right / np.maximum(predicted + true, 1),
     }
+    figures = {f"{name}_macro": float(values[seen].mean()) for name, values in by_class.items()}
+    micro = float(right.sum() / confusion.sum())
+    return figures | {f"{name}_micro": micro for name in by_class}

@@ -1,12 +1,14 @@
 """What a run leaves behind: metrics.csv, results.json, curves.png; and what it prints."""
 
 import csv
+import io
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tqdm import tqdm
 
 COLUMNS = (
     "step", "epoch", "split", "loss", "top1", "top5", "images_per_sec", "learning_rate", "seconds",
+    "precision_macro", "recall_macro", "f1_macro",
 )  # fmt: skip
 
 
@@ -40,7 +43,8 @@ class MetricsFile:
 
     def write(self, **row) -> None:
         """Append a row; figures are kept to six significant digits."""
-        short = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+        short = {k: f"{row[k]:.6g}" if isinstance(row[k], float) else row[k]
+                 for k in COLUMNS if k in row}  # fmt: skip
         self._writer.writerow(short)
         self._file.flush()
 
@@ -153,7 +157,7 @@ def summary(results: dict, workdir: Path) -> str:
     else:
         lines.append(f"  weights: epoch {results['reported_epoch']}, the last")
     lines += [f"  {note}" for note in results["notes"]]
-    lines.append(f"  files: {workdir}/ curves.png, metrics.csv, results.json, checkpoints/")
+    lines.append(f"  files: {workdir}/ curves.png, results.json, metrics.csv, …")
     return "\n".join(lines)
 
 
@@ -167,6 +171,16 @@ def _line(name: str, figures: dict[str, float], images: int) -> str:
 def write_results(path: Path, results: dict) -> None:
     """Write results.json."""
     write_atomically(path, json.dumps(results, indent=2) + "\n")
+
+
+def write_confusion(path: Path, confusion, class_names: Sequence[str]) -> None:
+    """Write a confusion matrix [true, predicted] as CSV, a row for each true class."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["true / predicted", *class_names])
+    for name, row in zip(class_names, confusion.tolist(), strict=True):
+        writer.writerow([name, *row])
+    write_atomically(path, text.getvalue())
 
 
 def draw_curves(metrics: Path, png: Path, title: str) -> None:

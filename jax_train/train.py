@@ -342,19 +342,19 @@ class Trainer:
         figures = None
         with self._clock.paused():
             if val_data is not None:
-                figures = self.evaluate(state, val_data)
+                figures = metrics.eval_figures(self.evaluate(state, val_data))
                 line += f"   val loss {figures['loss']:.4f} top-1 {figures['top1']:6.2%}"
         if figures:
             self._write("val", step, figures)
         self.checkpoints.save(state, step, figures)
         self.console.line(line)
 
-    def evaluate(self, state: steps.TrainState, split: steps.Data) -> dict[str, float]:
-        """Mean loss, top-1 and top-5 over a whole split."""
+    def evaluate(self, state: steps.TrainState, split: steps.Data) -> metrics.EvalSums:
+        """Sums over a whole split, on the host."""
         sums = self.layout.replicate(metrics.zero_eval_sums(self.splits.train.num_classes))
         for start in range(0, split.labels.size, self._eval_batch):
             sums = self._eval(state.params, state.stats, sums, split, start)
-        return metrics.eval_figures(jax.device_get(sums))
+        return jax.device_get(sums)
 
     def _finish(self, state: steps.TrainState) -> dict:
         """Evaluate the reported weights on the test split and write the results."""
@@ -365,8 +365,11 @@ class Trainer:
             if step != self.total_steps:
                 state = self.checkpoints.restore(jax.eval_shape(self._init), step)
         figures = self.checkpoints.figures(step)
-        test = self.evaluate(state, self._to_device(self.splits.test))
+        sums = self.evaluate(state, self._to_device(self.splits.test))
+        test = metrics.eval_figures(sums)
         self._write("test", self.total_steps, test)
+        names = self.splits.test.class_names
+        report.write_confusion(self.workdir / "confusion.csv", sums.confusion, names)
         results = {
             "model": self.config.model.name,
             "data": self.config.data.name,

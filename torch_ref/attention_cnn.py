@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from torch import nn
 
 from torch_ref import layers
+from torch_ref.cnn import ConvNet
 from torch_ref.registry import register
 
 
-class AttentionCNN(nn.Module):
+class AttentionCNN(ConvNet):
     """`attention_cnn`: `conv1`, `sa1`, `conv2`, `sa2`, …, global average pooling, `fc`."""
 
     def __init__(self, *, in_channels: int, num_classes: int, widths: Sequence[int]):
@@ -19,18 +20,15 @@ class AttentionCNN(nn.Module):
             self.add_module(f"sa{i}", layers.SpatialAttention(width))
         self.fc = nn.Linear(widths[-1], num_classes)
 
-    def forward(self, images, return_intermediates: bool = False):
-        """images [B,C,H,W] -> logits [B,K], or (logits, attention and output of every stage)."""
-        x, attention, features = images, [], []
-        for i in range(1, self.depth + 1):
-            x = self.get_submodule(f"conv{i}")(x).relu()
-            x, weights = self.get_submodule(f"sa{i}")(x)
-            attention.append(weights)
-            features.append(x)
-        logits = self.fc(x.mean(dim=(2, 3)))
-        if return_intermediates:
-            return logits, {"attention": tuple(attention), "features": tuple(features)}
-        return logits
+    def stages(self):
+        pairs = [
+            (self.get_submodule(f"conv{i + 1}"), self.get_submodule(f"sa{i + 1}"))
+            for i in range(self.depth)
+        ]
+        return [lambda x, conv=conv, sa=sa: sa(conv(x).relu()) for conv, sa in pairs]
+
+    def classify(self, x):
+        return self.fc(x.mean(dim=(2, 3)))
 
 
 @register

@@ -8,29 +8,42 @@ from torch_ref import layers
 from torch_ref.registry import register
 
 
-class SimpleCNN(nn.Module):
+class ConvNet(nn.Module):
+    """Stages, and a head on what the last one gives: what the three have in common."""
+
+    def forward(self, images, return_intermediates: bool = False):
+        """images [B,C,H,W] -> logits [B,K], or (logits, attention and output of every stage)."""
+        x, attention, features = images, [], []
+        for stage in self.stages():
+            x, weights = stage(x)
+            features.append(x)
+            if weights is not None:
+                attention.append(weights)
+        logits = self.classify(x)
+        if return_intermediates:
+            return logits, {"attention": tuple(attention), "features": tuple(features)}
+        return logits
+
+
+class SimpleCNN(ConvNet):
     """`simple_cnn`: stages `conv1`, `conv2`, …, global average pooling, linear head."""
 
     def __init__(self, *, in_channels: int, num_classes: int, widths: Sequence[int]):
         super().__init__()
+        self.depth = len(widths)
         for i, (n, width) in enumerate(zip((in_channels, *widths), widths, strict=False), start=1):
             self.add_module(f"conv{i}", layers.conv_stage(n, width))
         self.fc = nn.Linear(widths[-1], num_classes)
 
-    def forward(self, images, return_intermediates: bool = False):
-        """images [B,C,H,W] -> logits [B,K], or (logits, the output of every stage)."""
-        x, features = images, []
-        for name, stage in self.named_children():
-            if name.startswith("conv"):
-                x = stage(x)
-                features.append(x)
-        logits = self.fc(x.mean(dim=(2, 3)))
-        if return_intermediates:
-            return logits, {"attention": (), "features": tuple(features)}
-        return logits
+    def stages(self):
+        convs = [self.get_submodule(f"conv{i + 1}") for i in range(self.depth)]
+        return [lambda x, conv=conv: (conv(x), None) for conv in convs]
+
+    def classify(self, x):
+        return self.fc(x.mean(dim=(2, 3)))
 
 
-class MnistCNN(nn.Module):
+class MnistCNN(ConvNet):
     """`mnist_cnn`."""
 
     def __init__(
@@ -46,14 +59,14 @@ class MnistCNN(nn.Module):
         self.fc1 = nn.Linear(second * ((img_size - 4) // 2) ** 2, hidden)
         self.fc2 = nn.Linear(hidden, num_classes)
 
-    def forward(self, images, return_intermediates: bool = False):
-        """images [B,C,H,W] -> logits [B,K], or (logits, the output of both stages)."""
-        first = self.conv1(images).relu()
-        second = self.dropout1(self.pool(self.conv2(first).relu()))
-        logits = self.fc2(self.dropout2(self.fc1(second.flatten(1)).relu()))
-        if return_intermediates:
-            return logits, {"attention": (), "features": (first, second)}
-        return logits
+    def stages(self):
+        return [
+            lambda x: (self.conv1(x).relu(), None),
+            lambda x: (self.dropout1(self.pool(self.conv2(x).relu())), None),
+        ]
+
+    def classify(self, x):
+        return self.fc2(self.dropout2(self.fc1(x.flatten(1)).relu()))
 
 
 @register

@@ -16,7 +16,7 @@ class VisionTransformer(nn.Module):
         """images [B,C,H,W] -> logits [B,K], or (logits, attention and tokens of every block)."""
         x = self.embed(images)
         attention, features = [], []
-        for block in self.transformer_blocks():
+        for block in self.stages():
             x, weights = block(x)
             attention.append(weights)
             features.append(x)
@@ -74,7 +74,7 @@ class ViT(VisionTransformer):
         x = with_class_token(self.cls_token, self.patch_embed(images)) + self.pos_embed
         return self.dropout(x)
 
-    def transformer_blocks(self):
+    def stages(self):
         return self.blocks
 
     def classify(self, token):
@@ -130,7 +130,7 @@ class RasterViT(VisionTransformer):
         x = self.patch_embedding(images.reshape(images.shape[0], -1, self.run))
         return with_class_token(self.class_token, x) + self.positional_embedding
 
-    def transformer_blocks(self):
+    def stages(self):
         return self.encoder.layers
 
     def classify(self, token):
@@ -181,7 +181,7 @@ class DeepViT(VisionTransformer):
         x = self.input(layers.patches(images, self.patch_size)).relu()
         return self.dropout(with_class_token(self.class_embed, x) + self.pos_embed)
 
-    def transformer_blocks(self):
+    def stages(self):
         return self.transformer
 
     def classify(self, token):
@@ -234,7 +234,7 @@ class MnistViT(VisionTransformer):
         x = with_class_token(self.class_random, x) + self.position_embeddings.weight
         return nn.functional.normalize(x, dim=1, eps=1e-12)
 
-    def transformer_blocks(self):
+    def stages(self):
         return self.encoder1.layers
 
     def classify(self, token):
@@ -307,7 +307,7 @@ class MlpHeadViT(VisionTransformer):
     def embed(self, images):
         return self.patch_embedding_layer(images)
 
-    def transformer_blocks(self):
+    def stages(self):
         return self.transformer_layers
 
     def classify(self, token):

@@ -39,6 +39,8 @@ class Small(NamedTuple):
       features: shape of each feature map, without the batch.
       no_gradient: end of a parameter's path -> (mask of the part that theory gives no gradient,
         the reason).
+      gated: words of the paths of parameters in front of a ReLU, which may shut some of their
+        units for all images of a batch.
       misfits: settings that do not fit together -> words the error must hold.
       initial: settings for the comparison of initial weights: enough values in every tensor.
     """
@@ -50,9 +52,12 @@ class Small(NamedTuple):
     no_gradient: dict[str, tuple[Callable, str]]
     misfits: list[tuple[dict, list[str]]]
     initial: dict
+    gated: tuple[str, ...] = ()
 
 
 BEFORE_BATCH_NORM = (whole, "batch norm takes the mean out again, and the bias with it")
+KEY_BIAS = "it adds the same to all scores of a query: softmax drops it"
+FUSED_KEY_BIAS = {"qkv.bias": (key_third, KEY_BIAS)}
 
 SMALL = {
     "vit": Small(
@@ -63,9 +68,7 @@ SMALL = {
         image=(15, 15),
         attention=((3, 10, 10),) * 2,
         features=((10, 21),) * 2,
-        no_gradient={
-            "qkv.bias": (key_third, "it adds the same to all scores of a query: softmax drops it"),
-        },
+        no_gradient=FUSED_KEY_BIAS,
         misfits=[
             ({"patch_size": 4}, ["patch_size=4", "img_size=15", "1, 3, 5, 15."]),
             ({"img_size": 28, "patch_size": 29}, ["patch_size=29", "1, 2, 4, 7, 14, 28."]),
@@ -81,9 +84,120 @@ SMALL = {
         image=(13, 9),
         attention=(),
         features=((6, 4, 5), (3, 2, 11)),
-        no_gradient={"conv1.bias": BEFORE_BATCH_NORM, "conv2.bias": BEFORE_BATCH_NORM},
+        no_gradient={"convs.0.bias": BEFORE_BATCH_NORM, "convs.1.bias": BEFORE_BATCH_NORM},
         misfits=[({"widths": ()}, ["widths=()"])],
         initial={"in_channels": 3, "num_classes": 29, "widths": (23, 31)},
+    ),
+    "attention_cnn": Small(
+        settings={"in_channels": 2, "num_classes": 19, "widths": (24, 16)},
+        image=(13, 9),
+        attention=((1, 117, 24),) * 2,
+        features=((13, 9, 24), (13, 9, 16)),
+        no_gradient={"phi.bias": (whole, KEY_BIAS)},
+        misfits=[
+            ({"widths": ()}, ["widths=()"]),
+            ({"widths": (16, 20)}, ["widths: 20 channels", "multiple of 8"]),
+        ],
+        initial={"in_channels": 3, "num_classes": 29, "widths": (24, 40)},
+    ),
+    "raster_vit": Small(
+        settings={
+            "img_size": 15, "in_channels": 2, "num_classes": 19, "patch_size": 5, "embed_dim": 21,
+            "depth": 2, "num_heads": 3, "mlp_dim": 17,
+        },
+        image=(15, 15),
+        attention=((3, 10, 10),) * 2,
+        features=((10, 21),) * 2,
+        no_gradient=FUSED_KEY_BIAS,
+        gated=("norm2_in", "mlp."),
+        misfits=[
+            ({"patch_size": 4}, ["patch_size=4", "img_size=15", "1, 3, 5, 15."]),
+            ({"num_heads": 4}, ["num_heads=4", "embed_dim=21"]),
+        ],
+        initial={
+            "img_size": 12, "in_channels": 3, "num_classes": 29, "patch_size": 3, "embed_dim": 28,
+            "depth": 2, "num_heads": 4, "mlp_dim": 46,
+        },
+    ),
+    "deep_vit": Small(
+        settings={
+            "img_size": 14, "in_channels": 2, "num_classes": 19, "patch_size": 7, "embed_dim": 22,
+            "depth": 2, "num_heads": 2, "mlp_dim": 13, "head_dims": (17,), "dropout": 0.23,
+        },
+        image=(14, 14),
+        attention=((2, 5, 5),) * 2,
+        features=((5, 22),) * 2,
+        no_gradient=FUSED_KEY_BIAS,
+        gated=("head.layers",),
+        misfits=[
+            ({"patch_size": 4}, ["patch_size=4", "img_size=14", "1, 2, 7, 14."]),
+            ({"num_heads": 3}, ["num_heads=3", "embed_dim=22"]),
+            ({"head_dims": (17, 11)}, ["head_dims=(17, 11)", "1 hidden"]),
+            ({"head_dims": 17}, ["head_dims=17", "1 hidden"]),
+        ],
+        initial={
+            "img_size": 12, "in_channels": 3, "num_classes": 29, "patch_size": 3, "embed_dim": 28,
+            "depth": 2, "num_heads": 4, "mlp_dim": 46, "head_dims": (37,),
+        },
+    ),
+    "mnist_cnn": Small(
+        settings={
+            "img_size": 13, "in_channels": 2, "num_classes": 19, "widths": (5, 11),
+            "head_dims": (23,), "dropout": 0.23, "head_dropout": 0.41,
+        },
+        image=(13, 13),
+        attention=(),
+        features=((11, 11, 5), (4, 4, 11)),
+        no_gradient={},
+        gated=("head.layers",),
+        misfits=[
+            ({"widths": (5, 11, 3)}, ["widths=(5, 11, 3)", "2 numbers"]),
+            ({"head_dims": ()}, ["head_dims=()", "1 hidden"]),
+            ({"img_size": 5}, ["img_size=5", "at least 6"]),
+        ],
+        initial={
+            "img_size": 11, "in_channels": 3, "num_classes": 29, "widths": (23, 31),
+            "head_dims": (37,),
+        },
+    ),
+    "mnist_vit": Small(
+        settings={
+            "img_size": 21, "in_channels": 2, "num_classes": 13, "patch_size": 7, "embed_dim": 15,
+            "depth": 2, "num_heads": 3, "mlp_dim": 23, "head_dims": (17, 11), "dropout": 0.23,
+        },
+        image=(21, 21),
+        attention=((3, 10, 10),) * 2,
+        features=((10, 15),) * 2,
+        no_gradient=FUSED_KEY_BIAS,
+        misfits=[
+            ({"patch_size": 4}, ["patch_size=4", "img_size=21", "1, 3, 7, 21."]),
+            ({"num_heads": 4}, ["num_heads=4", "embed_dim=15"]),
+            ({"head_dims": (17,)}, ["head_dims=(17,)", "2 hidden"]),
+        ],
+        initial={
+            "img_size": 12, "in_channels": 3, "num_classes": 29, "patch_size": 3, "embed_dim": 28,
+            "depth": 2, "num_heads": 4, "mlp_dim": 46, "head_dims": (37, 31),
+        },
+    ),
+    "mlp_head_vit": Small(
+        settings={
+            "img_size": 15, "in_channels": 2, "num_classes": 19, "patch_size": 3, "embed_dim": 14,
+            "depth": 2, "num_heads": 2, "mlp_dim": 11, "head_dims": (23, 17), "dropout": 0.23,
+            "head_dropout": 0.41,
+        },
+        image=(15, 15),
+        attention=((2, 26, 26),) * 2,
+        features=((26, 14),) * 2,
+        no_gradient=FUSED_KEY_BIAS,
+        misfits=[
+            ({"patch_size": 4}, ["patch_size=4", "img_size=15", "1, 3, 5, 15."]),
+            ({"num_heads": 3}, ["num_heads=3", "embed_dim=14"]),
+            ({"head_dims": (23,)}, ["head_dims=(23,)", "2 hidden"]),
+        ],
+        initial={
+            "img_size": 12, "in_channels": 3, "num_classes": 29, "patch_size": 3, "embed_dim": 28,
+            "depth": 2, "num_heads": 4, "mlp_dim": 46, "head_dims": (37, 31),
+        },
     ),
 }  # fmt: skip
 

@@ -58,10 +58,22 @@ def test_evaluation_is_the_default_and_repeats(name):
     np.testing.assert_array_equal(logits, shared(name)(images, train=False, rngs=dropout_rngs()))
 
 
+def has_two_modes(name):
+    """Whether the mirror has a layer that trains otherwise than it evaluates."""
+    with torch.device("meta"):
+        mirror = torch_ref.create_model(name, **SMALL[name].settings)
+    kinds = (torch.nn.Dropout, torch.nn.BatchNorm2d)
+    return any(isinstance(module, kinds) for module in mirror.modules())
+
+
 @every_model
-def test_training_computes_something_else(name):
+def test_training_computes_something_else_only_with_dropout_or_batch_norm(name):
     images, model = draw_images(name), build(name)
-    assert jnp.abs(model(images) - model(images, train=True, rngs=dropout_rngs())).max() > 1e-3
+    logits, trained = model(images), model(images, train=True, rngs=dropout_rngs())
+    if has_two_modes(name):
+        assert jnp.abs(logits - trained).max() > 1e-3
+    else:
+        np.testing.assert_array_equal(logits, trained)
 
 
 @every_model
@@ -154,7 +166,8 @@ def test_every_parameter_learns(name):
         assert (np.abs(g[without]) < 1e-5 * largest).all(), path
         rest = np.abs(g[~without])
         assert without.all() or rest.max() > 1e-4 * largest, path
-        assert without.all() or (rest > 1e-7 * largest).mean() > 0.9, path
+        share = 0.2 if any(word in path for word in SMALL[name].gated) else 0.9
+        assert without.all() or (rest > 1e-7 * largest).mean() > share, path
     assert used == set(SMALL[name].no_gradient)
 
 
@@ -237,7 +250,7 @@ def test_images_of_another_size_are_explained(name):
 def test_images_too_small_for_the_stages_are_explained():
     model = build("simple_cnn")
     assert jax.eval_shape(model, draw_images("simple_cnn")[:, :4, :4]).shape == (7, 19)
-    with pytest.raises(ValueError, match=r"4x3 pixels are too small .* 2 stages"):
+    with pytest.raises(ValueError, match=r"4x3 pixels are too small to be halved 2 times"):
         model(draw_images("simple_cnn")[:, :4, :3])
 
 
@@ -264,9 +277,10 @@ def test_bad_sizes_are_named(name, keyword, value):
 @pytest.mark.parametrize(("name", "keyword"), sizes(tuple))
 @pytest.mark.parametrize("value", [0, -3, True, 2.0, "5"])
 def test_bad_sizes_in_a_sequence_are_named(name, keyword, value):
-    sequence = [*SMALL[name].settings[keyword][:1], value]
-    with pytest.raises(ValueError, match=re.escape(f"{keyword}[1]={value!r}: expected a whole")):
-        build(name, **{keyword: sequence})
+    *others, _ = SMALL[name].settings[keyword]
+    place = f"{keyword}[{len(others)}]"
+    with pytest.raises(ValueError, match=re.escape(f"{place}={value!r}: expected a whole")):
+        build(name, **{keyword: [*others, value]})
 
 
 @pytest.mark.parametrize(("name", "keyword"), sizes(float))
@@ -314,9 +328,26 @@ def test_a_model_larger_than_any_memory_can_be_counted():
     assert count(model) > 1e12
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("vit", 1_205_898), ("simple_cnn", 4_694_346)])
-def test_default_models_have_the_published_size(name, parameters):
-    assert count(abstract(name)) == parameters
+PUBLISHED_SIZES = {
+    "attention_cnn": 737_294,
+    "deep_vit": 12_862_820,
+    "mlp_head_vit": 2_618_916,
+    "mnist_cnn": 1_199_882,
+    "mnist_vit": 3_417_816,
+    "raster_vit": 159_498,
+    "simple_cnn": 4_694_346,
+    "vit": 1_205_898,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_default_models_have_the_published_size(name):
+    assert count(abstract(name)) == PUBLISHED_SIZES[name]
+
+
+@pytest.mark.parametrize(("num_classes", "parameters"), [(10, 3_328_778), (100, 3_374_948)])
+def test_the_shallow_form_of_the_deep_model_has_the_published_size(num_classes, parameters):
+    assert count(abstract("deep_vit", depth=6, num_classes=num_classes)) == parameters
 
 
 @every_model

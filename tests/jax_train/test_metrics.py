@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import precision_recall_fscore_support
 
 from jax_train import metrics
 
@@ -60,6 +61,22 @@ def test_confusion_rows_are_true_classes(batch):
     expected = np.zeros((7, 7), int)
     np.add.at(expected, (labels, logits.argmax(axis=1)), 1)
     np.testing.assert_array_equal(sums.confusion, expected)
+
+
+@pytest.mark.parametrize("classes", [2, 7, 23])
+def test_precision_recall_and_f1_equal_scikit_learns(classes):
+    random = np.random.default_rng(classes)
+    # Of 23 classes some are never true and some never predicted among 29 examples.
+    labels, predicted = random.integers(0, classes, (2, 29))
+    confusion = np.zeros((classes, classes), int)
+    np.add.at(confusion, (labels, predicted), 1)
+    figures = metrics.classification_figures(confusion)
+    for average in ("macro", "micro"):
+        expected = precision_recall_fscore_support(
+            labels, predicted, average=average, zero_division=0
+        )
+        for name, value in zip(("precision", "recall", "f1"), expected, strict=False):
+            assert figures[f"{name}_{average}"] == pytest.approx(value, abs=1e-12)
 
 
 def test_training_sums_add_up_over_batches(batch):

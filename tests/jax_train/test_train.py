@@ -57,7 +57,7 @@ def finished(tmp_path_factory):
 def test_run_folder_holds_what_the_readme_promises(finished):
     folder, results = finished
     assert {path.name for path in folder.iterdir()} == {
-        "config.json", "metrics.csv", "results.json", "checkpoints", "curves.png",
+        "config.json", "metrics.csv", "results.json", "checkpoints", "curves.png", "confusion.csv",
     }  # fmt: skip
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "results.json").read_text()) == results
@@ -76,6 +76,16 @@ def test_results_say_what_was_measured(finished):
     assert results["test"]["top1"] * 60 == pytest.approx(round(results["test"]["top1"] * 60))
     assert results["device"].startswith("cpu")
     assert set(results["versions"]) >= {"python", "jax", "flax", "optax"}
+
+
+def test_confusion_matrix_adds_up_to_the_results(finished):
+    folder, results = finished
+    with open(folder / "confusion.csv", newline="") as file:
+        header, *table = csv.reader(file)
+    counts = np.array([row[1:] for row in table], int)
+    assert header[1:] == [row[0] for row in table] == [str(digit) for digit in range(10)]
+    assert counts.sum() == 60
+    assert np.trace(counts) / 60 == pytest.approx(results["test"]["top1"])
 
 
 def test_metrics_has_a_row_for_each_log_point_and_evaluation(finished):
@@ -218,7 +228,7 @@ def test_finished_run_is_set_aside_and_nothing_is_lost(tmp_path):
 
 def test_torn_last_row_of_metrics_is_dropped(tmp_path):
     path = tmp_path / "metrics.csv"
-    path.write_text(",".join(report.COLUMNS) + "\n3,1,train,2.0,0.1,0.5,10,0.1,1.5\n4,1,tr")
+    path.write_text(",".join(report.COLUMNS) + "\n3,1,train,2.0,0.1,0.5,10,0.1,1.5,,,\n4,1,tr")
     assert [row["step"] for row in report.read_metrics(path)] == ["3"]
 
 

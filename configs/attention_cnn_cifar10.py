@@ -1,0 +1,31 @@
+"""CNN with self-attention after each convolution on CIFAR-10, 737,294 parameters.
+
+python train_jax.py --config configs/attention_cnn_cifar10.py
+
+Time: TIME_ATTENTION. Result: RESULT_ATTENTION.
+"""
+
+from configs import common
+
+
+def get_config():
+    """Adam at a constant rate for 10 epochs, no augmentation.
+
+    The test images also serve as validation images, as in the published recipe; nothing is
+    chosen by them: the figures are those of the last epoch.
+    """
+    config = common.get_config()
+    config.model.name = "attention_cnn"
+    config.data.name = "cifar10"
+    config.data.train_split = "train"
+    config.data.val_split = "test"
+    config.data.test_split = "test"
+    config.data.mean = (0.5, 0.5, 0.5)
+    config.data.std = (0.5, 0.5, 0.5)
+    config.train.epochs = 10
+    config.train.batch_size = 100
+    config.optim.name = "adam"
+    config.optim.learning_rate = 1e-3
+    config.schedule.name = "constant"
+    config.checkpoint.report = "last"
+    return config
