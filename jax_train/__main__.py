@@ -41,7 +41,49 @@ def run_prepare(args: argparse.Namespace) -> None:
     print(prepare.prepare_and_describe(args.name, args.data_dir, args.archive))
 
 
-COMMANDS = (add_prepare,)
+def add_convert(commands) -> None:
+    """Add `convert`: weight files between PyTorch, safetensors and NumPy."""
+    parser = commands.add_parser(
+        "convert",
+        help="convert weights between PyTorch (.pt), .safetensors and .npz",
+        description="Load a file of weights into a model, which proves that all of it fits, and "
+        "write it in the format that the new name ends in: .pt, .pth or .bin (PyTorch), "
+        ".safetensors or .npz (NumPy). Code in a .pt file is never run.",
+    )
+    parser.add_argument("--model", required=True, metavar="NAME", help="name of the model")
+    parser.add_argument(
+        "--from", required=True, dest="source", metavar="FILE", help="weights to read"
+    )
+    parser.add_argument("--to", required=True, dest="target", metavar="FILE", help="file to write")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEYWORD=VALUE",
+        help="a constructor keyword of the model that is not the default, such as num_classes=10; "
+        "may be repeated",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    parser.set_defaults(run=run_convert)
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    """Run `convert` and say what was written."""
+    from jax_train import convert
+
+    print(
+        convert.convert_and_describe(
+            args.model,
+            args.source,
+            args.target,
+            settings=args.settings,
+            overwrite=args.overwrite,
+        )
+    )
+
+
+COMMANDS = (add_prepare, add_convert)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -109,7 +109,7 @@ SMALL = {
         attention=((3, 10, 10),) * 2,
         features=((10, 21),) * 2,
         no_gradient=FUSED_KEY_BIAS,
-        gated=("norm2_in", "mlp."),
+        gated=("norm1_in", "qkv", "norm2_in", "mlp."),
         misfits=[
             ({"patch_size": 4}, ["patch_size=4", "img_size=15", "1, 3, 5, 15."]),
             ({"num_heads": 4}, ["num_heads=4", "embed_dim=21"]),

@@ -4,20 +4,28 @@ Every test is deterministic (fixed keys). Limits are five standard errors, or a 
 """
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 from scipy import stats
 
 from jax_models import dropout
-from tests.jax_models.small import COVERED, SMALL, build, draw_images
+from tests.jax_models.small import COVERED, SMALL, build, build_mirror, draw_images
 
 with_dropout = pytest.mark.parametrize(
     "name", [name for name in COVERED if "dropout" in SMALL[name].settings]
 )
+RATES = [
+    (name, key)
+    for name in COVERED
+    for key, value in SMALL[name].settings.items()
+    if isinstance(value, float)
+]
 SEEDS = [0, 1, 2**31 - 1]
 
 
@@ -106,9 +114,44 @@ def test_training_without_keys_says_what_to_do(name):
 
 @with_dropout
 def test_training_without_dropout_needs_no_keys(name):
-    rates = {key: 0.0 for key, value in SMALL[name].settings.items() if isinstance(value, float)}
+    rates = {key: 0.0 for model, key in RATES if model == name}
     model, images = build(name, **rates), draw_images(name)
     np.testing.assert_array_equal(model(images, train=True), model(images))
+
+
+@pytest.mark.parametrize(("name", "keyword"), RATES)
+def test_each_rate_alone_drops_something(name, keyword):
+    rates = {key: 0.0 for model, key in RATES if model == name}
+    model, images = build(name, **(rates | {keyword: 0.5})), draw_images(name)
+    rngs = nnx.Rngs(dropout=jax.random.key(0))
+    difference = model(images, train=True, rngs=rngs) - model(images)
+    assert jnp.abs(difference).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_dropout_stands_where_the_mirror_has_it(name, monkeypatch):
+    """Number of values and rate of each dropout, in the order of the calls."""
+    ours, theirs = [], []
+    plain_mask, plain_dropout = dropout.dropout_mask, torch.nn.functional.dropout
+
+    def our_mask(key, shape, rate):
+        ours.append((math.prod(shape), rate))
+        return plain_mask(key, shape, rate)
+
+    def their_dropout(x, p=0.5, *args, **keywords):
+        if p:
+            theirs.append((x.numel(), p))
+        return plain_dropout(x, p, *args, **keywords)
+
+    monkeypatch.setattr(dropout, "dropout_mask", our_mask)
+    monkeypatch.setattr(torch.nn.functional, "dropout", their_dropout)
+    images = draw_images(name, batch=3)
+    nnx.eval_shape(lambda: build(name)(images, train=True, rngs=nnx.Rngs(dropout=0)))
+    build_mirror(name).train()(torch.zeros(images.transpose(0, 3, 1, 2).shape))
+    assert ours == theirs
+    assert {rate for _, rate in ours} == {
+        SMALL[name].settings[key] for m, key in RATES if m == name
+    }
 
 
 # What a mask depends on

@@ -1,4 +1,4 @@
-"""Batch norm and max-pooling; their equality with PyTorch inside models is shown in parity."""
+"""The parts of CNNs one by one; their equality with PyTorch inside models is shown in parity."""
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,67 @@ def test_gradient_of_pooling_after_relu_is_torchs_though_zeros_tie(shape):
     (torch.from_numpy(weights) * pooled.permute(0, 2, 3, 1)).sum().backward()
     np.testing.assert_array_equal(ours, theirs.grad)
     assert np.asarray(ours).any()
+
+
+def pooling_gradients(x, weights):
+    """Gradients of the weighted sum of the pooled maps, ours and PyTorch's."""
+    ours = jax.grad(lambda x: (weights * conv_layers.max_pool2x2(x)).sum())(jnp.asarray(x))
+    theirs = torch.from_numpy(x.copy()).requires_grad_()
+    pooled = torch.nn.functional.max_pool2d(theirs.permute(0, 3, 1, 2), 2)
+    (torch.from_numpy(weights) * pooled.permute(0, 2, 3, 1)).sum().backward()
+    return np.asarray(ours), theirs.grad.numpy()
+
+
+@pytest.mark.parametrize("value", [1.7, -2.3])
+@pytest.mark.parametrize("shape", POOLED)
+def test_the_first_of_a_constant_window_gets_all_of_its_gradient(shape, value):
+    weights = draw(shape[0], shape[1] // 2, shape[2] // 2, shape[3], seed=1)
+    ours, theirs = pooling_gradients(np.full(shape, value, np.float32), weights)
+    np.testing.assert_array_equal(ours, theirs)
+    h, w = shape[1] // 2 * 2, shape[2] // 2 * 2
+    np.testing.assert_array_equal(ours[:, 0:h:2, 0:w:2], weights)
+    assert np.count_nonzero(ours) == weights.size
+
+
+@pytest.mark.parametrize("shape", POOLED)
+def test_gradient_of_pooling_is_torchs_when_any_values_tie(shape):
+    x = np.random.default_rng(2).integers(-1, 2, shape).astype(np.float32)
+    weights = draw(shape[0], shape[1] // 2, shape[2] // 2, shape[3], seed=1)
+    ours, theirs = pooling_gradients(x, weights)
+    np.testing.assert_array_equal(ours, theirs)
+    assert np.count_nonzero(ours) == weights.size
+
+
+# Attention between convolutions
+
+
+@pytest.mark.parametrize("channels", [7, 12, 31])
+def test_channels_the_reduction_does_not_divide_are_explained(channels):
+    message = rf"widths: {channels} channels are not a multiple of 8"
+    with pytest.raises(ValueError, match=message):
+        conv_layers.SpatialAttention(channels, rngs=nnx.Rngs(0))
+    conv_layers.SpatialAttention(channels, reduction=channels, rngs=nnx.Rngs(0))
+
+
+def test_attention_adds_a_mean_of_pooled_values_by_unscaled_scores():
+    """The definition, written out in double precision."""
+    layer, x = conv_layers.SpatialAttention(24, rngs=nnx.Rngs(0)), draw(2, 5, 7, 24)
+    y, weights = layer(jnp.asarray(x))
+
+    def project(part, x):
+        kernel, bias = (np.float64(v[...]) for v in (part.kernel, part.bias))
+        return x.astype(np.float64) @ kernel + bias
+
+    def pooled(maps):
+        cut = maps[:, :4, :6].reshape(2, 2, 2, 3, 2, 3)
+        return cut.max(axis=(2, 4)).reshape(2, 6, 3)
+
+    keys, values = pooled(project(layer.phi, x)), pooled(project(layer.g, x))
+    scores = np.exp(project(layer.theta, x).reshape(2, 35, 3) @ keys.transpose(0, 2, 1))
+    expected = scores / scores.sum(-1, keepdims=True)
+    np.testing.assert_allclose(weights, expected[:, None], atol=1e-5)
+    attended = project(layer.o, expected @ values).reshape(x.shape)
+    np.testing.assert_allclose(y, x + attended, atol=1e-4)
 
 
 def test_initial_kernel_and_bias_belong_to_their_fan_in():

@@ -1,5 +1,6 @@
 """What every registered model promises: shapes, modes, gradients, intermediates, errors."""
 
+import functools
 import math
 import re
 
@@ -308,6 +309,7 @@ def test_mlp_dim_follows_the_width_unless_given():
 # Counting without allocating
 
 
+@functools.cache
 def abstract(name, **settings):
     return nnx.eval_shape(lambda: jax_models.create_model(name, rngs=nnx.Rngs(0), **settings))
 

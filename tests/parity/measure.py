@@ -14,8 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 _BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
-def measure() -> dict[str, dict]:
-    """Return {'float32': …, 'float64': …}, what `ladder.main` writes in each precision."""
+def measure(full: bool = False) -> dict[str, dict]:
+    """Return {'float32': …, 'float64': …}, what `ladder.main` writes in each precision.
+
+    Args:
+      full: measure the published depths, and no mutations.
+    """
     with tempfile.TemporaryDirectory() as folder:
         processes = {}
         for precision, x64 in {"float32": "0", "float64": "1"}.items():
@@ -25,7 +29,9 @@ def measure() -> dict[str, dict]:
                 "JAX_ENABLE_X64": x64, "JAX_DEFAULT_MATMUL_PRECISION": "highest",
                 "JAX_PLATFORMS": "cpu",
             }  # fmt: skip
-            if precision == "float64":
+            if full:
+                command.append("--full")
+            elif precision == "float64":
                 command.append("--mutations")
             processes[precision] = out, subprocess.Popen(command, cwd=ROOT, env=environment)
         for precision, (_, process) in processes.items():
@@ -34,33 +40,38 @@ def measure() -> dict[str, dict]:
         return {precision: json.loads(out.read_text()) for precision, (out, _) in processes.items()}
 
 
-def table(measured: dict[str, dict]) -> str:
-    """The errors as a Markdown table, a row for each model and rung."""
-    from tests.parity.ladder import BARS
+def tables(measured: dict[str, dict]) -> str:
+    """The errors as Markdown, a table for each precision: a row for each rung, models across."""
+    from tests.parity.ladder import BARS, bar
 
-    lines = [
-        "| model | rung | float32 | allowed | float64 | allowed |",
-        "|---|---|---|---|---|---|",
-    ]
-    for model, errors in measured["float32"]["errors"].items():
-        for rung, (bar32, bar64) in BARS.items():
-            if rung in errors:
-                of64 = measured["float64"]["errors"][model][rung]
-                allowed = f"{bar32:.0e}" if bar32 else "reported only"
-                lines.append(
-                    f"| `{model}` | {rung} | {errors[rung]:.1e} | {allowed} "
-                    f"| {of64:.1e} | {bar64:.0e} |"
-                )
-    return "\n".join(lines)
+    parts = []
+    for precision, result in measured.items():
+        models = sorted(result["errors"])
+        lines = [f"### {precision}", "", f"| rung | allowed | {' | '.join(models)} |"]
+        lines.append("|---" * (len(models) + 2) + "|")
+        for rung, bars in BARS.items():
+            allowed = bars[precision == "float64"]
+            if allowed is None:
+                continue
+            cells = [_cell(result["errors"][m].get(rung), bar(m, rung, precision)) for m in models]
+            lines.append(f"| {rung} | {allowed:.0e} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _cell(error: float | None, allowed: float | None) -> str:
+    if error is None:
+        return "–"
+    return f"{error:.0e}" if allowed else f"({error:.0e})"
 
 
 def main() -> None:
-    """Measure, and rewrite the table between the two marks in docs/parity.md."""
+    """Measure, and rewrite the tables between the two marks in docs/parity.md."""
     page = ROOT / "docs" / "parity.md"
     before, rest = page.read_text().split(_BEGIN)
     after = rest.split(_END)[1]
-    page.write_text(f"{before}{_BEGIN}\n{table(measure())}\n{_END}{after}")
-    print(f"rewrote the table in {page}")
+    page.write_text(f"{before}{_BEGIN}\n\n{tables(measure(full=True))}\n\n{_END}{after}")
+    print(f"rewrote the tables in {page}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,168 @@
+"""The sizes each model is compared at, and a model with its mirror on the same random weights."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+import jax_models
+import torch_ref
+from jax_models import torch_weights
+
+# Each model: its published sizes (`depth` is cut, but not in a full measurement), and others that
+# are distinct primes where they fit, so that a swapped axis cannot pass.
+CASES: dict[str, list[dict]] = {
+    "vit": [
+        {"batch": 2, "image": (32, 32), "depth": 2},
+        {
+            "batch": 3, "image": (35, 35), "img_size": 35, "patch_size": 7, "in_channels": 2,
+            "embed_dim": 39, "num_heads": 3, "depth": 2, "mlp_dim": 53, "num_classes": 11,
+        },
+        {
+            "batch": 5, "image": (22, 22), "img_size": 22, "patch_size": 11, "in_channels": 1,
+            "embed_dim": 10, "num_heads": 5, "depth": 3, "mlp_dim": 17, "num_classes": 7,
+        },
+    ],
+    "raster_vit": [
+        {"batch": 2, "image": (32, 32), "depth": 2},
+        {
+            "batch": 3, "image": (15, 15), "img_size": 15, "patch_size": 5, "in_channels": 2,
+            "embed_dim": 39, "num_heads": 3, "depth": 2, "mlp_dim": 53, "num_classes": 11,
+        },
+    ],
+    "deep_vit": [
+        {"batch": 2, "image": (32, 32), "depth": 2},
+        {
+            "batch": 3, "image": (35, 35), "img_size": 35, "patch_size": 7, "in_channels": 2,
+            "embed_dim": 39, "num_heads": 3, "depth": 3, "mlp_dim": 53, "num_classes": 11,
+            "head_dims": (29,),
+        },
+    ],
+    "mnist_vit": [
+        {"batch": 2, "image": (28, 28), "depth": 2},
+        {
+            "batch": 3, "image": (33, 33), "img_size": 33, "patch_size": 11, "in_channels": 2,
+            "embed_dim": 39, "num_heads": 3, "depth": 2, "mlp_dim": 53, "num_classes": 11,
+            "head_dims": (29, 23),
+        },
+    ],
+    "mlp_head_vit": [
+        {"batch": 2, "image": (72, 72), "depth": 2},
+        {
+            "batch": 3, "image": (26, 26), "img_size": 26, "patch_size": 13, "in_channels": 2,
+            "embed_dim": 39, "num_heads": 3, "depth": 2, "mlp_dim": 53, "num_classes": 11,
+            "head_dims": (29, 23),
+        },
+    ],
+    "simple_cnn": [
+        {"batch": 2, "image": (32, 32)},
+        {
+            "batch": 3, "image": (23, 29), "in_channels": 2, "widths": (5, 7, 11),
+            "num_classes": 13,
+        },
+        {"batch": 5, "image": (8, 8), "in_channels": 1, "widths": (17,), "num_classes": 3},
+    ],
+    "mnist_cnn": [
+        {"batch": 2, "image": (28, 28)},
+        {
+            "batch": 3, "image": (17, 17), "img_size": 17, "in_channels": 2, "widths": (5, 7),
+            "head_dims": (29,), "num_classes": 11,
+        },
+    ],
+    "attention_cnn": [
+        {"batch": 2, "image": (32, 32)},
+        {
+            "batch": 3, "image": (13, 11), "in_channels": 2, "widths": (8, 24, 16),
+            "num_classes": 7,
+        },
+    ],
+}  # fmt: skip
+
+PRIME = 1  # the place of the case with prime sizes
+
+
+def full_size(cases: list[dict]) -> list[dict]:
+    """The cases with the published depth."""
+    published, *others = cases
+    return [{key: value for key, value in published.items() if key != "depth"}, *others]
+
+
+class Pair:
+    """A mirror with random weights, the Flax model with the same, and random inputs.
+
+    Args:
+      name: of the model.
+      case: settings, and `batch` and `image` (height, width).
+      mutate: changes the Flax model after it was loaded.
+      dropout: rate everywhere.
+    """
+
+    def __init__(
+        self, name: str, case: dict, mutate: Callable = lambda model: None, dropout: float = 0.0
+    ):
+        settings = dict(case)
+        batch, image = settings.pop("batch"), settings.pop("image")
+        known = jax_models.model_keywords(name)
+        settings |= {key: dropout for key in ("dropout", "head_dropout") if key in known}
+        self.has_dropout = "dropout" in settings
+        x64 = jax.config.jax_enable_x64
+        self.dtype = jnp.float64 if x64 else jnp.float32
+        self.random = np.random.default_rng(len(name) + batch)
+        self.mirror = torch_ref.create_model(name, **settings)
+        self.mirror.to(torch.float64 if x64 else torch.float32)
+        self._randomise()
+        self.model = jax_models.create_model(name, rngs=nnx.Rngs(1), **settings)
+        as_dtype(self.model, self.dtype)
+        torch_weights.load(self.model, self.mirror.state_dict())
+        mutate(self.model)
+        settings = known | settings
+        self.classes = settings["num_classes"]
+        self.shape = (batch, *image, settings["in_channels"])
+
+    def _randomise(self) -> None:
+        """Move every tensor from its initial value: ones and zeros hide mistakes."""
+        for name, tensor in self.mirror.state_dict().items():
+            if tensor.is_floating_point():
+                noise = self.random.normal(size=tensor.shape) * (0.3 if tensor.ndim == 1 else 0.02)
+                tensor += torch.from_numpy(np.asarray(noise)).to(tensor)
+                if name.endswith("running_var"):
+                    tensor.abs_().add_(0.1)
+
+    def parts(self) -> list:
+        """The Flax model's blocks or stages; the mirror has `stages()`."""
+        return list(self.model.blocks if hasattr(self.model, "blocks") else self.model.stages)
+
+    def batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """Random images [B,H,W,C] and labels [B]."""
+        return self.draw(self.shape), self.random.integers(0, self.classes, self.shape[0])
+
+    def draw(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Standard normal values in the precision of this process."""
+        return self.random.normal(size=shape).astype(self.dtype)
+
+
+def as_dtype(model: nnx.Module, dtype) -> None:
+    """Turn a model's floating-point variables into another dtype, in place."""
+    for _, variable in nnx.to_flat_state(nnx.state(model)):
+        if jnp.issubdtype(variable.dtype, jnp.floating):
+            variable.set_value(variable.get_value().astype(dtype))
+
+
+def to_torch(x: np.ndarray) -> torch.Tensor:
+    """[B,H,W,C] -> [B,C,H,W]; tokens stay as they are."""
+    if x.ndim == 4:
+        x = x.transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def largest(ours, theirs, feature_map: bool = False) -> float:
+    """Largest absolute difference; 4-D feature maps of the mirror are channels-first."""
+    ours, theirs = np.asarray(ours), theirs.detach().numpy()
+    if feature_map and theirs.ndim == 4:
+        theirs = theirs.transpose(0, 2, 3, 1)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"shapes differ: {ours.shape} and {theirs.shape}")
+    return float(np.abs(ours - theirs).max())

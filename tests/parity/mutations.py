@@ -1,0 +1,206 @@
+"""Models broken on purpose, and the rungs that have to notice.
+
+Shown in float64, on the case with prime sizes: an epsilon of 1e-6 for 1e-5 can hide below float32
+rounding.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jax_models import conv_layers, layers
+from tests.parity.cases import CASES, PRIME
+from tests.parity.ladder import climb
+
+
+class Mutation(NamedTuple):
+    """A way to break a model.
+
+    Attributes:
+      model: its name.
+      must_break: rungs that have to exceed their bar.
+      change: breaks a model in place.
+      context: breaks the code while the model runs.
+    """
+
+    model: str
+    must_break: tuple[str, ...]
+    change: Callable[[nnx.Module], None] = lambda model: None
+    context: Callable = contextlib.nullcontext
+
+
+def set_everywhere(kind: type, attribute: str, value) -> Callable:
+    """Set an attribute of all layers of a kind."""
+
+    def change(model):
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, kind):
+                setattr(module, attribute, value)
+
+    return change
+
+
+def change_kernel(path: str, function: Callable) -> Callable:
+    """Replace one variable by a function of it."""
+
+    def change(model):
+        state = dict(nnx.to_flat_state(nnx.state(model)))
+        variable = state[tuple(int(k) if k.isdigit() else k for k in path.split("."))]
+        variable.set_value(function(variable.get_value()))
+
+    return change
+
+
+def swap_query_heads(kernel):
+    """[D,3D]: exchange the first two heads of the queries of a ViT with 3 heads of 13."""
+    return jnp.concatenate([kernel[:, 13:26], kernel[:, :13], kernel[:, 26:]], axis=1)
+
+
+def transpose_patches(kernel):
+    """[C·7·7,D]: exchange rows and columns inside a patch of 2 channels."""
+    return kernel.reshape(2, 7, 7, -1).transpose(0, 2, 1, 3).reshape(kernel.shape)
+
+
+@contextlib.contextmanager
+def replaced(owner, name: str, function: Callable):
+    """Replace an attribute for a while; the function is given the original."""
+    original = getattr(owner, name)
+    setattr(owner, name, function(original))
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def tanh_gelu():
+    """The approximation that `jax.nn.gelu` computes by default."""
+    return replaced(jax.nn, "gelu", lambda exact: lambda x, approximate: exact(x, approximate=True))
+
+
+def heads_last():
+    """Split heads dimension-major instead of head-major."""
+
+    def wrong(right):
+        def attend(q, k, v, **keywords):
+            q, k, v = (x.reshape(*x.shape[:2], -1, x.shape[2]).swapaxes(2, 3) for x in (q, k, v))
+            return right(q, k, v, **keywords)
+
+        return attend
+
+    return replaced(layers, "attend", wrong)
+
+
+def scaled_scores():
+    """Scale the scores of the spatial attention, whose source does not."""
+
+    def wrong(right):
+        return lambda q, k, v, scale: right(q, k, v, scale=q.shape[-1] ** -0.5)
+
+    return replaced(layers, "attend", wrong)
+
+
+def biased_variance():
+    """Keep the biased variance of a batch, as `nnx.BatchNorm` does."""
+
+    def wrong(right):
+        def track(self, running, batch):
+            count = 3 * 23 * 29  # exact for the first stage only, which is enough
+            right(self, running, batch * ((count - 1) / count) if running is self.var else batch)
+
+        return track
+
+    return replaced(conv_layers.BatchNorm, "_track", wrong)
+
+
+_GRADIENTS = ("train-mode logits", "gradients of the parameters", "gradient of the images")
+_TRAINING = (
+    "recipe, loss of the first 5 steps", "recipe, loss of 100 steps",
+    "recipe, parameters after 100 steps",
+)  # fmt: skip
+_WHOLE = ("features", "logits", "each block alone", *_GRADIENTS, *_TRAINING)
+_DROPOUT = ("dropout with equal masks: logits", "dropout with equal masks: gradients")
+
+MUTATIONS: dict[str, Mutation] = {
+    "tanh GELU": Mutation("vit", (*_WHOLE, *_DROPOUT), context=tanh_gelu),
+    "layer norm epsilon 1e-6": Mutation(
+        "vit", (*_WHOLE, *_DROPOUT, "attention"), set_everywhere(nnx.LayerNorm, "epsilon", 1e-6)
+    ),
+    "layer norm epsilon 1e-5 for 1e-6": Mutation(
+        "mlp_head_vit", (*_WHOLE, *_DROPOUT), set_everywhere(nnx.LayerNorm, "epsilon", 1e-5)
+    ),
+    "batch norm epsilon 1e-6": Mutation(
+        "simple_cnn", _WHOLE, set_everywhere(conv_layers.BatchNorm, "epsilon", 1e-6)
+    ),
+    "batch norm momentum 0.99": Mutation(
+        "simple_cnn", ("running statistics, 3 steps", "recipe, parameters after 100 steps"),
+        set_everywhere(conv_layers.BatchNorm, "momentum", 0.01),
+    ),
+    "biased running variance": Mutation(
+        "simple_cnn", ("running statistics, 3 steps", "recipe, parameters after 100 steps"),
+        context=biased_variance,
+    ),
+    "transposed linear kernel": Mutation(
+        "vit", _WHOLE, change_kernel("blocks.1.attn.projection.kernel", jnp.transpose)
+    ),
+    "transposed convolution kernel": Mutation(
+        "simple_cnn", (*_WHOLE, "running statistics, 3 steps"),
+        change_kernel("stages.1.convs.1.kernel", lambda k: k.transpose(1, 0, 2, 3)),
+    ),
+    "transposed patch kernel": Mutation(
+        "vit", ("embedding", "features", "logits", "attention", *_GRADIENTS, *_TRAINING),
+        change_kernel("patch_embed.projection.kernel", transpose_patches),
+    ),
+    "swapped query heads": Mutation(
+        "vit", (*_WHOLE, "attention"),
+        change_kernel("blocks.1.attn.qkv.kernel", swap_query_heads),
+    ),
+    "heads split dimension-major": Mutation("vit", (*_WHOLE, "attention"), context=heads_last),
+    "spatial patches for raster tokens": Mutation(
+        "raster_vit", ("embedding", "features", "logits", *_GRADIENTS, *_TRAINING),
+        set_everywhere(layers.PatchEmbed, "raster", False),
+    ),
+    "no ReLU after the norms": Mutation(
+        "raster_vit", _WHOLE, lambda model: [
+            setattr(block, "in_activation", layers.identity) for block in model.blocks
+        ],
+    ),
+    "no activation after the embedding": Mutation(
+        "deep_vit", ("embedding", "features", "logits", *_GRADIENTS, *_TRAINING),
+        lambda model: setattr(model, "embed_activation", layers.identity),
+    ),
+    "columns of the tokens not normalised": Mutation(
+        "mnist_vit", ("embedding", "features", "logits", *_GRADIENTS, *_TRAINING),
+        lambda model: setattr(model, "unit_columns", False),
+    ),
+    "tanh after the wrong head layer": Mutation(
+        "mnist_vit", ("logits", *_GRADIENTS, *_TRAINING),
+        lambda model: setattr(model.head, "activations", (jnp.tanh, layers.identity)),
+    ),
+    "no activation after the second MLP layer": Mutation(
+        "mlp_head_vit", (*_WHOLE, *_DROPOUT), lambda model: [
+            setattr(block.mlp, "out_activation", layers.identity) for block in model.blocks
+        ],
+    ),
+    "flattened channels last": Mutation(
+        "mnist_cnn", ("logits", *_GRADIENTS, *_TRAINING, *_DROPOUT),
+        change_kernel("head.layers.0.kernel", lambda k: k.reshape(7, 6, 6, -1)
+                      .transpose(1, 2, 0, 3).reshape(k.shape)),
+    ),
+    "scaled spatial attention": Mutation(
+        "attention_cnn", (*_WHOLE, "attention"), context=scaled_scores
+    ),
+}  # fmt: skip
+
+
+def measure_mutations() -> dict[str, dict[str, float]]:
+    """Errors of the broken models."""
+    errors = {}
+    for name, mutation in MUTATIONS.items():
+        with mutation.context():
+            cases = CASES[mutation.model][PRIME : PRIME + 1]
+            errors[name] = climb(mutation.model, cases, mutation.change)
+    return errors

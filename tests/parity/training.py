@@ -1,0 +1,128 @@
+"""100 optimizer steps of each source's recipe, through the engine's own step and in PyTorch."""
+
+import importlib
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+from torch.nn import functional
+
+from jax_models import torch_weights
+from jax_train import metrics, optim, steps
+from tests.parity.cases import Pair, to_torch
+
+# The recipe that trains each model; its optimizer, schedule, weight decay and loss are used.
+RECIPES = {
+    "vit": "vit_cifar10",
+    "simple_cnn": "cnn_cifar10",
+    "attention_cnn": "attention_cnn_cifar10",
+    "raster_vit": "raster_vit_cifar10",
+    "deep_vit": "deep_vit_cifar100",
+    "mnist_cnn": "cnn_mnist",
+    "mnist_vit": "vit_mnist",
+    "mlp_head_vit": "mlp_head_vit_cifar100",
+}
+EPOCHS, STEPS_PER_EPOCH = 5, 20
+
+# Biases that add the same to all scores of a query, which softmax takes out again: their gradient
+# is zero in theory, so that Adam in float32 moves them by rounding alone. Left out of the float32
+# parameters: the key third of fused biases, and these.
+_KEY_BIASES = ("key.bias", "phi.bias")
+_FUSED_BIASES = ("qkv.bias", "in_proj_bias")
+
+
+def get_recipe(name: str):
+    """The recipe of a model, cut to 100 steps."""
+    config = importlib.import_module(f"configs.{RECIPES[name]}").get_config()
+    config.train.epochs = EPOCHS
+    return config
+
+
+def torch_optimizer(config, parameters):
+    """PyTorch's optimizer and schedule for a recipe, and whether the schedule steps by epoch."""
+    optim_, lr = config.optim, config.optim.learning_rate
+    adam = {"lr": lr, "betas": (optim_.beta1, optim_.beta2), "eps": optim_.eps}
+    if optim_.name == "sgd":
+        optimizer = torch.optim.SGD(
+            parameters, lr=lr, momentum=optim_.momentum, weight_decay=optim_.weight_decay
+        )
+    else:
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim_.name]
+        optimizer = kind(parameters, **adam, weight_decay=optim_.weight_decay)
+    schedules = torch.optim.lr_scheduler
+    by_epoch = config.schedule.unit == "epoch"
+    if config.schedule.name == "onecycle":
+        schedule = schedules.OneCycleLR(optimizer, lr, total_steps=EPOCHS * STEPS_PER_EPOCH)
+    elif config.schedule.name == "constant":
+        schedule = schedules.ConstantLR(optimizer, 1.0)
+    else:
+        count = EPOCHS if by_epoch else EPOCHS * STEPS_PER_EPOCH
+        schedule = _cosine(optimizer, count, config.schedule.warmup_epochs * STEPS_PER_EPOCH)
+    return optimizer, schedule, by_epoch
+
+
+def _cosine(optimizer, count: int, warmup_steps: float):
+    schedules = torch.optim.lr_scheduler
+    if not warmup_steps:
+        return schedules.CosineAnnealingLR(optimizer, count)
+
+    def factor(step):
+        if step < warmup_steps:
+            return step / warmup_steps
+        return (1 + np.cos(np.pi * (step - warmup_steps) / (count - warmup_steps))) / 2
+
+    return schedules.LambdaLR(optimizer, factor)
+
+
+def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
+    """Losses and final parameters after 100 steps on identical batches, without dropout."""
+    config = get_recipe(name)
+    transform = optim.create_optimizer(config, optim.schedule_tables(config, STEPS_PER_EPOCH))
+    recipe = steps.Recipe(
+        graphdef=nnx.split(pair.model, nnx.Param, ...)[0], optimizer=transform, augmentation=None,
+        layout=None, seed=0, batch_size=pair.shape[0], steps_per_epoch=STEPS_PER_EPOCH,
+        label_smoothing=config.train.label_smoothing,
+    )  # fmt: skip
+    state = steps.init_state(pair.model, transform)
+    step = jax.jit(lambda state, images, labels: steps.apply_batch(
+        recipe, state, metrics.zero_train_sums(), images, labels, None
+    ))  # fmt: skip
+    optimizer, schedule, by_epoch = torch_optimizer(config, pair.mirror.parameters())
+    pair.mirror.train()
+    for i in range(EPOCHS * STEPS_PER_EPOCH):
+        images, labels = pair.batch()
+        state, sums = step(state, jnp.asarray(images), jnp.asarray(labels))
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(
+            pair.mirror(to_torch(images)), torch.from_numpy(labels),
+            label_smoothing=config.train.label_smoothing,
+        )  # fmt: skip
+        loss.backward()
+        optimizer.step()
+        if not by_epoch or (i + 1) % STEPS_PER_EPOCH == 0:
+            schedule.step()
+        error = abs(float(sums.loss) / pair.shape[0] - loss.item()) / abs(loss.item())
+        yield "recipe, loss of 100 steps", error
+        if i < 5:
+            yield "recipe, loss of the first 5 steps", error
+    ours = torch_weights.export(nnx.merge(recipe.graphdef, state.params, state.stats))
+    theirs = {name: tensor.numpy() for name, tensor in pair.mirror.state_dict().items()}
+    yield "recipe, parameters after 100 steps", relative_error(ours, theirs)
+
+
+def relative_error(ours: dict, theirs: dict) -> float:
+    """‖difference‖ / ‖values‖ over all parameters and statistics together."""
+    difference = total = 0.0
+    for name, value in theirs.items():
+        gap = np.asarray(ours[name] - value, np.float64)
+        if not jax.config.jax_enable_x64:
+            if name.endswith(_KEY_BIASES):
+                continue
+            if name.endswith(_FUSED_BIASES):
+                gap[len(gap) // 3 : 2 * len(gap) // 3] = 0
+        difference += np.square(gap).sum()
+        total += np.square(np.asarray(value, np.float64)).sum()
+    return float(np.sqrt(difference / total))
