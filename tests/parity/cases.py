@@ -111,6 +111,7 @@ class Pair:
         x64 = jax.config.jax_enable_x64
         self.dtype = jnp.float64 if x64 else jnp.float32
         self.random = np.random.default_rng(len(name) + batch)
+        torch.manual_seed(len(name) + batch)
         self.mirror = torch_ref.create_model(name, **settings)
         self.mirror.to(torch.float64 if x64 else torch.float32)
         self._randomise()

@@ -44,13 +44,16 @@ BARS: dict[str, tuple[float | None, float | None]] = {
     "recipe, parameters after 100 steps": (1e-4, 1e-10),
 }
 BATCH_NORM = ("simple_cnn",)
+# Rounding grows in float32 training: by batch norm, and by channels that are almost never active,
+# whose tiny gradients Adam turns into steps of full size (docs/parity.md).
+DRIFTING = ("simple_cnn", "attention_cnn")
 _DRIFTS = ("recipe, loss of 100 steps", "recipe, parameters after 100 steps")
 
 
 def bar(model: str, rung: str, precision: str) -> float | None:
     """The largest error allowed; None where it is reported only."""
-    if precision == "float32" and model in BATCH_NORM and rung in _DRIFTS:
-        return None  # batch norm amplifies rounding at every step: see docs/parity.md
+    if precision == "float32" and model in DRIFTING and rung in _DRIFTS:
+        return None
     return BARS[rung][precision == "float64"]
 
 
