@@ -1,7 +1,7 @@
 """Train an image classifier in JAX.
 
   python train_jax.py --config configs/vit_cifar10.py
-  python train_jax.py --config configs/vit_cifar10.py --config.train.epochs=5 --workdir runs/short
+  python train_jax.py --config configs/vit_cifar10.py --config.train.epochs=5
 
 Every field of a config can be changed by --config.GROUP.FIELD=VALUE; configs/common.py lists
 them all with their meaning. Running the same command again goes on after an interruption.
@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag. Did you mean --config {argv[1]} ?")
     config = _CONFIG.value
+    config_checks.clear_none_tuples(config)
     config_checks.validate(config, common.get_config())
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)

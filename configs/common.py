@@ -33,7 +33,9 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits | cifar10 | cifar100 | mnist | other tfds | folder:PATH
-    config.data.data_dir = placeholder(str)  # tfds folder; None: ~/tensorflow_datasets
+    config.data.data_dir = placeholder(
+        str
+    )  # tfds folder; None: $TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.download = True  # fetch and prepare missing data on first use
     config.data.image_size = placeholder(int)  # folder: only; side to resize and crop files to
     # Splits in tfds syntax: 'train[:45000]', 'train[90%:]', 'train+test'. '' for no validation.

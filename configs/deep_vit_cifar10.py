@@ -2,7 +2,7 @@
 
 python train_jax.py --config configs/deep_vit_cifar10.py
 
-Time: TIME_DEEP10. Result: RESULT_DEEP10.
+Time: days on a CPU. Result: not run to the end yet; its source printed 78.8 %.
 """
 
 from configs import deep_vit_cifar100

@@ -51,6 +51,16 @@ def _check_override(flag, defaults):
         )
 
 
+def clear_none_tuples(config: ConfigDict) -> None:
+    """Turn (None,), which `--config.data.mean=None` parses to, into None, in place."""
+    with config.unlocked():
+        for key, value in config.items():
+            if isinstance(value, ConfigDict):
+                clear_none_tuples(value)
+            elif value == (None,):
+                config[key] = None
+
+
 def validate(config: ConfigDict, defaults: ConfigDict) -> None:
     """Check that a config has exactly the fields of the defaults, each of the same type.
 
@@ -138,7 +148,7 @@ def differences(config: ConfigDict, stored: Path) -> list[str]:
       stored: a run's config.json.
 
     Returns:
-      One line `config.field: stored -> asked` for each field that differs and matters.
+      One line `config.field: … there, … asked for` for each field that differs and matters.
 
     Raises:
       UserError: the file cannot be read.
@@ -155,5 +165,5 @@ def differences(config: ConfigDict, stored: Path) -> list[str]:
         value = list(value) if isinstance(value, tuple) else value
         before = list(before) if isinstance(before, tuple) else before
         if value is not None and value != before and not field.startswith(_FREE):
-            lines.append(f"config.{field}: {before} -> {value}")
+            lines.append(f"config.{field}: {before} there, {value} asked for")
     return lines

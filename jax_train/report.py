@@ -198,7 +198,8 @@ def draw_curves(metrics: Path, png: Path, title: str) -> None:
             points = [(float(r["epoch"]), scale * float(r[column])) for r in rows
                       if r["split"] == split]  # fmt: skip
             if points:
-                axes.plot(*zip(*points, strict=True), style, label=_LABELS[split], markersize=5)
+                alone = "o" if len(points) == 1 else style  # a line of one point is invisible
+                axes.plot(*zip(*points, strict=True), alone, label=_LABELS[split], markersize=5)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

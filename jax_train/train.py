@@ -178,7 +178,8 @@ class Trainer:
         if self.steps_per_epoch == 0:
             raise UserError(
                 f"config.train.batch_size={config.train.batch_size} is larger than the "
-                f"{len(splits.train)} training images of {config.data.train_split!r}."
+                f"{len(splits.train)} training images of {config.data.train_split!r}: "
+                "choose at most that many."
             )
         self.total_steps = self.steps_per_epoch * config.train.epochs
         self.schedule = optim.schedule_tables(config, self.steps_per_epoch)
@@ -278,7 +279,7 @@ class Trainer:
         shape = "x".join(map(str, self.splits.train.image_shape))
         print(f"{self.config.model.name}: {self.parameters:,} parameters")
         print(f"{self.config.data.name}: {sizes} images of {shape}")
-        print(f"{jax.device_count()} {jax.default_backend()} device(s); run folder {self.workdir}")
+        print(f"{jax.default_backend()} x {jax.device_count()}; run folder {self.workdir}")
         for note in self.splits.notes():
             print(note)
         if step:

@@ -51,7 +51,7 @@ def test_short_run_then_its_results_then_another(tmp_path):
     assert {p.name for p in (tmp_path / "runs").iterdir()} == {"vit_digits", "vit_digits.1"}
     refused = run(*TINY, "--config.seed=5", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "config.seed: 0 -> 5" in refused.stderr
+    assert "config.seed: 0 there, 5 asked for" in refused.stderr
 
 
 def make_folder(folder, *, corrupt=False, empty=False):

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
+import jax_models
 from configs import common
 from jax_train import augment, config, optim
 from jax_train.errors import UserError, as_paragraph
@@ -34,10 +35,10 @@ def test_recipe_is_valid_and_its_model_can_be_built(name):
     optim.validate(recipe)
     augment.validate(recipe.augment)
     assert recipe.is_locked
-    side, channels, classes = SHAPES[recipe.data.name]
+    side, channels, classes = SHAPES.get(recipe.data.name, (64, 3, 2))  # a folder
     side, _ = augment.output_size(recipe.augment, side, side)
     facts = {"in_channels": channels, "num_classes": classes}
-    if recipe.model.name == "vit":
+    if "img_size" in jax_models.model_keywords(recipe.model.name):
         facts["img_size"] = side
     with recipe.unlocked():
         recipe.model.update(facts)
@@ -127,6 +128,16 @@ def test_configs_that_do_not_fit_are_refused(changes, message):
 
 def test_whole_numbers_serve_as_floats():
     config.validate(changed(optim__weight_decay=1), common.get_config())
+
+
+def test_tuples_set_to_none_on_the_command_line_are_none():
+    changed_config = common.get_config()
+    changed_config.data.mean = (None,)
+    changed_config.data.std = (0.5,)
+    config.clear_none_tuples(changed_config)
+    assert changed_config.data.mean is None
+    assert changed_config.data.std == (0.5,)
+    assert changed_config.is_locked
 
 
 def test_json_holds_every_field():

@@ -208,8 +208,8 @@ def test_folder_of_another_config_is_refused_with_a_diff(finished):
     run_folder.check(folder, tiny_config(**{"log.every_steps": 7}))
     with pytest.raises(UserError) as caught:
         run_folder.check(folder, tiny_config(**{"seed": 1, "optim.learning_rate": 1.0}))
-    assert "config.seed: 0 -> 1" in str(caught.value)
-    assert "config.optim.learning_rate: 0.003 -> 1.0" in str(caught.value)
+    assert "config.seed: 0 there, 1 asked for" in str(caught.value)
+    assert "config.optim.learning_rate: 0.003 there, 1.0 asked for" in str(caught.value)
     assert "crop_padding" not in str(caught.value)
 
 

@@ -1,0 +1,26 @@
+"""Your own images, a folder per class: a small CNN with batch norm.
+
+python train_jax.py --config configs/folder.py --config.data.name=folder:/path/to/images
+
+Time: depends on the images. Result: yours.
+"""
+
+from configs import common
+
+
+def get_config():
+    """Images resized to 64 pixels, a tenth each for validation and test, mean and std measured."""
+    config = common.get_config()
+    config.model.name = "simple_cnn"
+    config.model.widths = (32, 64, 128, 256)
+    config.data.name = "folder:images"
+    config.data.image_size = 64
+    config.data.train_split = "train[:80%]"
+    config.data.val_split = "train[80%:90%]"
+    config.data.test_split = "train[90%:]"
+    config.augment.crop_padding = 8
+    config.augment.flip = True
+    config.train.batch_size = 32
+    config.optim.learning_rate = 1e-3
+    config.optim.weight_decay = 0.05
+    return config
