@@ -198,8 +198,9 @@ def draw_curves(metrics: Path, png: Path, title: str) -> None:
             points = [(float(r["epoch"]), scale * float(r[column])) for r in rows
                       if r["split"] == split]  # fmt: skip
             if points:
-                alone = "o" if len(points) == 1 else style  # a line of one point is invisible
-                axes.plot(*zip(*points, strict=True), alone, label=_LABELS[split], markersize=5)
+                # A line of one point cannot be seen.
+                mark = "o" if style == "-" and len(points) == 1 else style
+                axes.plot(*zip(*points, strict=True), mark, label=_LABELS[split], markersize=5)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

@@ -95,13 +95,15 @@ def test_example_keys_differ_by_call_and_by_place():
 @pytest.mark.parametrize("name", ["vit", "simple_cnn"])
 def test_several_steps_in_one_call_are_the_same_steps(name):
     config = tiny_config(name)
+    # Adam would turn the rounding in gradients that are zero in theory into whole steps.
+    config.optim.name, config.optim.learning_rate = "sgd", 0.1
     recipe = make_recipe(config)
     plain, plain_sums = run(config, recipe, 6)
     chunked, chunked_sums = run(config, recipe, 6, per_call=3)
     assert int(plain.step) == int(chunked.step) == 6
     assert float(chunked_sums.loss) == pytest.approx(float(plain_sums.loss), rel=1e-4)
     for a, b in zip(jax.tree.leaves(plain.params), jax.tree.leaves(chunked.params), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-3)  # Adam's step is 3e-4: far from a lost step
+        np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_training_is_a_function_of_the_seed():
