@@ -3,8 +3,9 @@
   python train_jax.py --config configs/vit_cifar10.py
   python train_jax.py --config configs/vit_cifar10.py --config.train.epochs=5
 
-Every field of a config can be changed by --config.GROUP.FIELD=VALUE; configs/common.py lists
-them all with their meaning. Running the same command again goes on after an interruption.
+Every field of a config can be changed by --config.GROUP.FIELD=VALUE;
+configs/common.py lists them all with their meaning. Running the same command
+again goes on after an interruption.
 """
 
 import sys
@@ -19,7 +20,7 @@ from jax_train.errors import UserError, run_command
 
 _DEFAULT = Path(__file__).resolve().parent / "configs" / "vit_digits.py"
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, f"the recipe, a Python file (default: configs/{_DEFAULT.name})"
+    "config", None, f"the recipe, a Python file; without it configs/{_DEFAULT.name}"
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "run folder (default: runs/NAME of the config)")
 _IF_FINISHED = flags.DEFINE_enum(
