@@ -90,13 +90,12 @@ class Console:
     def show(self, epoch: float, figures: dict[str, float], images_per_sec: float) -> None:
         """Show the latest training figures."""
         text = (
-            f"epoch {epoch:.1f}, loss {figures['loss']:.3f}, "
-            f"top-1 {figures['top1']:.1%}, {images_per_sec:,.0f} img/s"
+            f"loss {figures['loss']:.3f}, top-1 {figures['top1']:.1%}, {images_per_sec:,.0f} img/s"
         )
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
         elif time.monotonic() > self._quiet_until:
-            self.line(text)
+            self.line(f"epoch {epoch:.1f}, {text}")
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""
