@@ -200,6 +200,7 @@ def draw_curves(metrics: Path, png: Path, title: str) -> None:
                 # A line of one point cannot be seen.
                 mark = "o" if style == "-" and len(points) == 1 else style
                 axes.plot(*zip(*points, strict=True), mark, label=_LABELS[split], markersize=5)
+        axes.set_xlim(left=0)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
