@@ -4,7 +4,7 @@ CONFIG ?= configs/vit_digits.py
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint format parity bench clean
+.PHONY: train test test-slow lint format parity curves layouts bench clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,9 @@ train: .venv/.installed-base
 test: .venv/.installed-test
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
+test-slow: .venv/.installed-test
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,6 +33,12 @@ format: .venv/.installed-dev
 
 parity: .venv/.installed-test
 	$(BIN)/python -m tests.parity.measure
+
+curves: .venv/.installed-test
+	$(BIN)/python -m tests.parity.curves $(ARGS)
+
+layouts: .venv/.installed-test
+	$(BIN)/python -m tests.layouts.measure
 
 bench: .venv/.installed-test
 	$(BIN)/python -m benchmarks.train_step $(ARGS)

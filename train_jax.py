@@ -8,19 +8,25 @@ configs/common.py lists them all with their meaning. Running the same command
 again goes on after an interruption.
 """
 
+import difflib
 import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from configs import common
 from jax_train import config as config_checks
+from jax_train import overrides
 from jax_train.errors import UserError, run_command
 
 _DEFAULT = Path(__file__).resolve().parent / "configs" / "vit_digits.py"
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, f"the recipe, a Python file; without it configs/{_DEFAULT.name}"
+)
+_NO_CONFIG_FILE = (
+    "The config cannot be loaded: {}. A config file defines get_config() and starts from "
+    "configs/common.py."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "run folder (default: runs/NAME of the config)")
 _IF_FINISHED = flags.DEFINE_enum(
@@ -28,6 +34,15 @@ _IF_FINISHED = flags.DEFINE_enum(
     "when the run folder holds a finished run: print its results, or rename the folder and train "
     "again",
 )  # fmt: skip
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False,
+    "several processes train one model and JAX finds them: SLURM, Open MPI, cloud TPUs",
+)  # fmt: skip
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "several processes, set by hand: HOST:PORT of the first one"
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "their number")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one this is, from 0")
 
 
 def main(argv: list[str]) -> None:
@@ -42,16 +57,13 @@ def main(argv: list[str]) -> None:
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
 
-    from jax_train import report, run_folder
+    from jax_train import processes, report
 
-    run_folder.check(workdir, config)
-    results = run_folder.results(workdir)
-    if results and _IF_FINISHED.value == "again":
-        print(f"the finished run that was in {workdir} is now in {run_folder.set_aside(workdir)}")
-        results = None
-    if results:
-        print(f"{workdir} holds this run, finished; --if_finished=again trains again")
-    else:
+    by_hand = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    if _DISTRIBUTED.value or any(value is not None for value in by_hand):
+        processes.start(*by_hand)
+    results = processes.on_main(lambda: finished_run(workdir, config))
+    if results is None:
         from jax_train.train import train
 
         try:
@@ -59,7 +71,22 @@ def main(argv: list[str]) -> None:
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
             sys.exit(130)
-    print(report.summary(results, workdir))
+    if processes.is_main():
+        print(report.summary(results, workdir))
+
+
+def finished_run(workdir: Path, config: ConfigDict) -> dict | None:
+    """Check the run folder; return the results of a finished run that is only to be reported."""
+    from jax_train import run_folder
+
+    run_folder.check(workdir, config)
+    results = run_folder.results(workdir)
+    if results and _IF_FINISHED.value == "again":
+        print(f"the finished run that was in {workdir} is now in {run_folder.set_aside(workdir)}")
+        return None
+    if results:
+        print(f"{workdir} holds this run, finished; --if_finished=again trains again")
+    return results
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -69,26 +96,43 @@ def parse_flags(argv: list[str]) -> list[str]:
       UserError: an unknown flag or field, a value of the wrong type, or a config file that is
         missing or cannot be run.
     """
-    config_checks.check_overrides(argv[1:], common.get_config())
-    if not any(argument.lstrip("-").split("=")[0] == "config" for argument in argv[1:]):
-        argv = [argv[0], f"--config={_DEFAULT}", *argv[1:]]
+    given, defaults = argv[1:], common.get_config()
+    overrides.check(given, defaults)
+    if not any(argument.lstrip("-").split("=")[0] == "config" for argument in given):
+        given = [f"--config={_DEFAULT}", *given]
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS([argv[0], *given])
         list(_CONFIG.value)  # a missing file shows only when the value is first touched
+    except flags.UnrecognizedFlagError as error:
+        here = flags.FLAGS.find_module_defining_flag("workdir")
+        own = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(here)]
+        text = overrides.unknown_flag(error.flagname, given, [*own, "help"], defaults)
+        raise UserError(text) from error
     except flags.Error as error:
-        raise UserError(str(error)) from error
-    except OSError as error:
-        known = sorted(path.name for path in _DEFAULT.parent.glob("*_*.py"))
-        raise UserError(
-            f"--config {config_flags.get_config_filename(flags.FLAGS['config'])} cannot be read. "
-            f"In {_DEFAULT.parent} there are: {', '.join(known)}."
-        ) from error
+        text = str(error)
+        if "Traceback" in text:  # from within the config file; its last line says what is wrong
+            text = _NO_CONFIG_FILE.format(text.strip().splitlines()[-1].rstrip("."))
+        raise UserError(text) from error
     except Exception as error:  # a config file is a program: anything can go wrong in it
-        raise UserError(
-            f"The config cannot be loaded: {type(error).__name__}: {error}. A config file defines "
-            "get_config() and starts from configs/common.py."
-        ) from error
+        if isinstance(error, OSError):  # raised when the config is touched: by then it has a name
+            name = config_flags.get_config_filename(flags.FLAGS["config"])
+            if not Path(name).is_file():
+                raise UserError(_missing_file(name)) from error
+        raise UserError(_NO_CONFIG_FILE.format(f"{type(error).__name__}: {error}")) from error
     return rest
+
+
+def _missing_file(name: str) -> str:
+    """Say that there is no such config file, with the nearest recipe and all there are."""
+    folder, here = _DEFAULT.parent, Path.cwd()
+    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    stems = sorted(path.stem for path in folder.glob("*.py") if path.stem != "common")
+    near = difflib.get_close_matches(Path(name).stem, stems, n=1, cutoff=0.6)
+    hint = f"Did you mean {shown / near[0]}.py ?\n" if near else ""
+    return (
+        f"--config {name or repr(name)} cannot be read: there is no such file.\n"
+        f"{hint}In {shown} there are: {', '.join(f'{stem}.py' for stem in stems)}."
+    )
 
 
 if __name__ == "__main__":

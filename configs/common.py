@@ -13,6 +13,11 @@ def get_config() -> ConfigDict:
     """Return the locked default config: a ViT on the embedded digits."""
     config = ConfigDict()
     config.seed = 0  # weights, order of examples, augmentation and dropout all follow from it
+    config.dtype = "float32"  # of the computation: float32 | bfloat16 | float64 (for proofs)
+    config.parallel = "jit"  # how steps go over devices: jit (a mesh) | pmap
+    config.mesh = ConfigDict()  # changes no result; jit only
+    config.mesh.data = 0  # devices over which batches are split; 0: all that fsdp leaves
+    config.mesh.fsdp = 1  # devices that share parameters and optimizer state; also split batches
 
     config.model = ConfigDict()
     config.model.name = "vit"  # one of jax_models.list_models()
@@ -30,6 +35,7 @@ def get_config() -> ConfigDict:
     config.model.widths = placeholder(tuple)  # CNNs: channels of each stage
     config.model.head_dims = placeholder(tuple)  # hidden widths of an MLP head
     config.model.head_dropout = placeholder(float)  # rate in an MLP head
+    config.model.remat = False  # compute activations again in the backward pass: saves memory
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits | cifar10 | cifar100 | mnist | other tfds | folder:PATH
@@ -38,6 +44,7 @@ def get_config() -> ConfigDict:
     )  # tfds folder; None: $TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.download = True  # fetch and prepare missing data on first use
     config.data.image_size = placeholder(int)  # folder: only; side to resize and crop files to
+    config.data.memory_limit = 16.0  # GB of decoded images in a split; above it they stream
     # Splits in tfds syntax: 'train[:45000]', 'train[90%:]', 'train+test'. '' for no validation.
     config.data.train_split = "train[:90%]"
     config.data.val_split = "train[90%:]"
@@ -56,6 +63,7 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.epochs = 20
     config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped
+    config.train.accumulate_steps = 1  # parts each batch is worked through in: saves memory
     config.train.label_smoothing = 0.0  # share of the target spread over all classes
     config.train.steps_per_call = 0  # steps in one compiled call; 0: 1 on CPU, 32 elsewhere
 

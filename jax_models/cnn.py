@@ -30,6 +30,7 @@ class ConvNet(nnx.Module):
     ):  # fmt: skip
         self.stages, self.head = nnx.List(stages), head
         self.in_channels, self.img_size, self.flatten = in_channels, img_size, flatten
+        self.remat = False  # see `create_model`
         self._torch_names = tuple(torch_names.items())  # static parts of a model are hashable
 
     def __call__(
@@ -56,7 +57,7 @@ class ConvNet(nnx.Module):
         self._check_halvings(images.shape)
         x, attention, features = images, [], []
         for stage in self.stages:
-            x, weights = stage(x, train=train, rngs=rngs)
+            x, weights = layers.run_part(stage, x, train=train, rngs=rngs, remat=self.remat)
             features.append(x)
             if weights is not None:
                 attention.append(weights)

@@ -25,15 +25,21 @@ class BatchNorm(nnx.Module):
     biased variance while the running variance takes the unbiased one; `nnx.BatchNorm` keeps the
     biased one, so evaluation would drift from PyTorch's.
 
+    Statistics are taken in float32 at least, whatever the input.
+
     Args:
       num_features: C, size of the last axis.
       momentum: share of the new batch in the running statistics (PyTorch's sense).
       epsilon: added to the variance.
+      axis_name: of a mapped axis (`jax.pmap`, `jax.vmap`) over which a batch is spread; its
+        statistics are then those of the whole batch.
     """
 
-    def __init__(self, num_features: int, *, momentum: float = 0.1, epsilon: float = 1e-5):
-        self.momentum = momentum
-        self.epsilon = epsilon
+    def __init__(
+        self, num_features: int, *, momentum: float = 0.1, epsilon: float = 1e-5,
+        axis_name: str | None = None,
+    ):  # fmt: skip
+        self.momentum, self.epsilon, self.axis_name = momentum, epsilon, axis_name
         self.scale = nnx.Param(jnp.ones(num_features, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(num_features, jnp.float32))
@@ -46,26 +52,36 @@ class BatchNorm(nnx.Module):
         Raises:
           ValueError: `train` with a single value per channel, which has no variance.
         """
+        dtype = x.dtype
+        x = x.astype(jnp.promote_types(dtype, jnp.float32))
         if train:
             mean, var = self._batch_statistics(x)
         else:
             mean, var = self.mean[...], self.var[...]
         y = (x - mean) * jax.lax.rsqrt(var + self.epsilon)
-        return y * self.scale[...] + self.bias[...]
+        return (y * self.scale[...] + self.bias[...]).astype(dtype)
 
     def _batch_statistics(self, x):
-        axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+        count = x.size // x.shape[-1]
+        if self.axis_name is not None:
+            count *= jax.lax.axis_size(self.axis_name)
         if count < 2:
             raise ValueError(
                 f"Batch norm in training needs more than one value per channel, got input of shape "
                 f"{x.shape}. Use a larger batch or larger images."
             )
-        mean = x.mean(axes)
-        var = jnp.square(x - mean).mean(axes)
+        mean = self._mean(x)
+        # The variance does not change with the mean to first order; leaving that zero out of the
+        # gradient saves a pass, and on many devices a message.
+        var = self._mean(jnp.square(x - jax.lax.stop_gradient(mean)))
         self._track(self.mean, mean)
         self._track(self.var, var * (count / (count - 1)))
         self.num_batches_tracked[...] += 1
         return mean, var
+
+    def _mean(self, x):
+        mean = x.mean(tuple(range(x.ndim - 1)))
+        return mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
 
     def _track(self, running, batch):
         old = running[...]

@@ -37,12 +37,14 @@ def model_keywords(name: str) -> dict[str, object]:
     return {p.name: p.default for p in parameters if p.name != "rngs"}
 
 
-def create_model(name: str, *, rngs: nnx.Rngs, **settings) -> nnx.Module:
+def create_model(name: str, *, rngs: nnx.Rngs, remat: bool = False, **settings) -> nnx.Module:
     """Build a registered model.
 
     Args:
       name: one of `list_models()`.
       rngs: random streams; the initial weights are drawn from `rngs.params`.
+      remat: in training, work blocks and stages out again for the gradient instead of keeping
+        their inside: less memory, about a third more computation, the same results.
       **settings: constructor keywords of the model, see `model_keywords(name)`.
 
     Returns:
@@ -58,7 +60,10 @@ def create_model(name: str, *, rngs: nnx.Rngs, **settings) -> nnx.Module:
                 f"Model {name!r} has no keyword {key!r}{_nearest(key, known)}. "
                 f"It takes: {', '.join(known)}."
             )
-    return build(rngs=rngs, **settings)
+    model = build(rngs=rngs, **settings)
+    if remat:
+        model.remat = True
+    return model
 
 
 def _find(name: str) -> Callable[..., nnx.Module]:

@@ -96,6 +96,7 @@ class VisionTransformer(nnx.Module):
         self.pos_embed = nnx.Param(position_init(rngs.params(), (1, tokens, width)))
         self.dropout = layers.Dropout(dropout)
         self.norm = norm
+        self.remat = False  # see `create_model`
         self._torch_names = tuple(torch_names.items())  # static parts of a model are hashable
 
     def __call__(
@@ -122,7 +123,7 @@ class VisionTransformer(nnx.Module):
         x = self.dropout(x, train=train, rngs=rngs)
         attention, features = [], []
         for block in self.blocks:
-            x, weights = block(x, train=train, rngs=rngs)
+            x, weights = layers.run_part(block, x, train=train, rngs=rngs, remat=self.remat)
             attention.append(weights)
             features.append(x)
         logits = self.head(_norm(self.norm, x[:, 0]), train=train, rngs=rngs)

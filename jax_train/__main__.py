@@ -7,8 +7,9 @@ is imported when it runs, so that `--help` stays quick.
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from jax_train.errors import run_command
+from jax_train.errors import UserError, nearest, run_command
 
 
 def add_prepare(commands) -> None:
@@ -86,16 +87,28 @@ def run_convert(args: argparse.Namespace) -> None:
 COMMANDS = (add_prepare, add_convert)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are paragraphs that fit the terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.rstrip('.')}. See {self.prog} --help")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code: 0, or 2 for what the user can put right."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jax_train", description="Commands around training."
-    )
+    parser = _Parser(prog="python -m jax_train", description="Commands around training.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in COMMANDS:
         add(commands)
-    args = parser.parse_args(argv)
-    return run_command(lambda: args.run(args))
+
+    def parse_and_run():
+        given = list(sys.argv[1:] if argv is None else argv)
+        if given and not given[0].startswith("-") and given[0] not in commands.choices:
+            raise UserError(f"{given[0]!r} is no command{nearest(given[0], commands.choices)}.")
+        args = parser.parse_args(given)
+        args.run(args)
+
+    return run_command(parse_and_run)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,10 @@ import contextlib
 import logging
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jax_train.errors import UserError
-from jax_train.parallel import Layout
 from jax_train.steps import TrainState
 
 
@@ -30,11 +28,9 @@ class Checkpoints:
 
     Args:
       folder: created when missing; leave the `with` block to finish writing.
-      layout: where restored arrays go; checkpoints themselves know nothing of devices.
     """
 
-    def __init__(self, folder: Path, layout: Layout):
-        self._layout = layout
+    def __init__(self, folder: Path):
         for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         keep = [
@@ -83,17 +79,14 @@ class Checkpoints:
         """Read a checkpoint.
 
         Args:
-          like: a state of the same shapes.
+          like: shapes, and where the arrays are to go; a checkpoint knows nothing of devices.
           step: which one.
 
         Raises:
           UserError: the checkpoint cannot be read or has other shapes.
         """
 
-        def abstract(leaf):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._layout.replicated)
-
-        target = ocp.args.StandardRestore(jax.tree.map(abstract, like))
+        target = ocp.args.StandardRestore(like)
         try:
             return self._manager.restore(step, args=ocp.args.Composite(state=target))["state"]
         except (ValueError, KeyError, OSError) as error:

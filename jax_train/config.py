@@ -1,15 +1,29 @@
 """Checks on a config, before anything slow starts; and its form in a run folder."""
 
-import difflib
 import json
+import math
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jax_train.errors import UserError
+from jax_train.errors import UserError, nearest
 
 # A run may go on under other values of these: they change no result.
-_FREE = ("data.data_dir", "data.download", "log.")
+_FREE = ("data.data_dir", "data.download", "data.memory_limit", "parallel", "mesh.", "log.")
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_EXAMPLES = {int: "8", float: "0.1", bool: "true"}  # where the default is empty
+# What the tuples hold, and an example as one types it.
+_TUPLES = {
+    "widths": (int, "whole numbers separated by commas", "64,128"),
+    "head_dims": (int, "whole numbers separated by commas", "512,256"),
+    "mean": (float, "numbers separated by commas", "0.5,0.5,0.5"),
+    "std": (float, "numbers separated by commas", "0.5,0.5,0.5"),
+    "decay_exclude": (str, "quoted regexes separated by commas", "\"'bias','norm'\""),
+}
+
+
+DTYPES = ("float32", "bfloat16", "float64")
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
@@ -23,32 +37,18 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def check_overrides(argv: list[str], defaults: ConfigDict) -> None:
-    """Check the names of `--config.GROUP.FIELD` flags before they are applied.
+def expectation(field: str, place: ConfigDict) -> str:
+    """Say what a field takes: 'expected a whole number, for example --config.train.epochs=20'.
 
-    Raises:
-      UserError: no such field; names the nearest one.
+    Args:
+      field: its whole path, config.GROUP.FIELD.
+      place: the group of the defaults that holds it.
     """
-    for argument in argv:
-        flag = argument.split("=")[0].lstrip("-")
-        if argument.startswith("-") and flag.startswith("config."):
-            _check_override(flag, defaults)
-
-
-def _check_override(flag, defaults):
-    path, known = "config", defaults
-    for part in flag.split(".")[1:]:
-        if not isinstance(known, ConfigDict) or part not in known:
-            known = known if isinstance(known, ConfigDict) else ()
-            everywhere = [f for f in flatten(defaults) if f.split(".")[-1] == part]
-            hint = f" (did you mean config.{everywhere[0]}?)" if everywhere else None
-            raise UserError(f"--{flag}: {path}.{part} is no field{hint or nearest(part, known)}.")
-        path, known = f"{path}.{part}", known[part]
-    if isinstance(known, ConfigDict):
-        raise UserError(
-            f"--{flag} would replace all fields of {flag}. Set them one by one, as in "
-            f"--{flag}.{next(iter(known))}=…"
-        )
+    key = field.rpartition(".")[2]
+    kind = place.get_type(key)
+    _, what, example = _TUPLES.get(key, (None, _KINDS.get(kind, kind.__name__), None))
+    example = example or place[key] or _EXAMPLES.get(kind, "…")
+    return f"expected {what}, for example --{field}={str(example).replace('True', 'true')}"
 
 
 def clear_none_tuples(config: ConfigDict) -> None:
@@ -71,16 +71,22 @@ def validate(config: ConfigDict, defaults: ConfigDict) -> None:
     train, evaluation = config.train, config.eval
     _at_least("config.train.epochs", train.epochs, 1)
     _at_least("config.train.batch_size", train.batch_size, 1)
+    _at_least("config.train.accumulate_steps", train.accumulate_steps, 1)
     _at_least("config.train.steps_per_call", train.steps_per_call, 0)
     _at_least("config.eval.batch_size", evaluation.batch_size, 1)
     _at_least("config.eval.every_epochs", evaluation.every_epochs, 1)
     _at_least("config.log.every_steps", config.log.every_steps, 1)
     _at_least("config.seed", config.seed, 0)
+    _at_least("config.augment.resize", config.augment.resize, 0)
+    _at_most("config.seed", config.seed, 2**32 - 1)  # JAX takes 32 bits: a larger one is another
+    _at_most("config.train.epochs", train.epochs, 1_000_000)  # the schedule is a table of all steps
     if not 0 <= train.label_smoothing < 1:
         raise UserError(
             f"config.train.label_smoothing={train.label_smoothing}: expected a share from 0 up to "
             "below 1."
         )
+    if config.dtype not in DTYPES:
+        raise UserError(f"config.dtype={config.dtype!r}: expected one of {', '.join(DTYPES)}.")
     if config.checkpoint.report not in ("best", "last"):
         raise UserError(
             f"config.checkpoint.report={config.checkpoint.report!r}: expected 'best' or 'last'."
@@ -90,6 +96,11 @@ def validate(config: ConfigDict, defaults: ConfigDict) -> None:
 def _at_least(field, value, least):
     if value < least:
         raise UserError(f"{field}={value}: expected a whole number of at least {least}.")
+
+
+def _at_most(field, value, most):
+    if value > most:
+        raise UserError(f"{field}={value}: expected a whole number of at most {most}.")
 
 
 def _check_fields(config, defaults, path):
@@ -117,6 +128,19 @@ def _check_fields(config, defaults, path):
             )
         elif config[key] is None and defaults[key] is not None:
             raise UserError(f"{path}.{key}=None: expected {wanted.__name__}.")
+        elif not _holds_what_it_should(key, config[key]):
+            raise UserError(
+                f"{path}.{key}={config[key]!r}: {expectation(f'{path}.{key}', defaults)}."
+            )
+
+
+def _holds_what_it_should(key, value) -> bool:
+    """Whether a number is finite, and a tuple has elements of its type."""
+    if isinstance(value, float):
+        return math.isfinite(value)  # nan passes through many comparisons
+    if isinstance(value, tuple) and key in _TUPLES:
+        return all(_fits(element, _TUPLES[key][0]) for element in value)
+    return True
 
 
 def _fits(value, wanted) -> bool:
@@ -125,14 +149,6 @@ def _fits(value, wanted) -> bool:
     if wanted is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, wanted)
-
-
-def nearest(word: str, known) -> str:
-    """Return ' (did you mean …?)' or, when nothing is near, the list of what is known."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    if matches:
-        return f" (did you mean {matches[0]}?)"
-    return f" (there are: {', '.join(sorted(known))})"
 
 
 def to_json(config: ConfigDict) -> str:

@@ -7,6 +7,7 @@ known to fit, and all three formats hold the same names: those of PyTorch's stat
 import ast
 import os
 import pickle
+import re
 import warnings
 import zipfile
 import zlib
@@ -25,7 +26,8 @@ TORCH_ENDINGS = (".pt", ".pth", ".bin")
 ENDINGS = (*TORCH_ENDINGS, ".safetensors", ".npz")
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 CLASS_TOKEN = "class_random"  # what a source keeps beside its state dict
-MOST_PROBLEMS = 12
+MOST_PROBLEMS = 4  # lines of each kind
+LOOKS_ALIKE = 0.5  # share of common names; two different models share at most 0.14
 
 
 def convert_and_describe(
@@ -180,21 +182,64 @@ def _load(model, state: Mapping[str, Any], model_name: str, source: Path) -> lis
             f"{error} Save plain, dense tensors."
         ) from None
     except ValueError as error:
-        headline, *problems = str(error).splitlines()
-        problems.sort(key=lambda line: "misshapen" not in line)  # these tell of sizes
-        if len(problems) > MOST_PROBLEMS:
-            more = len(problems) - MOST_PROBLEMS
-            problems = [*problems[:MOST_PROBLEMS], f"  … and {more} more"]
-        defaults = jax_models.model_keywords(model_name).items()
-        keywords = ", ".join(f"{key}={value!r}" for key, value in defaults)
+        _, *problems = str(error).splitlines()
         raise UserError(
             "\n".join([
-                f"--from {source} does not fit --model {model_name}. {headline}",
-                *problems,
-                "Another --model, or sizes other than the defaults, given with "
-                f"--set KEYWORD=VALUE, may fit. {model_name} takes: {keywords}.",
+                f"--from {source} does not fit --model {model_name} ({len(problems)} problems):",
+                *_shortened(problems),
+                _advice(model_name, list(state)),
             ])
         ) from None  # fmt: skip
+
+
+def _shortened(problems: Sequence[str]) -> list[str]:
+    """The first lines of each kind of problem; those that tell of sizes come first."""
+    kinds = {}
+    for line in problems:
+        kinds.setdefault(line.split(":")[0].strip(), []).append(line)
+    lines = []
+    for kind in sorted(kinds, key=lambda kind: (kind != "misshapen", kind)):
+        more = len(kinds[kind]) - MOST_PROBLEMS
+        lines += kinds[kind][:MOST_PROBLEMS]
+        lines += [f"  … and {more} more {kind}"] if more > 0 else []
+    return lines
+
+
+def _advice(model_name: str, names: Sequence[str]) -> str:
+    other = looks_like(names)
+    if other not in (None, model_name):
+        return f"The file looks like a {other} checkpoint: use --model {other}."
+    defaults = jax_models.model_keywords(model_name).items()
+    keywords = ", ".join(f"{key}={value!r}" for key, value in defaults)
+    return (
+        "Another --model, or sizes other than the defaults, given with --set KEYWORD=VALUE, may "
+        f"fit. {model_name} takes: {keywords}."
+    )
+
+
+def looks_like(names: Sequence[str]) -> str | None:
+    """Return the model that shares most names with a file; None where that is less than half."""
+    given = _without_numbers(names)
+    shares = {}
+    for model_name in jax_models.list_models():
+        wanted = _without_numbers(_state_names(model_name))
+        shares[model_name] = len(given & wanted) / len(given | wanted)
+    best = max(shares, key=shares.get)
+    return best if shares[best] >= LOOKS_ALIKE else None
+
+
+def _without_numbers(names: Sequence[str]) -> set[str]:
+    # A file of another depth differs in numbers alone; `module.` is DataParallel's.
+    return {re.sub(r"\d+", "0", name.removeprefix("module.")) for name in names}
+
+
+def _state_names(model_name: str) -> list[str]:
+    """The names in a model's state dict: those that an empty one is said to miss."""
+    try:
+        torch_weights.load(build(model_name, {}), {})
+    except ValueError as error:
+        return [line.split()[1] for line in str(error).splitlines()[1:]]
+    return []
 
 
 def _import_torch(place: str):

@@ -1,32 +1,39 @@
-"""Data sets of images with labels, whole in memory or memory-mapped: `load` and `Dataset`.
+"""Data sets of images with labels, in memory or memory-mapped: `load` and `Dataset`.
 
 Sources are scikit-learn's embedded digits, TFDS data sets read without TensorFlow, and folders
 of images by class. Every source takes the split syntax of TFDS, and what had to be decoded is
-kept in a cache (`jax_train.data_cache`).
+kept in a cache (`jax_train.data_cache`). What exceeds a limit of memory is read while it is used
+(`jax_train.data_stream`).
 """
 
+from __future__ import annotations
+
+import math
 import os
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jax_train.data_cache import Arrays, cached
+from jax_train.data_cache import Arrays, cached, find_cached
 from jax_train.data_sources import Source, open_source
 from jax_train.errors import UserError
+
+if TYPE_CHECKING:
+    from jax_train.data_stream import StreamedDataset
 
 _SYNTAX = "'train', 'train[:90%]', 'train[1000:2000]', 'train[-100:]' or 'train+test'"
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Images and labels of one split.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Examples:
+    """What is known of the examples of a split, wherever their images are.
 
     Attributes:
         name: as given to `load`, such as 'cifar10'.
         split: as given to `load`, such as 'train[:90%]'.
-        images: uint8 [N, H, W, C], values 0 to 255; may be a read-only memory map.
-        labels: int32 [N], from 0 up to but not including `num_classes`.
         class_names: name of each class.
         source: what the examples were read from; equal for splits of the same data.
         ranges: the examples held, in order, as (base split, start, stop).
@@ -34,8 +41,6 @@ class Dataset:
 
     name: str
     split: str
-    images: np.ndarray
-    labels: np.ndarray
     class_names: tuple[str, ...]
     source: str
     ranges: tuple[tuple[str, int, int], ...]
@@ -45,13 +50,26 @@ class Dataset:
         """Number of classes of the data, also where the split lacks some of them."""
         return len(self.class_names)
 
+    def __len__(self) -> int:
+        return sum(stop - start for _, start, stop in self.ranges)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset(Examples):
+    """Images and labels of one split.
+
+    Attributes:
+        images: uint8 [N, H, W, C], values 0 to 255; may be a read-only memory map.
+        labels: int32 [N], from 0 up to but not including `num_classes`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height and width in pixels, and the number of channels."""
         return tuple(self.images.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def load(
@@ -63,7 +81,8 @@ def load(
     download: bool = True,
     cache_dir: str | os.PathLike | None = None,
     progress: bool = True,
-) -> Dataset:
+    memory_limit: float | None = None,
+) -> Dataset | StreamedDataset:
     """Load a split of a data set.
 
     Args:
@@ -78,41 +97,42 @@ def load(
         download: whether to fetch and prepare missing data.
         cache_dir: folder for decoded images; None: see `data_cache.cache_root`.
         progress: show progress bars, where stderr is a terminal.
+        memory_limit: gigabytes (1e9 bytes) that the images of the split, one byte per value, may
+            take; a larger split is returned as a `data_stream.StreamedDataset`, which is decoded
+            while it is used and never cached. None: no limit.
 
     Returns:
-        The images and labels. A split that is one range is a view of the cached base split.
+        The images and labels. A split that is one range is a view of the cached base split; of a
+        base split that itself exceeds the limit, the range alone is decoded and cached.
 
     Raises:
         UserError: the data, the split, or a file of the data is not usable; says which and why.
     """
+    limit = _limit_bytes(memory_limit)
     source = open_source(
         name, data_dir, image_size=image_size, download=download, progress=progress
     )
+    store = _Store(source, image_size, cache_dir, progress)
     ranges = resolve_split(split, source)
-    bases = {}
-    for base in dict.fromkeys(base for base, _, _ in ranges):
-        bases[base] = _read(source, base, image_size, cache_dir, progress)
-    shapes = {base: arrays.images.shape[1:] for base, arrays in bases.items()}
-    if len(set(shapes.values())) > 1:
-        raise UserError(
-            f"The split {split!r} of {source.name} joins images of different shapes "
-            f"(height, width, channels): {shapes}. Load the splits one by one"
-            + (", or set data.image_size." if name.startswith("folder:") else ".")
-        )
-    images = [bases[base].images[start:stop] for base, start, stop in ranges]
-    labels = [bases[base].labels[start:stop] for base, start, stop in ranges]
+    about = {"name": name, "split": split, "source": source.identity, "ranges": ranges}
+    if limit < math.inf:
+        _check_shapes(split, source, {base: store.image_shape(base) for base, _, _ in ranges})
+        image_bytes = math.prod(store.image_shape(ranges[0][0]))
+        if image_bytes * sum(stop - start for _, start, stop in ranges) > limit:
+            return store.stream(**about)
+        limit /= image_bytes  # now in images
+    parts = [store.arrays(*part, whole=sum(source.splits[part[0]]) <= limit) for part in ranges]
+    shapes = zip(ranges, parts, strict=True)
+    _check_shapes(split, source, {base: part.images.shape[1:] for (base, _, _), part in shapes})
     return Dataset(
-        name=name,
-        split=split,
-        images=images[0] if len(images) == 1 else np.concatenate(images),
-        labels=labels[0] if len(labels) == 1 else np.concatenate(labels),
-        class_names=bases[ranges[0][0]].class_names,
-        source=source.identity,
-        ranges=ranges,
+        **about,
+        images=parts[0].images if len(parts) == 1 else np.concatenate([p.images for p in parts]),
+        labels=parts[0].labels if len(parts) == 1 else np.concatenate([p.labels for p in parts]),
+        class_names=parts[0].class_names,
     )
 
 
-def count_shared(a: Dataset, b: Dataset) -> int:
+def count_shared(a: Examples, b: Examples) -> int:
     """Return how many examples stand in both, each counted once; 0 for different sources."""
     if a.source != b.source:
         return 0
@@ -158,14 +178,89 @@ def resolve_split(split: str, source: Source) -> tuple[tuple[str, int, int], ...
     return tuple(ranges)
 
 
-def _read(source: Source, base: str, image_size, cache_dir, progress: bool) -> Arrays:
-    if source.fingerprint is None:
-        return source.read(base, progress)
-    label = f"{source.identity}\n{base}\n{image_size}"
-    return cached(label, source.fingerprint, lambda: source.read(base, progress), cache_dir)
+class _Store:
+    """A source with its cache: each base split is read, mapped or opened once, when needed."""
+
+    def __init__(self, source: Source, image_size, cache_dir, progress: bool):
+        self._source, self._image_size = source, image_size
+        self._cache_dir, self._progress = cache_dir, progress
+        self._open = cache(source.open)
+        self._whole = cache(self._read_whole)
+
+    def arrays(self, base: str, start: int, stop: int, *, whole: bool) -> Arrays:
+        """Return a range; unless the `whole` base split may be decoded, of the range alone."""
+        source = self._source
+        if whole or source.fingerprint is None or self._find(base):
+            found = self._whole(base)
+            return found._replace(images=found.images[start:stop], labels=found.labels[start:stop])
+        from jax_train.data_stream import gather
+
+        about = {"name": source.name, "split": base, "source": source.identity}
+        label = f"{self._label(base)}\n{start}:{stop}"
+        return cached(
+            label,
+            source.fingerprint,
+            lambda: gather(self.stream(**about, ranges=((base, start, stop),)), self._progress),
+            self._cache_dir,
+        )
+
+    def stream(self, *, ranges: tuple[tuple[str, int, int], ...], **about) -> StreamedDataset:
+        """Return a split, described as in `Examples`, that is decoded while it is used."""
+        from jax_train.data_stream import StreamedDataset
+
+        records = {base: self._open(base) for base, _, _ in ranges}
+        return StreamedDataset(
+            **about,
+            ranges=ranges,
+            class_names=records[ranges[0][0]].class_names,
+            records=records,
+            fingerprint=self._source.fingerprint,
+            cache_dir=self._cache_dir,
+        )
+
+    def image_shape(self, base: str) -> tuple[int, int, int]:
+        """Return height, width and channels of the images; from the cache it is quicker."""
+        found = self._find(base)
+        return found.images.shape[1:] if found else self._open(base).image_shape
+
+    def _label(self, base: str) -> str:
+        return f"{self._source.identity}\n{base}\n{self._image_size}"
+
+    def _find(self, base: str) -> Arrays | None:
+        mark = self._source.fingerprint
+        return find_cached(self._label(base), mark, self._cache_dir) if mark else None
+
+    def _read_whole(self, base: str) -> Arrays:
+        mark = self._source.fingerprint
+        if mark is None:
+            return self._source.read(base, self._progress)
+        read = self._source.read
+        return cached(self._label(base), mark, lambda: read(base, self._progress), self._cache_dir)
 
 
-def _held(dataset: Dataset, base: str, other: Dataset) -> np.ndarray:
+def _limit_bytes(memory_limit: float | None) -> float:
+    if memory_limit is None:
+        return math.inf
+    is_number = isinstance(memory_limit, (int, float)) and not isinstance(memory_limit, bool)
+    if not is_number or not memory_limit >= 0:  # nan is not
+        raise UserError(
+            f"config.data.memory_limit is {memory_limit!r}; expected a number of gigabytes from 0, "
+            "such as --config.data.memory_limit=8."
+        )
+    return memory_limit * 1e9
+
+
+def _check_shapes(split: str, source: Source, shapes: dict[str, tuple[int, ...]]) -> None:
+    if len(set(shapes.values())) > 1:
+        folder = source.name.startswith("folder:")
+        raise UserError(
+            f"The split {split!r} of {source.name} joins images of different shapes "
+            f"(height, width, channels): {shapes}. Load the splits one by one"
+            + (", or set one size, such as --config.data.image_size=64." if folder else ".")
+        )
+
+
+def _held(dataset: Examples, base: str, other: Examples) -> np.ndarray:
     """Return a mask over the examples of a base split; long enough for both data sets."""
     mask = np.zeros(max(stop for _, _, stop in (*dataset.ranges, *other.ranges)), bool)
     for name, start, stop in dataset.ranges:

@@ -1,8 +1,9 @@
 """Decoded arrays on disk, so that only the first run on a data set pays for decoding.
 
-One entry is a folder with images.npy, labels.npy and meta.json. Its name is a hash of the
+An entry of arrays is a folder with images.npy, labels.npy and meta.json. Its name is a hash of the
 fingerprint of the source, so an entry of a source that has changed since is never found again.
 An entry is written beside its final place and renamed, so a half-written one is never used.
+Small results, such as counts of pixel values, are entries of one JSON file.
 """
 
 import errno
@@ -65,24 +66,71 @@ def cached(
         The arrays, images as a read-only memory map. If the cache cannot be written, the arrays
         in memory, after one warning.
     """
-    name = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    place = cache_root(cache_dir) / name / mark[:32]
+    place = _place(label, mark, cache_dir)
     found = _read_entry(place, mark)
     if found is None:
         arrays = build()
         try:
             _write_entry(place, mark, label, arrays)
         except OSError as error:
-            _log.warning(
-                "Decoded images are not cached, so the next run decodes them again: cannot write "
-                "%s (%s). Set JAX_VIT_CNN_CACHE to a folder with room.",
-                place.parent,
-                error.strerror or error,
-            )
+            _warn("Decoded images are", "decodes them", place, error)
         found = _read_entry(place, mark) or arrays
     for array in (found.images, found.labels):
         array.flags.writeable = False
     return found
+
+
+def find_cached(label: str, mark: str, cache_dir: str | os.PathLike | None = None) -> Arrays | None:
+    """Return the arrays `cached` would return without building them, or None."""
+    return _read_entry(_place(label, mark, cache_dir), mark)
+
+
+def cached_json(
+    label: str,
+    mark: str,
+    build: Callable[[], object],
+    is_valid: Callable[[object], bool],
+    cache_dir: str | os.PathLike | None = None,
+) -> object:
+    """Return a small result from the entry `label` with fingerprint `mark`; build it if need be.
+
+    Args:
+        label: what the result is, with the path of its source; no other entry may have it.
+        mark: fingerprint of the source as it is now.
+        build: works the result out, of what JSON knows.
+        is_valid: whether a stored result can be used; it may raise ValueError or TypeError.
+        cache_dir: see `cache_root`.
+    """
+    place = _place(label, mark, cache_dir).with_suffix(".json")
+    try:
+        entry = json.loads(place.read_text("utf-8"))
+        matches = entry["format"] == FORMAT and entry["fingerprint"] == mark
+        if matches and is_valid(entry["value"]):
+            return entry["value"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or damaged: built again
+    value = build()
+    try:
+        _write_json(place, {"format": FORMAT, "fingerprint": mark, "value": value})
+    except OSError as error:
+        _warn("Counts of the pixel values are", "counts", place, error)
+    return value
+
+
+def _place(label: str, mark: str, cache_dir: str | os.PathLike | None) -> Path:
+    name = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return cache_root(cache_dir) / name / mark[:32]
+
+
+def _warn(what: str, does: str, place: Path, error: OSError) -> None:
+    _log.warning(
+        "%s not cached, so the next run %s again: cannot write %s (%s). Set JAX_VIT_CNN_CACHE to "
+        "a folder with room.",
+        what,
+        does,
+        place.parent,
+        error.strerror or error,
+    )
 
 
 def _read_entry(place: Path, mark: str) -> Arrays | None:
@@ -131,6 +179,23 @@ def _write_entry(place: Path, mark: str, label: str, arrays: Arrays) -> None:
     for other in place.parent.iterdir():  # entries of earlier states of the same source
         if other.name != place.name and not other.name.startswith("."):
             shutil.rmtree(other, ignore_errors=True)
+
+
+def _write_json(place: Path, entry: dict) -> None:
+    """Write one file as a whole or not at all, and remove earlier states; raises OSError."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(place.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place.parent))
+    try:
+        with open(temporary / place.name, "w", encoding="utf-8") as file:
+            json.dump(entry, file)
+            _flush(file)
+        os.replace(temporary / place.name, place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for other in place.parent.glob("[!.]*.json"):
+        if other.name != place.name:
+            other.unlink(missing_ok=True)
 
 
 def _flush(file) -> None:

@@ -5,16 +5,16 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
 from jax_train.data_cache import Arrays, fingerprint
-from jax_train.data_sources import Source, progress_bar
+from jax_train.data_sources import Records, Source, progress_bar
 from jax_train.errors import UserError
 
 SPLITS = ("train", "test", "val", "validation")
@@ -77,14 +77,18 @@ def folder_source(path: str, image_size: int | None) -> Source:
     """
     size_is_valid = isinstance(image_size, int) and not isinstance(image_size, bool)
     if image_size is not None and not (size_is_valid and image_size > 0):
-        raise UserError(f"data.image_size is {image_size!r}; expected a positive whole number.")
+        raise UserError(
+            f"config.data.image_size is {image_size!r}; expected a positive whole number of "
+            "pixels, such as --config.data.image_size=64."
+        )
     root = Path(path).expanduser()
     if not path or not root.is_dir():
         raise UserError(
-            f"data.name is 'folder:{path}', but there is no folder {root.absolute()}. Expected a "
-            "folder with one folder of images per class."
+            f"config.data.name is 'folder:{path}', but there is no folder {root.absolute()}. "
+            "Expected a folder with one folder of images per class."
         )
     splits = _scan(root)
+    channels = cache(lambda: 1 if _all_grey(splits) else 3)  # found out when first needed
     marks = (
         (f"{name}/{file}", stat) for name, split in splits.items() for file, _, stat in split.files
     )
@@ -92,7 +96,8 @@ def folder_source(path: str, image_size: int | None) -> Source:
         name=f"folder:{path}",
         identity=f"folder {root.resolve()}",
         splits={name: (len(split.files),) for name, split in splits.items()},
-        read=lambda name, progress: _read(splits, name, image_size, progress),
+        read=lambda name, progress: _read(splits[name], channels(), image_size, progress),
+        open=lambda name: _open(splits[name], channels(), image_size),
         fingerprint=fingerprint(marks, image_size, tuple(splits)),
     )
 
@@ -175,15 +180,13 @@ def _image_files(folder: Path, root: Path, ignored: Counter) -> Iterable:
                 raise UserError(f"{path} cannot be read: {error.strerror}. Remove it.") from error
 
 
-def _read(splits: dict[str, _Split], name: str, image_size: int | None, progress: bool) -> Arrays:
+def _read(split: _Split, channels: int, image_size: int | None, progress: bool) -> Arrays:
     """Decode all images of a split."""
     from PIL import Image
 
-    split = splits[name]
     with warnings.catch_warnings():
         # Pillow only warns of images that would fill the memory up to twice its own limit.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        channels = 1 if _all_grey(splits) else 3
         bar = progress_bar(len(split.files), f"Decoding {split.root.name}", progress)
         decode = partial(_decode_or_error, channels=channels, image_size=image_size)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, bar:
@@ -191,38 +194,71 @@ def _read(splits: dict[str, _Split], name: str, image_size: int | None, progress
             # In blocks, so that an error ends the work soon.
             blocks = (paths[i : i + _BLOCK] for i in range(0, len(paths), _BLOCK))
             decoded = (result for block in blocks for result in pool.map(decode, block))
-            images = _collect(split, decoded, bar.update)
-    labels = np.array([label for _, label, _ in split.files], np.int32)
-    return Arrays(images, labels, split.class_names)
+            images = _collect(paths, decoded, advance=bar.update)
+    return Arrays(images, _labels(split), split.class_names)
 
 
-def _collect(split: _Split, decoded: Iterable, advance: Callable) -> np.ndarray:
-    """Stack the decoded images; raise one error for damaged files or for a size that differs."""
-    images, damaged, first = None, [], ""
-    for i, ((name, _, _), result) in enumerate(zip(split.files, decoded, strict=True)):
+def _open(split: _Split, channels: int, image_size: int | None) -> Records:
+    """Return random access to a split; its first image gives the shape, if no size is set."""
+    decode = partial(_decode_or_error, channels=channels, image_size=image_size)
+    labels = _labels(split)
+    first = split.root / split.files[0][0]
+    if image_size is None:
+        # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
+        shape = _collect([first], [decode(first)]).shape[1:]
+    else:
+        shape = (image_size, image_size, channels)
+
+    def read(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        paths = [split.root / split.files[i][0] for i in indices]
+        images = _collect(paths, map(decode, paths), like=(shape, first))
+        return images, labels[np.asarray(indices)]
+
+    return Records(shape, split.class_names, read)
+
+
+def _labels(split: _Split) -> np.ndarray:
+    return np.array([label for _, label, _ in split.files], np.int32)
+
+
+def _collect(
+    paths: list[Path],
+    decoded: Iterable,
+    *,
+    like: tuple[tuple[int, ...], Path] | None = None,
+    advance: Callable = lambda _: None,
+) -> np.ndarray:
+    """Stack the decoded images; raise one error for damaged files or for a size that differs.
+
+    `like` is the shape all must have and the file it was taken from; None: those of the first.
+    """
+    shape, first = like or (None, None)
+    images, damaged = None, []
+    for i, (path, result) in enumerate(zip(paths, decoded, strict=True)):
         advance(1)
         if isinstance(result, Exception):
-            damaged.append(f"{split.root / name} ({type(result).__name__}: {result})")
+            damaged.append(f"{path} ({type(result).__name__}: {result})")
             if len(damaged) == _REPORTED:
                 break
-        elif damaged:
+            continue
+        if damaged:
             continue  # only looking for further damaged files
-        elif images is None:
-            images, first = _allocate(len(split.files), result.shape), name
-            images[i] = result
-        elif result.shape != images.shape[1:]:
+        if shape is None:
+            shape, first = result.shape, path
+        if result.shape != shape:
             raise UserError(
-                f"{split.root / name} is {_size(result.shape)} pixels (width x height), but "
-                f"{split.root / first} is {_size(images.shape[1:])}. Set data.image_size to the "
-                "side, in pixels, to which all images are to be resized and cropped."
+                f"{path} is {_size(result.shape)} pixels (width x height), but {first} is "
+                f"{_size(shape)}. Resize and crop all images to one side in pixels, for example "
+                "with --config.data.image_size=64."
             )
-        else:
-            images[i] = result
+        if images is None:
+            images = _allocate(len(paths), shape)
+        images[i] = result
     if damaged:
         more = " (and perhaps more)" if len(damaged) == _REPORTED else ""
         raise UserError(
-            f"{len(damaged)}{more} image files cannot be decoded: {'; '.join(damaged)}. "
-            "Replace or remove them."
+            f"{len(damaged)}{more} image file{'s' if len(damaged) > 1 else ''} cannot be decoded: "
+            f"{'; '.join(damaged)}. Replace or remove {'them' if len(damaged) > 1 else 'it'}."
         )
     return images
 
@@ -234,7 +270,8 @@ def _allocate(count: int, shape: tuple[int, ...]) -> np.ndarray:
         gigabytes = count * int(np.prod(shape, dtype=np.int64)) / 1e9
         raise UserError(
             f"{count:,} images of {_size(shape)} pixels need {gigabytes:.1f} GB of memory, more "
-            "than there is. Set data.image_size to a smaller side."
+            "than there is. Set a smaller side, such as --config.data.image_size=64, or let them "
+            f"stream with --config.data.memory_limit={gigabytes / 2:.1f}."
         ) from error
 
 
@@ -246,14 +283,17 @@ def _all_grey(splits: dict[str, _Split]) -> bool:
     """Return whether every image is stored as grey; reads headers up to the first colour image."""
     from PIL import Image
 
-    for split in splits.values():
-        for name, _, _ in split.files:
-            try:
-                with Image.open(split.root / name) as image:
-                    if image.mode not in _GREY:
-                        return False
-            except Exception:  # damaged: reported when it is decoded
-                continue
+    with warnings.catch_warnings():
+        # Only headers are read here; images that are too large are refused when decoded.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        for split in splits.values():
+            for name, _, _ in split.files:
+                try:
+                    with Image.open(split.root / name) as image:
+                        if image.mode not in _GREY:
+                            return False
+                except Exception:  # damaged: reported when it is decoded
+                    continue
     return True
 
 
@@ -269,6 +309,11 @@ def _decode(path: Path, channels: int, image_size: int | None) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(path) as opened:
+        # Pillow itself refuses only twice as many; filters of warnings are not safe in threads.
+        if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(
+                f"{opened.width}x{opened.height} pixels; expected up to {Image.MAX_IMAGE_PIXELS:,}"
+            )
         opened.load()
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I"):

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,22 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 @dataclass(frozen=True)
+class Records:
+    """Random access to the examples of a base split.
+
+    Attributes:
+        image_shape: height and width in pixels, and channels, of every image.
+        class_names: name of each class.
+        read: (indices within the base split, at least one) -> images uint8 [n, H, W, C] and
+            labels int32 [n]; may be called from several threads. Raises UserError.
+    """
+
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    read: Callable[[Sequence[int]], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
 class Source:
     """One data set that can be read.
 
@@ -37,6 +53,7 @@ class Source:
         identity: the same for every way to name the same data.
         splits: base split -> number of examples in each of its shards.
         read: (base split, show progress) -> its arrays.
+        open: base split -> random access to it, decoding nothing yet but perhaps one image.
         fingerprint: changes with the source's files; None: too quick to read to be cached.
     """
 
@@ -44,6 +61,7 @@ class Source:
     identity: str
     splits: dict[str, tuple[int, ...]]
     read: Callable[[str, bool], Arrays]
+    open: Callable[[str], Records]
     fingerprint: str | None
 
 
@@ -52,16 +70,19 @@ def open_source(
 ) -> Source:
     """Return the source of a data set's name; see `jax_train.data.load` for the arguments."""
     if not isinstance(name, str) or not name:
-        raise UserError(f"data.name is {name!r}; expected a data set's name, such as 'cifar10'.")
+        raise UserError(
+            f"config.data.name is {name!r}; expected a data set's name, such as "
+            "--config.data.name=cifar10."
+        )
     if name.startswith("folder:"):
         from jax_train.data_folder import folder_source
 
         return folder_source(name.removeprefix("folder:"), image_size)
     if image_size is not None:
         raise UserError(
-            f"data.image_size is {image_size!r}, but the images of {name} have one size already: "
-            "the field is for data.name=folder:PATH. Unset it, and use augment.resize to train "
-            "on another size."
+            f"config.data.image_size is {image_size!r}, but the images of {name} have one size "
+            "already: the field is for --config.data.name=folder:PATH. Leave it out, and set "
+            "--config.augment.resize=64, for example, to train on another size."
         )
     if name == "digits":
         return digits_source()
@@ -86,7 +107,22 @@ def digits_source() -> Source:
     other 1,437. Pixels 0..16 are scaled to 0..255 and rounded. From the UCI Machine Learning
     Repository, "Optical Recognition of Handwritten Digits" (test part), CC BY 4.0.
     """
-    return Source("digits", "digits", {"train": (1437,), "test": (360,)}, _read_digits, None)
+    return Source(
+        name="digits",
+        identity="digits",
+        splits={"train": (1437,), "test": (360,)},
+        read=_read_digits,
+        open=lambda split: _in_memory(_read_digits(split, False)),
+        fingerprint=None,
+    )
+
+
+def _in_memory(arrays: Arrays) -> Records:
+    def read(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        chosen = np.asarray(indices)
+        return arrays.images[chosen], arrays.labels[chosen]
+
+    return Records(arrays.images.shape[1:], arrays.class_names, read)
 
 
 def _read_digits(split: str, progress: bool) -> Arrays:
@@ -154,14 +190,15 @@ def tfds_source(name: str, data_dir: str | None, *, download: bool, progress: bo
         from jax_train import prepare
 
         if not download:
-            raise UserError(prepare.missing_message(name, root, "data.download is False"))
+            raise UserError(prepare.missing_message(name, root, "config.data.download is False"))
         if match["version"]:
             with quiet_tfds() as tfds:
                 version = str(tfds.builder_cls(match["name"]).VERSION)
             if not fnmatch.fnmatchcase(version, match["version"]):
                 raise UserError(
-                    f"data.name is {name!r}, which is not prepared in {root}, and the version that "
-                    f"can be prepared is {version}. Leave the version out."
+                    f"config.data.name is {name!r}, which is not prepared in {root}, and the "
+                    f"version that can be prepared is {version}. Leave the version out: "
+                    f"--config.data.name={match['name']}."
                 )
         folder = prepare.prepare(match["name"], root, progress=progress)
     splits = read_splits(folder)
@@ -171,6 +208,7 @@ def tfds_source(name: str, data_dir: str | None, *, download: bool, progress: bo
         identity=f"tfds {folder.resolve()}",
         splits=splits,
         read=lambda split, show: _read_tfds(folder, split, show),
+        open=lambda split: _open_tfds(folder, split),
         fingerprint=fingerprint(files),
     )
 
@@ -195,7 +233,7 @@ def read_splits(folder: Path) -> dict[str, tuple[int, ...]]:
         raise UserError(
             f"{folder} holds its records as {stored}, which TFDS reads only with TensorFlow. "
             "Expected array_record: prepare the data set with file_format='array_record' into "
-            "another folder and name that folder in data.data_dir."
+            "another folder and name that with --config.data.data_dir=FOLDER."
         )
     if not splits:
         raise UserError(f"{path} lists no split with examples. Prepare the data set again.")
@@ -219,48 +257,74 @@ def quiet_tfds():
 
 def _read_tfds(folder: Path, split: str, progress: bool) -> Arrays:
     """Decode one split of a prepared data set."""
-    with quiet_tfds() as tfds:
-        try:
-            builder = tfds.builder_from_directory(folder)
-            image_key, label_key = _find_features(tfds, builder.info, folder)
-            for path in builder.info.splits[split].filepaths:
-                if not Path(path).is_file():
-                    raise FileNotFoundError(f"{path} is missing")
-            skip = {image_key: tfds.decode.SkipDecoding()}  # TFDS's own decoder logs a warning
-            parse = partial(builder.info.features.deserialize_example_np, decoders=skip)
-            records = builder.as_data_source(split).data_source
-            shape = builder.info.features[image_key].shape
-            with progress_bar(len(records), f"Decoding {builder.name} {split}", progress) as bar:
-                images, labels = _decode_all(records, parse, (image_key, label_key), shape, bar)
-            names = tuple(builder.info.features[label_key].names)
-        except (UserError, ImportError):
-            raise
-        except Exception as error:  # the C++ reader raises several kinds on damaged files
+    records = _open_tfds(folder, split)
+    with quiet_tfds(), _readable(folder, split):
+        count = sum(read_splits(folder)[split])
+        images = np.empty((count, *records.image_shape), np.uint8)
+        labels = np.empty(count, np.int32)
+        what = f"Decoding {folder.parent.name} {split}"
+        with progress_bar(count, what, progress) as bar:
+            for start in range(0, count, _BATCH):
+                block = slice(start, min(start + _BATCH, count))
+                found = records.read(range(block.start, block.stop))
+                images[block], labels[block] = found
+                bar.update(len(found[1]))
+    return Arrays(images, labels, records.class_names)
+
+
+def _open_tfds(folder: Path, split: str) -> Records:
+    """Return random access to one split of a prepared data set."""
+    with quiet_tfds() as tfds, _readable(folder, split):
+        builder = tfds.builder_from_directory(folder)
+        image_key, label_key = _find_features(tfds, builder.info, folder)
+        for path in builder.info.splits[split].filepaths:
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"{path} is missing")
+        skip = {image_key: tfds.decode.SkipDecoding()}  # TFDS's own decoder logs a warning
+        parse = partial(builder.info.features.deserialize_example_np, decoders=skip)
+        records = builder.as_data_source(split).data_source
+        shape = builder.info.features[image_key].shape
+        names = tuple(builder.info.features[label_key].names)
+
+    def read(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        indices = [int(i) for i in indices]
+        with _readable(folder, split):
+            images, labels = _decode_all(records, parse, (image_key, label_key), shape, indices)
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
+        if len(wrong):
             raise UserError(
-                f"The split {split} of {folder} cannot be read: {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:300]}. Remove the folder and prepare it again."
-            ) from error
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
-    if len(wrong):
+                f"Example {indices[wrong[0]]} of the split {split} of {folder} has label "
+                f"{labels[wrong[0]]}; expected 0 to {len(names) - 1}. Choose a split whose labels "
+                "are known, or repair the data set and prepare it again."
+            )
+        return images, labels.astype(np.int32)
+
+    return Records(shape, names, read)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path, split: str) -> Iterator[None]:
+    """Turn what goes wrong while records are read into a UserError."""
+    try:
+        yield
+    except (UserError, ImportError):
+        raise
+    except Exception as error:  # the C++ reader raises several kinds on damaged files
         raise UserError(
-            f"Example {wrong[0]} of the split {split} of {folder} has label {labels[wrong[0]]}; "
-            f"expected 0 to {len(names) - 1}. Choose a split whose labels are known, or repair "
-            "the data set and prepare it again."
-        )
-    return Arrays(images, labels.astype(np.int32), names)
+            f"The split {split} of {folder} cannot be read: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}. Remove the folder and prepare it again."
+        ) from error
 
 
-def _decode_all(records, parse: Callable, keys: tuple[str, str], shape: tuple, bar):
-    """Return images uint8 [N, *shape] and labels int64 [N] of all records."""
-    images = np.empty((len(records), *shape), np.uint8)
-    labels = np.empty(len(records), np.int64)
-    for start in range(0, len(records), _BATCH):
-        block = range(start, min(start + _BATCH, len(records)))
-        for i, record in zip(block, records.__getitems__(list(block)), strict=True):
-            example = parse(record)
-            images[i] = _decode(example[keys[0]], shape, i)
-            labels[i] = example[keys[1]]
-        bar.update(len(block))
+def _decode_all(records, parse: Callable, keys: tuple[str, str], shape: tuple, indices: list[int]):
+    """Return images uint8 [n, *shape] and labels int64 [n] of the records chosen."""
+    images = np.empty((len(indices), *shape), np.uint8)
+    labels = np.empty(len(indices), np.int64)
+    found = records.__getitems__(indices)
+    for i, (index, record) in enumerate(zip(indices, found, strict=True)):
+        example = parse(record)
+        images[i] = _decode(example[keys[0]], shape, index)
+        labels[i] = example[keys[1]]
     return images, labels
 
 
@@ -302,7 +366,8 @@ def _find_features(tfds, info, folder: Path) -> tuple[str, str]:
         raise UserError(
             f"The images of {folder} have shape {shape} and type {np.dtype(feature.np_dtype)}; "
             "expected one fixed height and width, 1, 3 or 4 channels, and uint8. Write the images "
-            "out as files by class and use data.name=folder:PATH with data.image_size."
+            "out as files by class and read them with --config.data.name=folder:PATH "
+            "--config.data.image_size=64."
         )
     return found[0], found[1]
 
@@ -314,8 +379,9 @@ def _not_prepared(name: str, base: str, root: Path) -> UserError:
     if base not in builders:
         return _unknown(name, builders, root)
     return UserError(
-        f"data.name is {name!r}, which is not prepared in {root} (looked for dataset_info.json in "
-        f"its version folders), and only {', '.join(PREPARABLE)} can be prepared by jax_train. "
+        f"config.data.name is {name!r}, which is not prepared in {root} (looked for "
+        "dataset_info.json in its version folders), and only "
+        f"{', '.join(PREPARABLE)} can be prepared by jax_train. "
         "Where TensorFlow is installed, prepare it with tfds.builder("
         f"{name!r}, data_dir={str(root)!r}).download_and_prepare(file_format='array_record')."
     )
@@ -330,9 +396,9 @@ def _unknown(name: str, builders: list[str] | tuple = (), root: Path | None = No
     near = near or difflib.get_close_matches(name, builders, n=1, cutoff=0.75)
     if os.sep in name or Path(name).is_dir():
         near = [f"folder:{name}"]
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = f" Did you mean --config.data.name={near[0]} ?" if near else ""
     return UserError(
-        f"data.name is {name!r}, which is no known data set.{hint} Known are: "
+        f"config.data.name is {name!r}, which is no known data set.{hint} Known are: "
         f"{', '.join(dict.fromkeys(known))}, and any TFDS image classification set that is "
-        "prepared in the array_record format in data.data_dir."
+        "prepared in the array_record format in config.data.data_dir."
     )

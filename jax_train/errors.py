@@ -1,5 +1,6 @@
 """The one exception that commands turn into a paragraph on stderr instead of a traceback."""
 
+import difflib
 import shutil
 import sys
 import textwrap
@@ -25,6 +26,14 @@ def run_command(command: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def nearest(word: str, known) -> str:
+    """Return ' (did you mean …?)' or, when nothing is near, the list of what is known."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    if matches:
+        return f" (did you mean {matches[0]}?)"
+    return f" (there are: {', '.join(sorted(known))})"
 
 
 def as_paragraph(text: str) -> str:

@@ -55,28 +55,35 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 
 
 def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
-    """Whether the true class is among the k largest logits: [B,K], [B] -> bool [B]."""
-    _, classes = jax.lax.top_k(logits, min(k, logits.shape[-1]))
-    return (classes == labels[:, None]).any(axis=-1)
+    """Whether the true class is among the k largest logits: [B,K], [B] -> bool [B].
+
+    Of equal logits the one of the lower class counts as larger, as in `jax.lax.top_k`, which is
+    not used because XLA would gather the whole batch on every device for it.
+    """
+    true = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    lower = jnp.arange(logits.shape[-1]) < labels[:, None]
+    ahead = (logits > true) | ((logits == true) & lower)
+    return (ahead.sum(axis=-1) < k) & ~jnp.isnan(true[:, 0])
 
 
-def add_train(sums: TrainSums, losses, logits, labels) -> TrainSums:
-    """Add a training batch: losses [B], logits [B,K], labels [B]."""
+def train_sums(losses: jax.Array, logits: jax.Array, labels: jax.Array) -> TrainSums:
+    """Sums of a training batch: losses [B], logits [B,K], labels [B]."""
     return TrainSums(
-        sums.loss + losses.sum(),
-        sums.top1 + (logits.argmax(axis=-1) == labels).sum(),
-        sums.top5 + in_top_k(logits, labels, 5).sum(),
-        sums.count + labels.size,
+        losses.sum(),
+        (logits.argmax(axis=-1) == labels).sum(dtype=jnp.int32),
+        in_top_k(logits, labels, 5).sum(dtype=jnp.int32),
+        jnp.int32(labels.size),
     )
 
 
-def add_eval(sums: EvalSums, logits, labels, valid) -> EvalSums:
-    """Add an evaluation batch of which only the examples with `valid` [B] count."""
-    losses = cross_entropy(logits, labels)
+def eval_sums(logits: jax.Array, labels: jax.Array, valid: jax.Array) -> EvalSums:
+    """Sums of an evaluation batch of which only the examples with `valid` [B] count."""
+    classes = logits.shape[-1]
+    confusion = jnp.zeros((classes, classes), jnp.int32)
     return EvalSums(
-        sums.loss + jnp.where(valid, losses, 0).sum(),
-        sums.confusion.at[labels, logits.argmax(axis=-1)].add(valid.astype(jnp.int32)),
-        sums.top5 + (in_top_k(logits, labels, 5) & valid).sum(),
+        jnp.where(valid, cross_entropy(logits, labels), 0).sum(),
+        confusion.at[labels, logits.argmax(axis=-1)].add(valid.astype(jnp.int32)),
+        (in_top_k(logits, labels, 5) & valid).sum(dtype=jnp.int32),
     )
 
 

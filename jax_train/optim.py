@@ -295,7 +295,10 @@ def _refuse(config: ConfigDict, field: str, expected: str) -> None:
 
 
 def _error(config: ConfigDict, field: str, expected: str) -> UserError:
+    cure = f"Change it in the config file or with --config.{field}=..."
+    if field == "schedule.warmup_epochs":  # a recipe's warm-up is too long for a short run
+        fitting = 1 if config.train.epochs > 1 and config.schedule.name != "onecycle" else 0
+        cure = f"Add --config.{field}={fitting} to the command."
     return UserError(
-        f"config.{field} = {_field(config, field)!r} is not valid: expected {expected}. "
-        f"Change it in the config file or with --config.{field}=..."
+        f"config.{field} = {_field(config, field)!r} is not valid: expected {expected}. {cure}"
     )

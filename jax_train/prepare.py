@@ -101,17 +101,41 @@ def prepare(
 
 
 def missing_message(name: str, root: Path, reason: str) -> str:
-    """Return the paragraph for data that is not there: what, where, why, and how to get it."""
+    """Say that data is not there, why, and the ways to get it, each on lines to copy."""
     recipe = RECIPES[name.split(":")[0].split("/")[0]]
-    base = recipe.name
-    command = f"python -m jax_train prepare {base} --data_dir {shlex.quote(str(root))}"
-    return (
-        f"The data set {name!r} is not prepared in {root} (looked for "
-        f"{root / base / '*' / 'dataset_info.json'}), and it was not downloaded: "
-        f"{reason.rstrip('.')}. With network access run `{command}`. Without, fetch "
-        f"{' '.join(recipe.url + file for file in recipe.files)} elsewhere and run "
-        f"`{command} --archive {' '.join(recipe.files)}`."
-    )
+    one = len(recipe.files) == 1
+    command = f"python -m jax_train prepare {recipe.name}"
+    if root != default_data_dir():
+        command += f" --data_dir {shlex.quote(str(root))}"
+    archive = f"--archive {recipe.files[0] if one else 'FOLDER'}"
+    joint = " \\\n      " if len(command) + len(archive) > 76 else " "
+    return "\n".join([
+        f"The data set {name!r} is not prepared in {root}, and it was not downloaded: "
+        f"{reason.rstrip('.')}. There are two ways without a download.",
+        f"Fetch {'this file' if one else 'these files into one folder'} elsewhere, then prepare "
+        f"{'it' if one else 'them'} here:",
+        *(f"  {recipe.url}{file}" for file in recipe.files),
+        f"  {command}{joint}{archive}",
+        "Or train with data that was prepared before, in another folder:",
+        "  --config.data.data_dir=/path/to/tfds",
+    ])  # fmt: skip
+
+
+def _plain_reason(error: Exception, url: str) -> str:
+    """Say in a few words why a download failed."""
+    import requests
+
+    if isinstance(error, requests.Timeout):
+        return f"no answer from {url}"
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"the certificate of {url} is not accepted"
+    if isinstance(error, requests.HTTPError):  # told by `_probe`
+        return str(error)
+    if isinstance(error, requests.ConnectionError):
+        return f"{url} could not be reached"
+    if isinstance(error, requests.RequestException):
+        return f"the download of {url} was cut short"
+    return str(error)
 
 
 def _url(infos: dict, file: str) -> str:
@@ -182,13 +206,13 @@ def _download(tfds, name: str, root: Path, recipe: Recipe, infos: dict) -> dict[
     try:
         with _replaced(downloader, _open_url=opener, MAX_RETRIES=_RETRIES):
             return {file: Path(path) for file, path in manager.download(urls).items()}
-    except tfds.download.DownloadError as error:
-        raise UserError(missing_message(name, root, str(error))) from error
-    except requests.RequestException as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(missing_message(name, root, reason[:400])) from error
+    except (tfds.download.DownloadError, requests.RequestException) as error:
+        reason = _plain_reason(error, next(iter(infos)))
+        raise UserError(missing_message(name, root, reason)) from error
     except download_manager.NonMatchingChecksumError as error:
-        reason = " ".join(str(error).split(" To debug")[0].split())
+        reason = (
+            f"what came from {next(iter(infos))} has a wrong checksum: it is cut short or changed"
+        )
         raise UserError(missing_message(name, root, reason)) from error
     finally:
         stop.set()

@@ -112,6 +112,59 @@ class Console:
         self._bar.close()
 
 
+class RunLog:
+    """What a run says while it goes on: rows of metrics.csv, and lines on the console.
+
+    Args:
+      workdir: the run folder.
+      step: steps done before.
+      total_steps: of the whole run.
+      bar: whether a progress bar is wanted.
+      active: False in all processes but the first: they say nothing.
+    """
+
+    def __init__(self, workdir: Path, step: int, total_steps: int, *, bar: bool, active: bool):
+        self._csv = MetricsFile(workdir / "metrics.csv", step) if active else None
+        self._console = Console(total_steps, step, bar=bar) if active else None
+        self.seconds = self._csv.seconds if active else 0.0
+
+    def row(self, **row) -> None:
+        """Append a row to metrics.csv."""
+        if self._csv:
+            self._csv.write(**row)
+
+    def advance(self, steps: int) -> None:
+        """Move the progress bar on."""
+        if self._console:
+            self._console.advance(steps)
+
+    def show(self, epoch: float, figures: dict[str, float], images_per_sec: float) -> None:
+        """Show the latest training figures."""
+        if self._console:
+            self._console.show(epoch, figures, images_per_sec)
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        if self._console:
+            self._console.line(text)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._csv:
+            self._csv.__exit__(*error)
+            self._console.__exit__(*error)
+
+
+def write_run(workdir: Path, results: dict, confusion, class_names: Sequence[str]) -> None:
+    """Write the files of a finished run; results.json comes last and marks it as finished."""
+    write_confusion(workdir / "confusion.csv", confusion, class_names)
+    title = f"{results['model']} on {results['data']}: test top-1 {results['test']['top1']:.2%}"
+    draw_curves(workdir / "metrics.csv", workdir / "curves.png", title)
+    write_results(workdir / "results.json", results)
+
+
 def environment() -> dict[str, object]:
     """Versions, device and git commit, for results.json."""
     import jax

@@ -329,6 +329,29 @@ def test_a_misfit_says_which_settings_there_are(change, words, source, tmp_path,
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("name", ["raster_vit", "simple_cnn", "mnist_vit", "mlp_head_vit"])
+def test_a_file_of_another_model_names_that_model(name, prefix, tmp_path, capsys):
+    state = {f"{prefix}{key}": value for key, value in source_state(name).items()}
+    torch.save(state, tmp_path / "a.pt")
+    assert run(tmp_path / "a.pt", tmp_path / "out.npz", name="mnist_cnn", settings={}) == 2
+    err = capsys.readouterr().err
+    assert f"The file looks like a {name} checkpoint: use --model {name}." in err
+    assert err.count("\n  missing: ") == convert.MOST_PROBLEMS  # of 8
+    assert err.count("\n  unexpected: ") == convert.MOST_PROBLEMS
+    assert "… and 4 more missing" in err
+    assert f"… and {len(state) - convert.MOST_PROBLEMS} more unexpected" in err
+    assert len(err.splitlines()) < 16
+
+
+def test_a_file_like_no_model_gets_no_guess(tmp_path, capsys):
+    torch.save({"a.weight": torch.zeros(3), "conv1.weight": torch.zeros(3)}, tmp_path / "a.pt")
+    assert run(tmp_path / "a.pt", tmp_path / "out.npz", settings={}) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "looks like" not in err
+    assert "--set KEYWORD=VALUE" in err
+
+
 # Without PyTorch
 
 

@@ -68,9 +68,22 @@ MISTAKES = {
     "missing config": (["--config=nope.py"], "nope.py cannot be read"),
     "not a config": ([f"--config={ROOT / 'README.md'}"], "get_config"),
     "unknown field": (["--config.train.epoch=3"], "did you mean epochs"),
-    "wrong type": (["--config.train.epochs=many"], "config.train.epochs"),
+    "wrong type": (
+        ["--config.train.epochs=five"],
+        "error: --config.train.epochs=five: expected a whole number, for example --config",
+    ),
+    "no switch": (["--config.augment.flip=maybe"], "expected true or false"),
+    "no numbers": (["--config.data.mean=a,b"], "expected numbers separated by commas"),
+    "not finite": (["--config.optim.learning_rate=nan"], "expected a number"),
+    "negative": (["--config.train.batch_size=-4"], "of at least 1"),
+    "no name": (["--config.data.name="], "data.name is ''"),
+    "warm-up": (
+        ["--config.train.epochs=5"],
+        "Add --config.schedule.warmup_epochs=1 to the command",
+    ),
     "whole group": (["--config.train={}"], "one by one"),
-    "unknown flag": (["--workdri=x"], "workdri"),
+    "unknown flag": (["--workdri=x"], "Did you mean --workdir=x ?"),
+    "field as a flag": (["--epochs=3"], "Did you mean --config.train.epochs=3 ?"),
     "a word": (["configs/vit_digits.py"], "--config configs/vit_digits.py"),
     "patch size": (["--config.model.patch_size=3"], "patch_size=3 does not divide img_size=8"),
     "heads": (["--config.model.num_heads=7"], "num_heads=7 does not divide"),
@@ -100,6 +113,23 @@ def check_refusal(out, text):
     assert text in message
     assert len(message) < 1500
     assert not out.stdout
+
+
+@pytest.mark.parametrize("error", ["ValueError", "TypeError", "OSError", "KeyError"])
+def test_an_error_within_a_config_file_is_told_without_a_traceback(error, tmp_path):
+    (tmp_path / "mine.py").write_text(f"def get_config():\n    raise {error}('no such thing')\n")
+    out = run("--config=mine.py", cwd=tmp_path)
+    check_refusal(out, "The config cannot be loaded: ")
+    assert "no such thing" in " ".join(out.stderr.split())
+
+
+@pytest.mark.parametrize("name", ["configs/vit_cifar.py", "vit_cifar10", "configs/folders.py"])
+def test_a_missing_config_file_names_the_nearest_recipe(name):
+    out = run("--config", name, cwd=ROOT)
+    meant = "configs/folder.py" if "folder" in name else "configs/vit_cifar10.py"
+    check_refusal(out, f"--config {name} cannot be read: there is no such file.")
+    assert f"\nDid you mean {meant} ?\nIn configs there are:" in out.stderr
+    assert max(map(len, out.stderr.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

@@ -151,13 +151,16 @@ def test_nothing_is_shared_between_two_data_sets(digits, cifar10):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("cifar_10", "Did you mean 'cifar10'?"),
-        ("fashion_minst", "Did you mean 'fashion_mnist'?"),
+        ("cifar_10", "Did you mean --config.data.name=cifar10 ?"),
+        ("fashion_minst", "Did you mean --config.data.name=fashion_mnist ?"),
         ("a b", "no known data set"),
-        ("", "expected a data set's name"),
+        ("", "such as --config.data.name=cifar10"),
         ("fashion_mnist", "file_format='array_record'"),
-        ("/tmp", "Did you mean 'folder:/tmp'?"),
-        ("cifar10:1.0.0", "the version that can be prepared is 3.0.2"),
+        ("/tmp", "Did you mean --config.data.name=folder:/tmp ?"),
+        (
+            "cifar10:1.0.0",
+            "can be prepared is 3.0.2. Leave the version out: --config.data.name=cifar10.",
+        ),
     ],
 )
 def test_unknown_names(tmp_path, name, words):
@@ -171,9 +174,8 @@ def test_missing_data_is_said_at_once_without_download(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         data.load("mnist", "train", download=False)
     message = str(caught.value)
-    assert "data.download is False" in message
-    assert f"python -m jax_train prepare mnist --data_dir {tmp_path}" in message
-    assert "--archive train-images-idx3-ubyte.gz" in message
+    assert "config.data.download is False" in message
+    assert "python -m jax_train prepare mnist --archive FOLDER" in message
 
 
 def test_default_data_dir_is_that_of_tfds(cifar10, monkeypatch):
@@ -182,8 +184,9 @@ def test_default_data_dir_is_that_of_tfds(cifar10, monkeypatch):
 
 
 def test_image_size_is_for_folders():
-    with pytest.raises(UserError, match=r"data\.image_size"):
+    with pytest.raises(UserError, match=r"config\.data\.image_size is 16") as caught:
         data.load("digits", "train", image_size=16)
+    assert "--config.augment.resize=64" in str(caught.value)
 
 
 def test_versions_and_configs_on_disk(cifar10, tmp_path):
@@ -220,7 +223,7 @@ def _set_size(info):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_set_format, "as tfrecord"),
+        (_set_format, "as tfrecord.*--config.data.data_dir=FOLDER"),
         (_drop_splits, "no split"),
         (_set_size, "cannot be read"),
         (lambda info: info.pop("splits"), "not a readable description"),
@@ -251,7 +254,7 @@ def _other_size(features):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_open_shape, "expected one fixed height and width"),
+        (_open_shape, "expected one fixed height and width.*--config.data.image_size=64"),
         (_other_size, r"has shape \(32, 32, 3\), not \(16, 16, 3\)"),
         (lambda features: features.pop("label"), "0 features that can be the class label"),
     ],
@@ -326,6 +329,7 @@ def test_importing_is_light():
     code = (
         "import sys, jax_train.data, jax_train.prepare\n"
         "heavy = {'tensorflow_datasets', 'sklearn', 'PIL', 'jax', 'torch', 'requests', 'tqdm'}\n"
+        "heavy.add('grain')\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -169,7 +169,7 @@ def test_sizes_that_differ_are_named(tmp_path):
     message = str(caught.value)
     assert "8x6" in message
     assert str(odd) in message
-    assert "data.image_size" in message
+    assert "--config.data.image_size=64" in message
 
 
 def test_damaged_files_are_named_up_to_five(tmp_path):
@@ -231,7 +231,9 @@ def test_class_folders_of_the_splits_must_agree(tmp_path):
 
 @pytest.mark.parametrize("size", [0, -3, 2.5, True, "32"])
 def test_image_size_must_be_a_positive_whole_number(tmp_path, size):
-    with pytest.raises(UserError, match=r"data\.image_size is"):
+    with pytest.raises(
+        UserError, match=r"config\.data\.image_size is .*--config\.data\.image_size=64"
+    ):
         _load(tmp_path, image_size=size)
 
 

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import tarfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 
 from jax_train import data, prepare
 from jax_train.__main__ import main
-from jax_train.errors import UserError
+from jax_train.errors import UserError, as_paragraph
 
 PREFIX = "cifar-10-batches-bin/"
 
@@ -264,7 +266,39 @@ def test_no_network_is_said_at_once(tmp_path):
     message = str(caught.value)
     assert f"python -m jax_train prepare cifar10 --data_dir {tmp_path / 'd'}" in message
     assert "--archive cifar-10-binary.tar.gz" in message
+    assert f"http://127.0.0.1:{closed}/cifar-10-binary.tar.gz could not be reached" in message
+    assert "Error" not in message
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist"])
+def test_the_ways_out_fit_the_terminal(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = prepare.missing_message(name, prepare.default_data_dir(), "there is no network")
+    lines = as_paragraph(f"error: {text}").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 12
+    archive = prepare.RECIPES[name].files[0] if name != "mnist" else "FOLDER"
+    assert f"  python -m jax_train prepare {name} --archive {archive}" in lines
+    assert "  --config.data.data_dir=/path/to/tfds" in lines
+    elsewhere = prepare.missing_message(name, Path("/a/rather/long/path/to/data"), "no network")
+    assert max(map(len, as_paragraph(elsewhere).splitlines())) <= 80
+    assert f"--data_dir /a/rather/long/path/to/data \\\n      --archive {archive}" in elsewhere
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (requests.ReadTimeout("HTTPPool(host=…)"), "no answer from http://x/"),
+        (requests.ConnectionError("Max retries"), "http://x/ could not be reached"),
+        (requests.exceptions.SSLError("Max retries"), "certificate of http://x/"),
+        (requests.exceptions.ChunkedEncodingError("(0, 3)"), "http://x/ was cut short"),
+    ],
+)
+def test_network_errors_are_told_in_words(error, words):
+    text = prepare._plain_reason(error, "http://x/")
+    assert words in text
+    assert not set("()") & set(text)
 
 
 def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
@@ -272,7 +306,7 @@ def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         began = time.monotonic()
-        with pytest.raises(UserError, match=r"not downloaded: .*Timeout"):
+        with pytest.raises(UserError, match=r"not downloaded: no answer from http"):
             prepare.prepare("mnist", tmp_path, url_base=f"http://127.0.0.1:{port}/")
         assert time.monotonic() - began < 10
 
@@ -320,3 +354,33 @@ def test_help_is_quick_and_imports_no_library():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "prepare" in run.stdout
     assert run.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["frob"], "'frob' is no command (there are: convert, prepare)."),
+        (["prepar", "cifar10"], "'prepar' is no command (did you mean prepare?)."),
+        ([], "required: COMMAND. See python -m jax_train --help"),
+        (["convert"], "required: --model, --from, --to. See python -m jax_train convert --help"),
+        (["prepare"], "required: NAME"),
+        (["prepare", "cifar10", "--datadir=x"], "unrecognized arguments: --datadir=x"),
+    ],
+)
+def test_a_mistaken_command_line_gets_one_paragraph(arguments, words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert words in " ".join(err.split())
+    assert max(map(len, err.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("arguments", [[], ["prepare"], ["convert"]])
+def test_help_fits_80_columns(arguments, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--help"])
+    assert caught.value.code == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80

@@ -9,9 +9,10 @@ import pytest
 
 from configs import common
 from jax_train import config as config_checks
-from jax_train import report, run_folder
+from jax_train import data, report, run_folder
+from jax_train.build import channel_statistics, load_splits, resolve
 from jax_train.errors import UserError
-from jax_train.train import Trainer, channel_statistics, load_splits, resolve, train
+from jax_train.train import Trainer, train
 
 
 def tiny_config(**changes):
@@ -173,9 +174,44 @@ def test_images_used_twice_are_told(capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.memory_limit": 0.0}, {"parallel": "pmap"}, {"model.remat": True},
+        {"data.memory_limit": 0.0, "parallel": "pmap", "train.accumulate_steps": 2},
+    ],
+)  # fmt: skip
+def test_ways_to_run_give_the_same_figures(finished, tmp_path, changes):
+    results = train(tiny_config(**changes), tmp_path / "run")
+    for ours, plain in zip(rows(tmp_path / "run"), rows(finished[0]), strict=True):
+        assert ours["split"] == plain["split"]
+        assert float(ours["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-4)
+    assert results["test"]["top1"] == pytest.approx(finished[1]["test"]["top1"], abs=1.1 / 60)
+
+
+@pytest.mark.parametrize("limit", [16.0, 0.0])
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_nothing_moves_between_host_and_device_unasked(tmp_path, monkeypatch, limit, parallel):
+    config = tiny_config(**{
+        "train.epochs": 1, "log.every_steps": 100, "data.memory_limit": limit, "parallel": parallel,
+    })  # fmt: skip
+    run_epoch = Trainer._run_epoch
+
+    def guarded(*args):
+        with jax.transfer_guard("disallow"):
+            return run_epoch(*args)
+
+    monkeypatch.setattr(Trainer, "_run_epoch", guarded)
+    train(config, tmp_path / "run")
+
+
 def test_statistics_are_those_of_the_scaled_pixels():
     images = np.random.default_rng(0).integers(0, 256, (7, 5, 3, 2), dtype=np.uint8)
-    mean, std = channel_statistics(images)
+    dataset = data.Dataset(
+        name="", split="", class_names=("a",), source="", ranges=(("train", 0, 7),),
+        images=images, labels=np.zeros(7, np.int32),
+    )  # fmt: skip
+    mean, std = channel_statistics(dataset)
     np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), atol=1e-6)
     np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), atol=1e-6)
 

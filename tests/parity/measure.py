@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def measure(full: bool = False) -> dict[str, dict]:
@@ -65,14 +64,18 @@ def _cell(error: float | None, allowed: float | None) -> str:
     return f"{error:.0e}" if allowed else f"({error:.0e})"
 
 
+def rewrite(part: str, text: str, page: Path = ROOT / "docs" / "parity.md") -> None:
+    """Put text between the two marks of a part of a page."""
+    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+    before, rest = page.read_text().split(begin)
+    after = rest.split(end)[1]
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+    print(f"rewrote the part {part!r} of {page}")
+
+
 def main() -> None:
-    """Measure, and rewrite the tables between the two marks in docs/parity.md."""
-    page = ROOT / "docs" / "parity.md"
-    measured = tables(measure(full=True))
-    before, rest = page.read_text().split(_BEGIN)  # read last: measuring takes minutes
-    after = rest.split(_END)[1]
-    page.write_text(f"{before}{_BEGIN}\n\n{measured}\n\n{_END}{after}")
-    print(f"rewrote the tables in {page}")
+    """Measure, and rewrite the tables in docs/parity.md."""
+    rewrite("measured", tables(measure(full=True)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from flax import nnx
 from torch.nn import functional
 
 from jax_models import torch_weights
-from jax_train import metrics, optim, steps
+from jax_train import optim, steps
+from jax_train.parallel import Layout
 from tests.parity.cases import Pair, to_torch
 
 # The recipe that trains each model; its optimizer, schedule, weight decay and loss are used.
@@ -41,8 +42,9 @@ def get_recipe(name: str):
     return config
 
 
-def torch_optimizer(config, parameters):
+def torch_optimizer(config, parameters, steps_per_epoch: int):
     """PyTorch's optimizer and schedule for a recipe, and whether the schedule steps by epoch."""
+    epochs = config.train.epochs
     optim_, lr = config.optim, config.optim.learning_rate
     adam = {"lr": lr, "betas": (optim_.beta1, optim_.beta2), "eps": optim_.eps}
     if optim_.name == "sgd":
@@ -55,12 +57,12 @@ def torch_optimizer(config, parameters):
     schedules = torch.optim.lr_scheduler
     by_epoch = config.schedule.unit == "epoch"
     if config.schedule.name == "onecycle":
-        schedule = schedules.OneCycleLR(optimizer, lr, total_steps=EPOCHS * STEPS_PER_EPOCH)
+        schedule = schedules.OneCycleLR(optimizer, lr, total_steps=epochs * steps_per_epoch)
     elif config.schedule.name == "constant":
         schedule = schedules.ConstantLR(optimizer, 1.0)
     else:
-        count = EPOCHS if by_epoch else EPOCHS * STEPS_PER_EPOCH
-        schedule = _cosine(optimizer, count, config.schedule.warmup_epochs * STEPS_PER_EPOCH)
+        count = epochs if by_epoch else epochs * steps_per_epoch
+        schedule = _cosine(optimizer, count, config.schedule.warmup_epochs * steps_per_epoch)
     return optimizer, schedule, by_epoch
 
 
@@ -83,14 +85,21 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
     transform = optim.create_optimizer(config, optim.schedule_tables(config, STEPS_PER_EPOCH))
     recipe = steps.Recipe(
         graphdef=nnx.split(pair.model, nnx.Param, ...)[0], optimizer=transform, augmentation=None,
-        layout=None, seed=0, batch_size=pair.shape[0], steps_per_epoch=STEPS_PER_EPOCH,
-        label_smoothing=config.train.label_smoothing,
+        layout=Layout(), seed=0, batch_size=pair.shape[0], steps_per_epoch=STEPS_PER_EPOCH,
+        label_smoothing=config.train.label_smoothing, dtype=str(pair.dtype.dtype),
     )  # fmt: skip
     state = steps.init_state(pair.model, transform)
-    step = jax.jit(lambda state, images, labels: steps.apply_batch(
-        recipe, state, metrics.zero_train_sums(), images, labels, None
-    ))  # fmt: skip
-    optimizer, schedule, by_epoch = torch_optimizer(config, pair.mirror.parameters())
+
+    @jax.jit
+    def step(state, images, labels):
+        grads, stats, sums = steps.gradients(
+            recipe, state.params, state.stats, images, labels, None
+        )
+        return steps.update(recipe, state, grads, stats), sums
+
+    optimizer, schedule, by_epoch = torch_optimizer(
+        config, pair.mirror.parameters(), STEPS_PER_EPOCH
+    )
     pair.mirror.train()
     for i in range(EPOCHS * STEPS_PER_EPOCH):
         images, labels = pair.batch()

@@ -1,0 +1,91 @@
+"""Several processes, perhaps on several machines, that train one model.
+
+Every process runs the same program on its share of each batch; the first one alone prints and
+writes the files of a run. Source: https://docs.jax.dev/en/latest/multi_process.html.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from jax_train.errors import UserError
+
+
+def start(
+    coordinator: str | None = None, count: int | None = None, index: int | None = None
+) -> None:
+    """Join the other processes; call it before anything else uses JAX.
+
+    Args:
+      coordinator: 'HOST:PORT' of the first process, which listens there. None: JAX finds all
+        three out by itself, under SLURM, Open MPI, Kubernetes and on cloud TPUs.
+      count: number of processes.
+      index: of this process, from 0.
+
+    Raises:
+      UserError: the three do not belong together, or the others were not found.
+    """
+    given = {"coordinator": coordinator, "num_processes": count, "process_id": index}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if 0 < len(missing) < 3:
+        raise UserError(
+            f"{' and '.join(missing)} missing: --coordinator=HOST:PORT, --num_processes and "
+            "--process_id belong together, the same command with another --process_id for each "
+            "process. Leave all three out where JAX finds them by itself (--distributed)."
+        )
+    if count is not None and not 0 <= index < count:
+        raise UserError(f"--process_id={index}: expected 0 to {count - 1} of {count} processes.")
+    import jax
+
+    try:
+        jax.distributed.initialize(coordinator, count, index, initialization_timeout=120)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"The processes did not find one another: {reason}. Give each of them "
+            "--coordinator=HOST:PORT of the first one, --num_processes and --process_id, and see "
+            "that the port can be reached."
+        ) from error
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def on_main(function: Callable[[], object]) -> object:
+    """Run a function in the first process and return its result, made of JSON's types, in all.
+
+    Raises:
+      UserError: as the function did, in the first process; the others exit quietly with code 2.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        return function()
+    result, error = None, None
+    if is_main():
+        try:
+            result = function()
+        except UserError as raised:
+            error = raised
+    failed, result = _broadcast([error is not None, result])
+    if error:
+        raise error
+    if failed:
+        sys.exit(2)
+    return result
+
+
+def _broadcast(value):
+    """The first process's value, made of JSON's types, in all processes."""
+    from jax.experimental import multihost_utils
+
+    text = json.dumps(value).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = np.frombuffer(text[:size].ljust(size), np.uint8)
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))

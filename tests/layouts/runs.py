@@ -1,0 +1,217 @@
+"""The same steps under many layouts, each by the engine's own compiled step.
+
+python -m tests.layouts.runs --out FOLDER --layouts jit8 pmap8 [--full]
+
+Needs 8 virtual CPU devices (XLA_FLAGS=--xla_force_host_platform_device_count=8); as one of several
+processes it takes --coordinator, --num_processes and --process_id. `measure.py` starts them all.
+Each run leaves an .npz with the loss of every step, the final parameters, and the images and masks
+of one step, and a .json with the compiled program and its memory.
+"""
+
+import argparse
+import functools
+import importlib
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_models.dropout import dropout_mask
+from jax_train import build, feed, metrics, optim, parallel, processes, steps
+from jax_train.checkpoint import Checkpoints
+from jax_train.data import Dataset
+
+MODELS = ("vit", "simple_cnn")
+CLASSES, EPOCHS = 10, 2
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a run is spread.
+
+    Attributes:
+      devices: how many; None: all, those of other processes too.
+      changes: of the config.
+      saves: leaves a checkpoint after the first epoch.
+      resumes: starts from that checkpoint.
+    """
+
+    devices: int | None
+    changes: dict = field(default_factory=dict)
+    saves: bool = False
+    resumes: bool = False
+
+
+LAYOUTS = {
+    "one": Layout(1),
+    "jit8": Layout(8, saves=True),
+    "pmap8": Layout(8, {"parallel": "pmap"}),
+    "fsdp2x4": Layout(8, {"mesh.data": 2, "mesh.fsdp": 4}),
+    "accumulate": Layout(1, {"train.accumulate_steps": 3}),
+    "accumulate, pmap4": Layout(4, {"parallel": "pmap", "train.accumulate_steps": 3}),
+    "remat": Layout(1, {"model.remat": True}),
+    "remat, fsdp2x4": Layout(8, {"model.remat": True, "mesh.fsdp": 4}),
+    "bfloat16": Layout(1, {"dtype": "bfloat16"}),
+    "4 processes": Layout(None),
+    "resumed on one": Layout(1, resumes=True),
+    "resumed on fsdp2x4": Layout(8, {"mesh.fsdp": 4}, resumes=True),
+    "resumed on 4 processes": Layout(None, resumes=True),
+}
+
+
+def make_config(model: str, full: bool, dtype: str):
+    """The CIFAR-10 recipe of a model, with crop, flip and dropout on; small unless `full`."""
+    config = importlib.import_module(
+        f"configs.{'vit' if model == 'vit' else 'cnn'}_cifar10"
+    ).get_config()
+    config.dtype = dtype
+    config.train.epochs = EPOCHS
+    config.train.batch_size = 48 if full else 24
+    config.model.num_classes = CLASSES
+    if model == "vit":
+        config.model.img_size = 32
+    if not full:
+        config.optim.learning_rate = 1e-3
+        if model == "vit":
+            config.model.embed_dim, config.model.depth, config.model.num_heads = 24, 2, 3
+            config.model.patch_size = 8
+        else:
+            config.model.widths = (7, 13)
+    return config
+
+
+def random_split(full: bool) -> Dataset:
+    """Enough random images for 15 steps an epoch, and a few more."""
+    random = np.random.default_rng(11)
+    count = 15 * (48 if full else 24) + 5
+    images = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    labels = random.integers(0, CLASSES, count).astype(np.int32)
+    names = tuple(map(str, range(CLASSES)))
+    return Dataset(
+        name="random", split="train", images=images, labels=labels, class_names=names,
+        source="random", ranges=(("train", 0, count),),
+    )  # fmt: skip
+
+
+class Run:
+    """A recipe under a layout, ready to take steps."""
+
+    def __init__(self, config, devices, split: Dataset):
+        self.layout = parallel.create(config, devices)
+        self.per_epoch = len(split) // config.train.batch_size
+        schedule = optim.schedule_tables(config, self.per_epoch)
+        self.recipe = build.create_recipe(config, schedule, self.layout, self.per_epoch)
+        self.feed = feed.create(split, self.layout)
+        self.count = len(split)
+
+        def init():
+            model = build.create_model(config, steps.init_rngs(config.seed))
+            return steps.init_state(model, self.recipe.optimizer, config.dtype)
+
+        shapes = jax.eval_shape(init)
+        shardings = self.layout.state_shardings(shapes)
+        self.like = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes, shardings,
+        )  # fmt: skip
+        self.state = jax.jit(init, out_shardings=shardings)()
+        self.zero = self.layout.replicate(metrics.zero_train_sums())
+        step = functools.partial(steps.train_step, self.recipe)
+        args = (self.state, self.zero, self.feed.arrays, self.order(0))
+        self.step = self.layout.compile(step, args, out=(shardings, self.layout.replicated))
+
+    def order(self, epoch):
+        """See `steps.epoch_order`."""
+        order = functools.partial(steps.epoch_order, self.recipe, num_examples=self.count)
+        return jax.jit(order, out_shardings=self.layout.replicated)(epoch)
+
+    def epoch(self, epoch: int) -> list[float]:
+        """Train; the loss of every step."""
+        losses, order = [], self.order(epoch)
+        for _ in range(self.per_epoch):
+            self.state, sums = self.step(self.state, self.zero, self.feed.arrays, order)
+            losses.append(float(jax.device_get(sums.loss)) / self.recipe.batch_size)
+        return losses
+
+    def whole(self, tree) -> dict[str, np.ndarray]:
+        """A pytree as named arrays on the host."""
+        tree = jax.jit(lambda x: x, out_shardings=self.layout.replicated)(tree)
+        paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(jax.device_get(leaf))
+            for path, leaf in paths
+        }
+
+    def inputs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Augmented images, and dropout masks, of the first batch as the step makes them."""
+        recipe = self.recipe
+
+        def make(data, order):
+            index = recipe.layout.shard_batch(order[0], axis=1)[0]
+            places = recipe.layout.shard_batch(jnp.arange(recipe.batch_size)[None], axis=1)[0]
+            images = recipe.augmentation.train(
+                data.images[index], steps.keys_at(recipe, steps.AUGMENT, 0, places)
+            )
+            rngs = steps.ExampleRngs(steps.keys_at(recipe, steps.DROPOUT, 0, places))
+            masks = dropout_mask(rngs.dropout(), (len(places), 17, 24), 0.1)
+            if recipe.layout.axis_name:
+                gather = functools.partial(
+                    jax.lax.all_gather, axis_name=recipe.layout.axis_name, tiled=True
+                )
+                return gather(images), gather(masks)
+            return images, masks
+
+        args = (self.feed.arrays, self.order(0))
+        return tuple(map(np.asarray, jax.device_get(self.layout.compile(make, args)(*args))))
+
+
+def measure(name: str, model: str, full: bool, dtype: str, folder: Path) -> None:
+    """Run the steps of a model under a layout and write what came of them."""
+    layout = LAYOUTS[name]
+    config = make_config(model, full, dtype)
+    config.update_from_flattened_dict(layout.changes)
+    run = Run(config, jax.devices()[: layout.devices], random_split(full))
+    memory = parallel.memory(run.step, run.state, run.feed.arrays)
+    arrays, losses = {}, []
+    if config.train.accumulate_steps == 1:
+        arrays["images"], arrays["masks"] = run.inputs()
+    with Checkpoints(folder / model) if layout.saves or layout.resumes else nullcontext() as saved:
+        if layout.resumes:
+            run.state = saved.restore(run.like, run.per_epoch)
+        for epoch in range(1 if layout.resumes else 0, EPOCHS):
+            losses += run.epoch(epoch)
+            if layout.saves and epoch == 0:
+                saved.save(run.state, run.per_epoch, None)
+    arrays["losses"] = np.array(losses)
+    arrays |= run.whole({"params": run.state.params, "stats": run.state.stats})
+    if processes.is_main():
+        np.savez(folder / f"{model}, {name}.npz", **arrays)
+        out = {"hlo": run.step.as_text(), "memory": memory._asdict()}
+        (folder / f"{model}, {name}.json").write_text(json.dumps(out))
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, required=True)
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--dtype", default="float64")
+    for name in ("coordinator", "num_processes", "process_id"):
+        parser.add_argument(f"--{name}", type=str if name == "coordinator" else int)
+    args = parser.parse_args()
+    if args.coordinator:
+        processes.start(args.coordinator, args.num_processes, args.process_id)
+    for model in args.models:
+        for name in args.layouts:
+            measure(name, model, args.full, args.dtype, args.out)
+            print(model, name, "done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
