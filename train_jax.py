@@ -64,10 +64,15 @@ def main(argv: list[str]) -> None:
         processes.start(*by_hand)
     results = processes.on_main(lambda: finished_run(workdir, config))
     if results is None:
+        from jax_train import stopping
         from jax_train.train import train
 
         try:
             results = train(config, workdir)
+        except stopping.Stopped as stopped:
+            if processes.is_main():
+                print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+            sys.exit(stopping.EXIT_CODE)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
             sys.exit(130)

@@ -65,6 +65,9 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped
     config.train.accumulate_steps = 1  # parts each batch is worked through in: saves memory
     config.train.label_smoothing = 0.0  # share of the target spread over all classes
+    config.train.on_nonfinite = (
+        "stop"  # a loss or gradient that is not finite: stop | skip the step
+    )
     config.train.steps_per_call = 0  # steps in one compiled call; 0: 1 on CPU, 32 elsewhere
 
     config.optim = ConfigDict()
@@ -97,6 +100,8 @@ def get_config() -> ConfigDict:
     config.eval.every_epochs = 1  # validation and checkpoint; the last epoch always
 
     config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 0  # also inside an epoch; 0: at evaluations only
+    config.checkpoint.every_minutes = 0.0  # at a log point after that time; 0: not by time
     config.checkpoint.report = "best"  # weights of the final figures: 'best' by validation | 'last'
 
     config.log = ConfigDict()  # changes nothing in the results

@@ -20,7 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jax_models import weight_files
+
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+_MOST_SLOTS = 65_536  # places in a batch; a few bytes can declare any number of them
+_LONGEST_NAME = 200  # characters of an unknown name in a message
 
 
 class TorchTensor(NamedTuple):
@@ -68,6 +72,11 @@ class _Entry(NamedTuple):
     parts: int
     per_slot: bool
     hint: str
+    is_variance: bool
+
+
+class _Problem(ValueError):
+    """What is wrong with one entry, as a line of the message."""
 
 
 def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
@@ -82,30 +91,27 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
       **more: further entries, for what a source keeps outside its state dict.
 
     Raises:
-      ValueError: entries are missing, unexpected, misshapen or not numbers. The message lists
-        them all, and the model is left untouched.
+      ValueError: entries are missing, unexpected, given twice, misshapen, no dense arrays of
+        numbers, NaN, infinite or too large for the model's dtype; a running variance is negative;
+        or a counter is no whole number from 0 that fits the model's dtype. The message lists them
+        all, and the model is left untouched.
     """
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(
+            f"The state dict is {type(state_dict).__name__}; expected names with their tensors. "
+            "Give model.state_dict()."
+        )
     entries = _entries(model)
-    state_dict = {**_without_prefix(state_dict), **more}
-    arrays, problems = {}, []
-    for name in [name for name in state_dict if name not in entries]:
-        problems.append(f"unexpected: {name}")
+    given = _without_prefix(state_dict)
+    problems = [f"twice: {name} is in the state dict and beside it" for name in more & given.keys()]
+    given = {**given, **more}
+    problems += [f"unexpected: {_shown(name)}" for name in given if name not in entries]
+    arrays = {}
     for name, entry in entries.items():
-        if name not in state_dict:
-            hint = f" ({entry.hint})" if entry.hint else ""
-            problems.append(f"missing: {name} {list(entry.shape)}{hint}")
-            continue
-        array = _to_numpy(state_dict[name])
-        if entry.per_slot:
-            array = _first_slot(array, entry.shape, name)
-        if array.shape != entry.shape:
-            problems.append(
-                f"misshapen: {name} is {list(array.shape)}, the model has {list(entry.shape)}"
-            )
-        elif not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer)):
-            problems.append(f"not numbers: {name} has dtype {array.dtype}")
-        else:
-            arrays[name] = array
+        try:
+            arrays[name] = _checked(given, name, entry)
+        except _Problem as problem:
+            problems.append(str(problem))
     if problems:
         raise ValueError(
             f"The state dict does not fit the model ({len(problems)} problems; nothing was "
@@ -156,23 +162,40 @@ def save_safetensors(model: nnx.Module, path: str | os.PathLike) -> None:
         raise
 
 
+def load_file(model: nnx.Module, path: str | os.PathLike, **more: Any) -> None:
+    """Load a file of weights with PyTorch's names into a model, in place; no code in it is run.
+
+    Args:
+      model: as in `load`.
+      path: `.safetensors`, `.npz`, or PyTorch's `.pt`, `.pth`, `.bin` (these need PyTorch).
+      **more: as in `load`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ImportError: PyTorch is needed and not installed.
+      ValueError: it cannot be read (see `weight_files.read`) or does not fit (see `load`); the
+        model is untouched.
+    """
+    _load_named(model, path, weight_files.read(path), more)
+
+
 def load_safetensors(model: nnx.Module, path: str | os.PathLike, **more: Any) -> None:
-    """Load a safetensors file with PyTorch's names into a model, in place.
+    """Load a safetensors file with PyTorch's names into a model, in place, whatever its ending.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: it is no safetensors file, or does not fit (see `load`); the model is untouched.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    path = Path(path)
+    weight_files.check_is_file(path)
+    _load_named(model, path, weight_files.read_safetensors(path), more)
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no safetensors file {str(path)!r}.")
+
+def _load_named(model, path, state: dict[str, Any], more: dict[str, Any]) -> None:
     try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is not a readable safetensors file: {error}.") from error
-    load(model, state, **more)
+        load(model, state, **more)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _entries(model: nnx.Module) -> dict[str, _Entry]:
@@ -191,8 +214,9 @@ def _entries(model: nnx.Module) -> dict[str, _Entry]:
             shape = (shape[0] // len(names), *shape[1:]) if shape else shape
         for part, name in enumerate(names):
             entries[name] = _Entry(
-                variable, is_kernel, shape, part, len(names), place.per_slot, place.hint
-            )
+                variable, is_kernel, shape, part, len(names), place.per_slot, place.hint,
+                is_variance=leaf == "var",
+            )  # fmt: skip
     return entries
 
 
@@ -204,32 +228,84 @@ def _join(module: str, leaf: str) -> str:
     return f"{module}.{leaf}" if module else leaf
 
 
+def _checked(given: Mapping[str, Any], name: str, entry: _Entry) -> np.ndarray:
+    """Return an entry's array in PyTorch's layout and the model's dtype, or raise _Problem."""
+    if name not in given:
+        hint = f" ({entry.hint})" if entry.hint else ""
+        raise _Problem(f"missing: {name} {list(entry.shape)}{hint}")
+    value = given[name]
+    # The shape first: a tensor of a few bytes can declare terabytes and would be copied.
+    shape = tuple(value.shape) if hasattr(value, "shape") else np.shape(_to_numpy(value, name))
+    slots = shape[0] if entry.per_slot and shape[1:] == entry.shape[1:] and shape else 0
+    if shape != entry.shape and not 0 < slots <= _MOST_SLOTS:
+        raise _Problem(f"misshapen: {name} is {list(shape)}, the model has {list(entry.shape)}")
+    array = _to_numpy(value, name)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer)):
+        raise _Problem(f"not numbers: {name} has dtype {array.dtype}")
+    if slots:
+        array = _first_slot(array, name)
+    if jnp.issubdtype(entry.variable.dtype, np.integer):
+        return _counts(array, np.dtype(entry.variable.dtype), name)
+    return _finite(array, entry, name)
+
+
+def _finite(array: np.ndarray, entry: _Entry, name: str) -> np.ndarray:
+    """Cast to the model's dtype; NaN and infinity would make every output NaN."""
+    dtype = np.dtype(entry.variable.dtype)
+    with np.errstate(all="ignore"):
+        cast = array.astype(dtype)
+    if wrong := np.count_nonzero(~np.isfinite(cast)):
+        raise _Problem(
+            f"not finite: {name} has {wrong} of {cast.size} values NaN, infinite or too large for "
+            f"{dtype}"
+        )
+    if entry.is_variance and (wrong := np.count_nonzero(cast < 0)):
+        raise _Problem(f"negative: {name} has {wrong} of {cast.size} variances below 0")
+    return cast
+
+
+def _counts(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """Cast counters to the model's dtype, in which larger ones would wrap around."""
+    most = np.iinfo(dtype).max
+    whole = array.astype(np.float64 if jnp.issubdtype(array.dtype, np.floating) else np.int64)
+    # Written so that NaN fails; an unsigned number beyond int64 turns negative above.
+    if not ((whole >= 0) & (whole <= most) & (whole % 1 == 0)).all():
+        raise _Problem(f"no counts: {name} has others than whole numbers from 0 to {most}")
+    return whole.astype(dtype)
+
+
 def _assign(entries: dict[str, _Entry], arrays: dict[str, np.ndarray]) -> None:
     """Put checked arrays into the variables; the parts of a stacked one come in order."""
-    parts = []
+    parts, values = [], []
     for name, entry in entries.items():
         parts.append(arrays[name])
         if entry.part + 1 == entry.parts:
             whole = np.concatenate(parts) if len(parts) > 1 else parts[0]
             # A copy: on the CPU jnp.asarray may share memory with the tensor it was given.
             value = jnp.array(_from_torch_layout(whole, entry), entry.variable.dtype)
-            entry.variable.set_value(value)
+            values.append((entry.variable, value))
             parts = []
+    for variable, value in values:  # all or nothing: until here the memory may run out
+        variable.set_value(value)
 
 
 def _without_prefix(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    if state_dict and all(name.startswith("module.") for name in state_dict):
-        return {name.removeprefix("module."): value for name, value in state_dict.items()}
+    if state_dict and all(str(name).startswith("module.") for name in state_dict):
+        return {str(name).removeprefix("module."): value for name, value in state_dict.items()}
     return state_dict
 
 
-def _first_slot(array: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
-    if array.ndim != len(shape) or array.shape[1:] != shape[1:] or not len(array):
-        return array
+def _shown(name: Any) -> str:
+    """A name from a file, safe to print: on one line, and not without end."""
+    text = name if isinstance(name, str) and name.isprintable() and name else repr(name)
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
+
+
+def _first_slot(array: np.ndarray, name: str) -> np.ndarray:
     if (array != array[:1]).any():
         warnings.warn(
             f"{name} differs between the {len(array)} places of a batch; the first one is used.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return array[:1]
 
@@ -258,10 +334,14 @@ def _from_torch_layout(array: np.ndarray, entry: _Entry) -> np.ndarray:
     return array.transpose(*range(2, array.ndim), 1, 0)
 
 
-def _to_numpy(value) -> np.ndarray:
+def _to_numpy(value, name: str) -> np.ndarray:
     """An array of any framework on the host; torch's bfloat16, which numpy lacks, as float32."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if "bfloat16" in str(value.dtype):
-            value = value.float()
-    return np.asarray(value)
+    try:
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            if "bfloat16" in str(value.dtype):
+                value = value.float()
+        return np.asarray(value)
+    except Exception as error:  # each framework raises its own: sparse, quantized, without data, …
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _Problem(f"no array: {name} cannot be read as a dense array: {reason}") from None

@@ -19,7 +19,26 @@ from jax_train.errors import UserError
 
 _MAX_MEMBER = 256 * 2**20  # bytes; the largest true member, cifar-100's train.bin, has 154 MB
 _MAX_TOTAL = 2**30
+_MAX_MEMBERS = 1000  # the true archives have 8 and 5; each costs time, even an empty one
 _DAMAGE = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error)
+
+
+class _Bounded:
+    """An unpacked stream that ends with an error when it gives more than the original could.
+
+    The sizes in a tar's headers do not do: tarfile reads some headers whole, whatever they declare.
+    """
+
+    def __init__(self, file):
+        self._file = file
+        self._left = _MAX_TOTAL
+
+    def read(self, size: int) -> bytes:
+        if size > self._left:
+            raise tarfile.ReadError("it unpacks to more bytes than the original could hold")
+        data = self._file.read(size)
+        self._left -= len(data)
+        return data
 
 
 @dataclass(frozen=True)
@@ -111,30 +130,49 @@ def _read_tar(path: Path, wanted: set[str]) -> dict[str, bytes]:
     """Return the bytes of the wanted members of a .tar.gz."""
     found, total = {}, 0
     try:
-        with tarfile.open(path, "r:gz") as archive:
-            for member in archive:
-                parts = PurePosixPath(member.name)
-                if parts.is_absolute() or ".." in parts.parts:
-                    raise _suspect(path, member, "a path that leads out of the archive")
+        with gzip.open(path, "rb") as file, tarfile.open(fileobj=_Bounded(file), mode="r|") as tar:
+            for count, member in enumerate(tar):
+                total += member.size
+                _check_member(path, member, count, total)
                 if member.isdir():
                     continue
-                if not member.isreg():
-                    raise _suspect(path, member, "a link or a special file")
-                total += member.size
-                if member.size > _MAX_MEMBER or total > _MAX_TOTAL:
-                    raise _suspect(path, member, "more bytes than the original could hold")
                 if member.name in found:
                     raise _suspect(path, member, "a member that stands there twice")
                 if member.name in wanted:
-                    found[member.name] = archive.extractfile(member).read()
+                    found[member.name] = tar.extractfile(member).read()
+            _read_to_the_end(file)
+    except UserError:
+        raise
     except _DAMAGE as error:
         raise _damaged(path, error) from error
+    except (ValueError, KeyError, IndexError, OverflowError, RecursionError) as error:
+        raise _damaged(path, error) from error  # tarfile on headers that make no sense
     if missing := sorted(wanted - set(found)):
         raise UserError(
             f"{path} has no member {', '.join(missing)}. Expected the binary version of the "
             "archive (not the one for Python or MATLAB)."
         )
     return found
+
+
+def _check_member(path: Path, member: tarfile.TarInfo, count: int, total: int) -> None:
+    """Refuse what no original archive holds, wanted or not."""
+    parts = PurePosixPath(member.name)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise _suspect(path, member, "a path that leads out of the archive")
+    if not (member.isdir() or (member.isreg() and not member.issparse())):
+        raise _suspect(path, member, "a link or a special file")
+    if member.size > _MAX_MEMBER or total > _MAX_TOTAL or count >= _MAX_MEMBERS:
+        raise _suspect(path, member, "more bytes than the original could hold")
+
+
+def _read_to_the_end(file) -> None:
+    """Read what stands behind the tar: only at the end of a gzip file its checksum is compared."""
+    left = _MAX_TOTAL
+    while data := file.read(2**20):
+        left -= len(data)
+        if left < 0:
+            raise tarfile.ReadError("it unpacks to more bytes than the original could hold")
 
 
 def _suspect(path: Path, member: tarfile.TarInfo, what: str) -> UserError:
@@ -171,19 +209,23 @@ def _read_mnist(paths: dict[str, Path]) -> Contents:
 
 def _read_idx(path: Path, item: tuple[int, ...]) -> np.ndarray:
     """Return a gzipped IDX file of bytes as uint8 [N, *item]."""
-    try:
-        with gzip.open(path, "rb") as file:
-            data = file.read(_MAX_MEMBER)
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
     dims = 1 + len(item)
     start = 4 + 4 * dims
     magic = 0x0800 + dims  # type 8 (unsigned byte) and the number of dimensions
-    header = struct.unpack(f">{1 + dims}I", data[:start]) if len(data) >= start else ()
     size = int(np.prod(item, dtype=np.int64))
-    if header[:1] != (magic,) or header[2:] != item or len(data) != start + header[1] * size:
+    try:
+        with gzip.open(path, "rb") as file:
+            data = file.read(start)
+            header = struct.unpack(f">{1 + dims}I", data) if len(data) == start else ()
+            declared = header[1] * size if header[:1] == (magic,) else 0
+            # One byte more than declared, so that a longer file shows and is not unpacked.
+            data += file.read(min(declared, _MAX_MEMBER) + 1)
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+    if header[:1] != (magic,) or header[2:] != item or len(data) != start + declared:
+        more = "or more " if len(data) > start + declared else ""
         raise UserError(
-            f"{path}: {len(data):,} bytes with the header {header}; expected ({magic}, N"
+            f"{path}: {len(data):,} {more}bytes with the header {header}; expected ({magic}, N"
             f"{''.join(f', {n}' for n in item)}) and then N x {size} bytes. Fetch it again."
         )
     if header[1] == 0:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 import jax_models
 from jax_models.conv_layers import BatchNorm
 from jax_train import augment, data, data_stream, optim, steps
+from jax_train.data_stream import StreamedDataset
 from jax_train.errors import UserError
 from jax_train.parallel import Layout
 
@@ -32,20 +33,21 @@ class Splits:
         return notes
 
 
+def load_split(config: ConfigDict, split: str) -> data.Dataset | StreamedDataset:
+    """Read a split, such as 'test[:100]', of the data that `config.data` names."""
+    fields = config.data
+    return data.load(
+        fields.name, split, fields.data_dir,
+        image_size=fields.image_size, download=fields.download, memory_limit=fields.memory_limit,
+    )  # fmt: skip
+
+
 def load_splits(config: ConfigDict) -> Splits:
     """Read the three splits that `config.data` names."""
     fields = config.data
-
-    def load(split):
-        return data.load(
-            fields.name, split, fields.data_dir,
-            image_size=fields.image_size, download=fields.download,
-            memory_limit=fields.memory_limit,
-        )  # fmt: skip
-
-    train_set = load(fields.train_split)
-    val_set = load(fields.val_split) if fields.val_split else None
-    test_set = load(fields.test_split)
+    train_set = load_split(config, fields.train_split)
+    val_set = load_split(config, fields.val_split) if fields.val_split else None
+    test_set = load_split(config, fields.test_split)
     for other in filter(None, (val_set, test_set)):
         if other.image_shape != train_set.image_shape:
             raise UserError(
@@ -138,4 +140,5 @@ def create_recipe(
         label_smoothing=config.train.label_smoothing,
         accumulate_steps=config.train.accumulate_steps,
         dtype=config.dtype,
+        skip_nonfinite=config.train.on_nonfinite == "skip",
     )

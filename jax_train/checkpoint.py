@@ -1,18 +1,65 @@
-"""Checkpoints of a run: the last one, and the best one by validation.
+"""Checkpoints of a run: the two newest, and the best one by validation.
 
-Orbax writes a checkpoint under a temporary name and renames it when it is complete, so a killed
-run leaves whole checkpoints only.
+Orbax writes a checkpoint under a temporary name and renames it when it is complete. It restores
+flipped bytes without a word, so every array has a checksum of ours, committed with the step.
 """
 
 import contextlib
 import logging
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from jax_train import processes
 from jax_train.errors import UserError
+from jax_train.metrics import TrainSums
 from jax_train.steps import TrainState
+
+_KEPT = 2  # newest ones: the last may be damaged
+
+
+class Progress(NamedTuple):
+    """All that a run needs to go on from a step as if nothing had happened, on the device."""
+
+    state: TrainState
+    sums: TrainSums  # since the last log line
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was saved; says why."""
+
+
+def checksums(tree: Any) -> jax.Array:
+    """One uint32 for each leaf of a pytree of 32- or 64-bit arrays; any changed word changes it.
+
+    Computed where the arrays lie, in integers, so that it does not depend on how they are spread
+    over devices.
+    """
+    return jnp.stack([_checksum(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _checksum(leaf):
+    words = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+    place, stride = jnp.zeros(words.shape, jnp.uint32), 1
+    for axis in reversed(range(words.ndim)):
+        place += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * jnp.uint32(stride)
+        stride = stride * words.shape[axis] % 2**32
+    return _mix(words ^ _mix(place)).sum(dtype=jnp.uint32)
+
+
+def _mix(x):
+    """A bijection of uint32, so that one changed word always changes the sum (murmur3)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+_checksums = jax.jit(checksums)
 
 
 def _rank(figures: dict[str, float]) -> float:
@@ -28,13 +75,16 @@ class Checkpoints:
 
     Args:
       folder: created when missing; leave the `with` block to finish writing.
+      tell: called with a line about each damaged checkpoint.
+      read_only: change nothing; a damaged checkpoint is then an error.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, tell=lambda line: None, *, read_only: bool = False):
         for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        self.folder, self._tell, self._read_only = folder.absolute(), tell, read_only
         keep = [
-            preservation_policy.LatestN(1),
+            preservation_policy.LatestN(_KEPT),
             preservation_policy.BestN(
                 get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False
             ),
@@ -43,58 +93,99 @@ class Checkpoints:
             best_fn=_rank,
             best_mode="max",
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        with self._told():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    @property
-    def last_step(self) -> int | None:
-        """Step of the newest checkpoint, None without one."""
-        return self._manager.latest_step()
-
-    @property
-    def best_step(self) -> int | None:
-        """Step of the best validation top-1, None without validation."""
-        return self._manager.best_step()
-
-    def figures(self, step: int) -> dict[str, float] | None:
-        """Validation figures saved with a step."""
-        return self._manager.metrics(step)
-
-    def save(self, state: TrainState, step: int, figures: dict[str, float] | None) -> None:
+    def save(
+        self, progress: Progress, step: int, facts: dict, figures: dict[str, float] | None = None
+    ) -> None:
         """Start writing a checkpoint; returns before it is on disk.
 
         Args:
-          state: what to save.
+          progress: what to save.
           step: its number of steps.
+          facts: made of JSON's types, saved beside it.
           figures: validation figures, None without validation.
 
         Raises:
           UserError: this or an earlier checkpoint could not be written.
         """
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state))
+        meta = {"checksums": np.asarray(_checksums(progress)).tolist(), "facts": facts}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(progress), meta=ocp.args.JsonSave(meta)
+        )
         with self._told():
             self._manager.save(step, args=args, metrics=figures)
 
-    def restore(self, like: TrainState, step: int) -> TrainState:
-        """Read a checkpoint.
+    def restore_newest(self, like: Progress) -> tuple[int, Progress, dict] | None:
+        """Read the newest checkpoint that is whole, setting damaged ones aside.
 
         Args:
           like: shapes, and where the arrays are to go; a checkpoint knows nothing of devices.
-          step: which one.
 
-        Raises:
-          UserError: the checkpoint cannot be read or has other shapes.
+        Returns:
+          (step, progress, facts); None when there is no checkpoint.
         """
+        return self._first_whole(like, lambda: self._manager.latest_step())
 
-        target = ocp.args.StandardRestore(like)
+    def restore_best(self, like: Progress) -> tuple[int, Progress, dict] | None:
+        """Read the checkpoint with the best validation top-1; of equals the newest."""
+        return self._first_whole(like, lambda: self._manager.best_step())
+
+    def _first_whole(self, like, choose):
+        while (step := choose()) is not None:
+            try:
+                return step, *self._restore(like, step)
+            except Damaged as damaged:
+                if self._read_only:
+                    raise UserError(
+                        f"The checkpoint of step {step} in {self.folder} is damaged ({damaged}). "
+                        "The run's training command sets it aside and goes on from an older one."
+                    ) from damaged
+                aside = f"{step}.damaged"
+                self._tell(
+                    f"the checkpoint of step {step} is damaged ({damaged}): it is now "
+                    f"{self.folder.name}/{aside}, and an older one is used"
+                )
+                processes.on_main(lambda: self._set_aside(step))
+                self._manager.reload()
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        number, place = 0, self.folder / str(step)
+        while (aside := place.with_name(f"{step}.damaged{f'.{number}' * bool(number)}")).exists():
+            number += 1
+        place.rename(aside)
+
+    def _restore(self, like: Progress, step: int) -> tuple[Progress, dict]:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(state=target))["state"]
-        except (ValueError, KeyError, OSError) as error:
+            found = self._manager.restore(step, args=args)
+            progress, meta = found["state"], found["meta"]
+            expected, facts = meta["checksums"], meta["facts"]
+        except PermissionError as error:
             raise UserError(
-                f"The checkpoint of step {step} in {self._manager.directory} cannot be read "
-                f"({str(error).splitlines()[0]}). Delete its folder to go on from an older one, "
-                "or the whole run folder to start again."
+                f"The checkpoint of step {step} in {self.folder} cannot be read: {error}."
             ) from error
+        except Exception as error:  # of many kinds: files, JSON, TensorStore
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise Damaged(reason[:150]) from error
+        names = [jax.tree_util.keystr(path, simple=True, separator=".")
+                 for path, _ in jax.tree_util.tree_flatten_with_path(progress)[0]]  # fmt: skip
+        found = np.asarray(_checksums(progress)).tolist()
+        if len(expected) != len(found):
+            raise Damaged(f"{len(expected)} checksums for {len(found)} arrays")
+        wrong = [name for name, a, b in zip(names, expected, found, strict=True) if a != b]
+        if wrong:
+            raise Damaged(f"wrong checksum of {wrong[0]}")
+        return progress, facts
+
+    def figures(self, step: int) -> dict[str, float] | None:
+        """Validation figures saved with a step."""
+        return self._manager.metrics(step)
 
     def wait(self) -> None:
         """Wait until everything is on disk.
@@ -121,7 +212,7 @@ class Checkpoints:
         except Exception as error:  # OSError, or TensorStore's errors as ValueError
             reason = " ".join(str(error).split())
             raise UserError(
-                f"A checkpoint cannot be written to {self._manager.directory}: "
+                f"A checkpoint cannot be written to {self.folder}: "
                 f"{'the disk is full' if 'No space left' in reason else reason[:300]}. The same "
                 "command goes on from the last complete checkpoint."
             ) from error

@@ -9,7 +9,16 @@ from ml_collections import ConfigDict
 from jax_train.errors import UserError, nearest
 
 # A run may go on under other values of these: they change no result.
-_FREE = ("data.data_dir", "data.download", "data.memory_limit", "parallel", "mesh.", "log.")
+_FREE = (
+    "data.data_dir",
+    "data.download",
+    "data.memory_limit",
+    "parallel",
+    "mesh.",
+    "log.",
+    "checkpoint.every_",
+    "train.on_nonfinite",
+)
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _EXAMPLES = {int: "8", float: "0.1", bool: "true"}  # where the default is empty
@@ -76,6 +85,16 @@ def validate(config: ConfigDict, defaults: ConfigDict) -> None:
     _at_least("config.eval.batch_size", evaluation.batch_size, 1)
     _at_least("config.eval.every_epochs", evaluation.every_epochs, 1)
     _at_least("config.log.every_steps", config.log.every_steps, 1)
+    _at_least("config.checkpoint.every_steps", config.checkpoint.every_steps, 0)
+    if config.checkpoint.every_minutes < 0:
+        raise UserError(
+            f"config.checkpoint.every_minutes={config.checkpoint.every_minutes}: expected minutes "
+            "from 0 (off) up."
+        )
+    if train.on_nonfinite not in ("stop", "skip"):
+        raise UserError(
+            f"config.train.on_nonfinite={train.on_nonfinite!r}: expected 'stop' or 'skip'."
+        )
     _at_least("config.seed", config.seed, 0)
     _at_least("config.augment.resize", config.augment.resize, 0)
     _at_most("config.seed", config.seed, 2**32 - 1)  # JAX takes 32 bits: a larger one is another

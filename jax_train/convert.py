@@ -6,11 +6,8 @@ known to fit, and all three formats hold the same names: those of PyTorch's stat
 
 import ast
 import os
-import pickle
 import re
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +16,10 @@ import numpy as np
 from flax import nnx
 
 import jax_models
-from jax_models import torch_weights
+from jax_models import torch_weights, weight_files
+from jax_models.weight_files import ENDINGS, TORCH_ENDINGS
 from jax_train.errors import UserError
 
-TORCH_ENDINGS = (".pt", ".pth", ".bin")
-ENDINGS = (*TORCH_ENDINGS, ".safetensors", ".npz")
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
-CLASS_TOKEN = "class_random"  # what a source keeps beside its state dict
 MOST_PROBLEMS = 4  # lines of each kind
 LOOKS_ALIKE = 0.5  # share of common names; two different models share at most 0.14
 
@@ -57,13 +51,15 @@ def convert_and_describe(
                 f"{option} {path}: the format follows from the ending, and {path.suffix!r} is "
                 f"none of {', '.join(ENDINGS)}. Give a file that ends in one of them."
             )
-    if not source.is_file():
-        raise UserError(f"--from {source}: there is no such file. Check the path.")
+    try:
+        weight_files.check_is_file(source)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--from {error}") from None
     if target.exists() and (target.is_dir() or not overwrite):
         cure = "it is a folder: choose" if target.is_dir() else "give --overwrite or choose"
         raise UserError(f"--to {target} exists already; {cure} another name.")
     model = build(model_name, parse_settings(settings))
-    notes = _load(model, read(source), model_name, source)
+    notes = _load(model, _read(source), model_name, source)
     state = torch_weights.export(model)
     write(state, target)
     values = sum(array.size for array in state.values())
@@ -123,27 +119,6 @@ def build(model_name: str, settings: Mapping[str, Any]) -> nnx.Module:
         ) from None
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Return the tensors of a weight file by name; code in it is never run.
-
-    Raises:
-      UserError: the file is damaged, not of the format its ending says, or holds other things.
-    """
-    if path.suffix in TORCH_ENDINGS:
-        state = _unwrap(_read_torch(path), path)
-    elif path.suffix == ".npz":
-        state = _read_npz(path)
-    else:
-        state = _read_safetensors(path)
-    for name, value in state.items():
-        if not isinstance(name, str) or not hasattr(value, "shape"):
-            raise UserError(
-                f"--from {path}: the entry {name!r} is {type(value).__name__}, not a tensor. "
-                f"Save model.state_dict(), alone or under {' or '.join(STATE_DICT_KEYS)}."
-            )
-    return state
-
-
 def write(state: Mapping[str, np.ndarray], path: Path) -> None:
     """Write tensors to a file, under a temporary name until it is complete.
 
@@ -169,6 +144,13 @@ def write(state: Mapping[str, np.ndarray], path: Path) -> None:
         raise
 
 
+def _read(source: Path) -> dict[str, Any]:
+    try:
+        return weight_files.read(source)
+    except (OSError, ImportError, ValueError) as error:
+        raise UserError(f"--from {error}") from None
+
+
 def _load(model, state: Mapping[str, Any], model_name: str, source: Path) -> list[str]:
     """Fill the model; return what `torch_weights.load` warns of."""
     try:
@@ -176,11 +158,6 @@ def _load(model, state: Mapping[str, Any], model_name: str, source: Path) -> lis
             warnings.simplefilter("always")
             torch_weights.load(model, state)
         return [str(warning.message) for warning in caught]
-    except (TypeError, RuntimeError) as error:
-        raise UserError(
-            f"--from {source}: a tensor in it is of a kind that cannot be read as an array: "
-            f"{error} Save plain, dense tensors."
-        ) from None
     except ValueError as error:
         _, *problems = str(error).splitlines()
         raise UserError(
@@ -242,79 +219,11 @@ def _state_names(model_name: str) -> list[str]:
     return []
 
 
-def _import_torch(place: str):
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"{place}: files that end in {', '.join(TORCH_ENDINGS)} need PyTorch, which "
-            "is not installed. Install it (pip install torch) or use .safetensors or .npz."
-        ) from None
-    return torch
-
-
-def _read_torch(path: Path) -> Any:
-    torch = _import_torch(f"--from {path}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"--from {path}: not a file of tensors alone. It is damaged, no PyTorch file, or "
-            "holds Python objects, which are not loaded because they could run code. Where it "
-            "was made, load it and save model.state_dict() instead."
-        ) from None
-    except Exception as error:  # damage shows in many ways, from EOFError to RuntimeError
-        raise _damaged(path, "PyTorch", error) from None
-
-
-def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:
-    """The state dict in what `torch.load` gave, with the class token that stands beside it."""
-    if not isinstance(loaded, Mapping):
-        raise UserError(
-            f"--from {path}: holds {type(loaded).__name__}, expected a state dict. "
-            "Save model.state_dict()."
-        )
-    held = [loaded[key] for key in STATE_DICT_KEYS if isinstance(loaded.get(key), Mapping)]
-    state = dict(held[0] if held else loaded)
-    beside = state.pop(CLASS_TOKEN, loaded.get(CLASS_TOKEN))
-    # DataParallel's `module.` is left out here, because the entry beside has none.
-    if all(str(name).startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state if beside is None else {CLASS_TOKEN: beside} | state
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
-        raise _damaged(path, "NumPy .npz", ValueError("not a zip archive"))
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if "pickle" in str(error):  # NumPy's advice is to load it all the same
-            error = ValueError("it holds Python objects, which could run code")
-        raise _damaged(path, "NumPy .npz", error) from None
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, "safetensors", error) from None
-
-
-def _damaged(path: Path, kind: str, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    return UserError(
-        f"--from {path}: not a readable {kind} file ({reason}). It may be damaged, cut short or "
-        "of another format than its ending says: fetch or save it again."
-    )
-
-
 def _save_torch(path: Path) -> Callable:
-    torch = _import_torch(f"--to {path}")
+    try:
+        torch = weight_files.import_torch(path)
+    except ImportError as error:
+        raise UserError(f"--to {error}") from None
     return lambda state, file: torch.save(
         {name: torch.from_numpy(array) for name, array in state.items()}, file
     )

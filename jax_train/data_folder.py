@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 
@@ -35,6 +36,8 @@ SUFFIXES = frozenset(
         ".webp",
     ]
 )
+# Pillow's readers for these; of its others one runs Ghostscript, whatever the file is called.
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _GREY = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"])
 _BLOCK = 256  # files decoded in one go
 _REPORTED = 5  # damaged files named in one error
@@ -175,9 +178,14 @@ def _image_files(folder: Path, root: Path, ignored: Counter) -> Iterable:
                 ignored[path.suffix.lower() or "no suffix"] += 1
                 continue
             try:
-                yield path.relative_to(root).as_posix(), path.stat()
+                stat = path.stat()
             except OSError as error:
                 raise UserError(f"{path} cannot be read: {error.strerror}. Remove it.") from error
+            if not S_ISREG(stat.st_mode):
+                raise UserError(  # reading a pipe would wait for ever
+                    f"{path} is a pipe or a device; expected an image file. Remove it."
+                )
+            yield path.relative_to(root).as_posix(), stat
 
 
 def _read(split: _Split, channels: int, image_size: int | None, progress: bool) -> Arrays:
@@ -237,7 +245,7 @@ def _collect(
     for i, (path, result) in enumerate(zip(paths, decoded, strict=True)):
         advance(1)
         if isinstance(result, Exception):
-            damaged.append(f"{path} ({type(result).__name__}: {result})")
+            damaged.append(f"{path} ({_reason(path, result)})")
             if len(damaged) == _REPORTED:
                 break
             continue
@@ -289,12 +297,21 @@ def _all_grey(splits: dict[str, _Split]) -> bool:
         for split in splits.values():
             for name, _, _ in split.files:
                 try:
-                    with Image.open(split.root / name) as image:
+                    with Image.open(split.root / name, formats=_formats()) as image:
                         if image.mode not in _GREY:
                             return False
                 except Exception:  # damaged: reported when it is decoded
                     continue
     return True
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of the formats that this build of Pillow reads; with others it reads none at all."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _decode_or_error(path: Path, *, channels: int, image_size: int | None):
@@ -304,18 +321,50 @@ def _decode_or_error(path: Path, *, channels: int, image_size: int | None):
         return error
 
 
+def _reason(path: Path, error: Exception) -> str:
+    """Say in a few words why a file cannot be decoded."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # its own words are the path again
+        return _content(path)
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"too large: {error}"
+    if isinstance(error, MemoryError):
+        return "more pixels than there is memory for"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"damaged or cut short: {text}" if isinstance(error, OSError | SyntaxError) else text
+
+
+def _content(path: Path) -> str:
+    """What a file that is no image seems to be."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if not start:
+        return "empty: 0 bytes"
+    line = start.decode("utf-8", "replace").strip().partition("\n")[0][:32]
+    if line.isprintable() and "\ufffd" not in line:
+        return f"no image but text that starts with {line!r}"
+    return f"no whole image of the formats {', '.join(_formats())}"
+
+
 def _decode(path: Path, channels: int, image_size: int | None) -> np.ndarray:
     """Return one image, upright, as uint8 [H, W, channels]."""
     from PIL import Image, ImageOps
 
-    with Image.open(path) as opened:
+    with Image.open(path, formats=_formats()) as opened:
         # Pillow itself refuses only twice as many; filters of warnings are not safe in threads.
         if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(
                 f"{opened.width}x{opened.height} pixels; expected up to {Image.MAX_IMAGE_PIXELS:,}"
             )
         opened.load()
-        image = ImageOps.exif_transpose(opened)
+        try:
+            image = ImageOps.exif_transpose(opened)
+        except Exception as error:  # readers of EXIF raise many kinds too
+            raise ValueError("its EXIF data is damaged; save it without") from error
         if image.mode.startswith("I"):
             image = _upper_byte(image)
         if image.mode == "F":

@@ -9,12 +9,14 @@ import optax
 
 
 class TrainSums(NamedTuple):
-    """Sums over the training examples since the last log line; all scalars."""
+    """Sums over training examples, and of steps that were skipped; all scalars."""
 
     loss: jax.Array
     top1: jax.Array
     top5: jax.Array
     count: jax.Array
+    skipped: jax.Array  # steps whose loss or gradient was not finite; not in the sums above
+    bad_step: jax.Array  # the first of them
 
 
 class EvalSums(NamedTuple):
@@ -27,7 +29,7 @@ class EvalSums(NamedTuple):
 
 def zero_train_sums() -> TrainSums:
     """Sums over no example."""
-    return TrainSums(jnp.zeros(()), *(jnp.zeros((), jnp.int32) for _ in range(3)))
+    return TrainSums(jnp.zeros(()), *(jnp.zeros((), jnp.int32) for _ in range(5)))
 
 
 def zero_eval_sums(num_classes: int) -> EvalSums:
@@ -73,6 +75,8 @@ def train_sums(losses: jax.Array, logits: jax.Array, labels: jax.Array) -> Train
         (logits.argmax(axis=-1) == labels).sum(dtype=jnp.int32),
         in_top_k(logits, labels, 5).sum(dtype=jnp.int32),
         jnp.int32(labels.size),
+        jnp.int32(0),
+        jnp.int32(0),
     )
 
 

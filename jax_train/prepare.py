@@ -177,14 +177,19 @@ def _find_archives(name: str, recipe: Recipe, given: Sequence) -> dict[str, Path
 
 def _verify(path: Path, expected) -> None:
     """Check an archive from disk against its size and SHA-256."""
+    size = path.stat().st_size
+    if size != expected.size:  # another file, of whatever size, is not read through
+        raise UserError(
+            f"{path} is not the original archive: it has {size:,} bytes; expected "
+            f"{int(expected.size):,} bytes with SHA-256 {expected.checksum}. Fetch it again: it is "
+            "incomplete, changed, or another file."
+        )
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    size = path.stat().st_size
-    if (size, found) != (expected.size, expected.checksum):
+    if found != expected.checksum:
         raise UserError(
-            f"{path} is not the original archive: it has {size:,} bytes and SHA-256 {found}; "
-            f"expected {int(expected.size):,} bytes and SHA-256 {expected.checksum}. Fetch it "
-            "again: it is incomplete, changed, or another file."
+            f"{path} is not the original archive: it has SHA-256 {found}; expected "
+            f"{expected.checksum}. Fetch it again: it is damaged, changed, or another file."
         )
 
 
@@ -202,7 +207,8 @@ def _download(tfds, name: str, root: Path, recipe: Recipe, infos: dict) -> dict[
     )
     # TFDS sets no timeout and retries for minutes; it opens an address only if it needs to.
     stop = threading.Event()  # else its threads would finish their files after Ctrl-C
-    opener = functools.partial(_open_url, downloader._open_url, stop)
+    sizes = {url: int(info.size) for url, info in infos.items()}
+    opener = functools.partial(_open_url, downloader._open_url, stop, sizes)
     try:
         with _replaced(downloader, _open_url=opener, MAX_RETRIES=_RETRIES):
             return {file: Path(path) for file, path in manager.download(urls).items()}
@@ -230,11 +236,24 @@ def _remove_partial(created: set[Path], parents: list[Path]) -> None:
 
 
 @contextlib.contextmanager
-def _open_url(original, stop: threading.Event, url: str, **kwargs) -> Iterator[tuple]:
+def _open_url(
+    original, stop: threading.Event, sizes: dict[str, int], url: str, **kwargs
+) -> Iterator[tuple]:
     """Open an address as TFDS does, with timeouts, a quick look at the network, and an end."""
     _probe(url)
     with original(url, timeout=_TIMEOUT, **kwargs) as (response, blocks):
-        yield response, itertools.takewhile(lambda _: not stop.is_set(), blocks)
+        blocks = itertools.takewhile(lambda _: not stop.is_set(), blocks)
+        yield response, _no_longer_than(blocks, sizes.get(url))
+
+
+def _no_longer_than(blocks: Iterator[bytes], size: int | None) -> Iterator[bytes]:
+    """End behind the block that goes beyond the size: the checksum is wrong by then."""
+    total = 0
+    for block in blocks:
+        yield block
+        total += len(block)
+        if size is not None and total > size:
+            return  # a server that sends without end would fill the disk
 
 
 def _probe(url: str) -> None:

@@ -81,6 +81,17 @@ def on_main(function: Callable[[], object]) -> object:
     return result
 
 
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is set in any process; all have to ask."""
+    import jax
+
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
 def _broadcast(value):
     """The first process's value, made of JSON's types, in all processes."""
     from jax.experimental import multihost_utils

@@ -48,6 +48,10 @@ class MetricsFile:
         self._writer.writerow(short)
         self._file.flush()
 
+    def to_disk(self) -> None:
+        """Have the operating system write out what it holds back."""
+        os.fsync(self._file.fileno())
+
     def __enter__(self) -> "MetricsFile":
         return self
 
@@ -148,6 +152,11 @@ class RunLog:
         if self._console:
             self._console.line(text)
 
+    def to_disk(self) -> None:
+        """Have the operating system write out the rows it holds back."""
+        if self._csv:
+            self._csv.to_disk()
+
     def __enter__(self) -> "RunLog":
         return self
 
@@ -165,14 +174,19 @@ def write_run(workdir: Path, results: dict, confusion, class_names: Sequence[str
     write_results(workdir / "results.json", results)
 
 
+def versions() -> dict[str, str]:
+    """Versions of the libraries a run's numbers depend on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {package: version(package) for package in packages}
+
+
 def environment() -> dict[str, object]:
     """Versions, device and git commit, for results.json."""
     import jax
 
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     device = jax.local_devices()[0]
     return {
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "versions": {"python": platform.python_version()} | versions(),
         "device": f"{device.platform} ({device.device_kind}) x {jax.device_count()}",
         "git_commit": _git_commit(),
     }

@@ -52,6 +52,8 @@ class Recipe:
       label_smoothing: of the training loss.
       accumulate_steps: parts a batch is worked through in, one after the other.
       dtype: of the computation; parameters stay as they are stored.
+      skip_nonfinite: go on after a step whose loss or gradient is not finite; otherwise nothing
+        changes from that step on. Such a step itself never changes the state.
     """
 
     graphdef: Any
@@ -64,6 +66,7 @@ class Recipe:
     label_smoothing: float = 0.0
     accumulate_steps: int = 1
     dtype: str = "float32"
+    skip_nonfinite: bool = False
 
 
 class ExampleRngs(nnx.Object):
@@ -161,7 +164,20 @@ def train_on_batch(
         grads, stats, figures = on_part(state.stats, jax.tree.map(lambda x: x[0], parts))
     else:
         grads, stats, figures = _accumulate(recipe, state, on_part, parts)
-    return update(recipe, state, grads, stats), _add(sums, recipe.layout.total(figures))
+    grads, figures = recipe.layout.mean(grads), recipe.layout.total(figures)
+    return _unless_nonfinite(recipe, state, sums, grads, stats, figures)
+
+
+def _unless_nonfinite(recipe, state, sums, grads, stats, figures):
+    """Take the optimizer's step if loss and gradients are finite; otherwise count it as skipped."""
+    finite = jnp.isfinite(figures.loss) & jnp.isfinite(optax.tree.norm(grads, squared=True))
+    if not recipe.skip_nonfinite:
+        finite &= sums.skipped == 0
+    new = update(recipe, state, grads, stats), _add(sums, figures)
+    first = jnp.where(sums.skipped == 0, state.step, 0)
+    skipped = sums._replace(skipped=sums.skipped + 1, bad_step=sums.bad_step + first)
+    state, sums = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, (state, skipped))
+    return state._replace(step=new[0].step), sums
 
 
 def _accumulate(recipe, state, on_part, parts):
@@ -208,8 +224,8 @@ def gradients(recipe: Recipe, params, stats, images, labels, keys):
 
 
 def update(recipe: Recipe, state: TrainState, grads, stats) -> TrainState:
-    """Take the optimizer's step; `grads` are means over this device's share of the batch."""
-    grads = recipe.layout.shard_state(recipe.layout.mean(grads))
+    """Take the optimizer's step on the mean gradients of a batch."""
+    grads = recipe.layout.shard_state(grads)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     return TrainState(state.step + 1, optax.apply_updates(state.params, updates), stats, opt_state)
 

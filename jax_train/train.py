@@ -1,6 +1,9 @@
 """The training loop."""
 
+import contextlib
 import functools
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -21,10 +24,11 @@ from jax_train import (
     steps,
 )
 from jax_train.build import Splits
-from jax_train.checkpoint import Checkpoints
+from jax_train.checkpoint import Checkpoints, Progress
 from jax_train.clock import Clock
 from jax_train.data_stream import StreamedDataset
-from jax_train.errors import UserError
+from jax_train.errors import UserError, as_paragraph
+from jax_train.stopping import Stopped, StopSignals
 
 
 def train(config: ConfigDict, workdir: Path) -> dict:
@@ -38,7 +42,9 @@ def train(config: ConfigDict, workdir: Path) -> dict:
       What results.json holds.
 
     Raises:
-      UserError: the config does not fit the data or the model, or files cannot be read or written.
+      UserError: the config does not fit the data or the model, files cannot be read or written, or
+        a step is not finite.
+      Stopped: SIGTERM or SIGINT came and everything is saved.
     """
     enable_compilation_cache()
     if config.dtype == "float64":
@@ -49,14 +55,16 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     splits = build.load_splits(config)
     config = build.resolve(config, splits)
     trainer = Trainer(config, splits, workdir)  # refuses what it can before a folder is made
-    processes.on_main(lambda: run_folder.create(workdir, config))
-    try:
-        return trainer.run()
-    except OSError as error:
-        raise UserError(
-            f"The run folder {workdir} cannot be written: {error}. Make room there; the same "
-            "command then goes on from the last checkpoint."
-        ) from error
+    with contextlib.ExitStack() as stack:
+        processes.on_main(lambda: stack.enter_context(run_folder.locked(workdir)))
+        processes.on_main(lambda: run_folder.create(workdir, config))
+        try:
+            return trainer.run()
+        except OSError as error:
+            raise UserError(
+                f"The run folder {workdir} cannot be written: {error}. Make room there; the same "
+                "command then goes on from the last checkpoint."
+            ) from error
 
 
 def enable_compilation_cache() -> None:
@@ -93,6 +101,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * config.train.epochs
         self.schedule = optim.schedule_tables(config, self.steps_per_epoch)
         self.recipe = build.create_recipe(config, self.schedule, self.layout, self.steps_per_epoch)
+        self._saved_step = None
         self._eval_batch = self.layout.round_up(config.eval.batch_size)
         self._trace()
 
@@ -110,9 +119,11 @@ class Trainer:
         shapes = jax.eval_shape(init)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
         self._shardings = self.layout.state_shardings(shapes)
+        sums = jax.eval_shape(metrics.zero_train_sums)
+        where = Progress(self._shardings, jax.tree.map(lambda _: self.layout.replicated, sums))
         self.like = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            shapes, self._shardings,
+            Progress(shapes, sums), where,
         )  # fmt: skip
         self.init = jax.jit(init, out_shardings=self._shardings)
         self._order = jax.jit(
@@ -126,23 +137,53 @@ class Trainer:
             raise UserError(f"config.model does not fit the data: {error}") from error
 
     def run(self) -> dict:
-        """Train from the last checkpoint, or from the start, to the end; write all files."""
-        with Checkpoints(self.workdir / "checkpoints") as self.checkpoints:
-            state, step = self._start()
+        """Train from the last checkpoint, or from the start, to the end; write all files.
+
+        Raises:
+          Stopped: SIGTERM or SIGINT came; a checkpoint of the last step is saved.
+          UserError: a checkpoint cannot be read or written, or a step is not finite.
+        """
+        folder = self.workdir / "checkpoints"
+        with Checkpoints(folder, tell=_complain) as self.checkpoints:
+            progress, step = self._start()
             self._announce(step)
             log = self.config.log
             with report.RunLog(
                 self.workdir, step, self.total_steps, bar=log.progress, active=processes.is_main()
             ) as self.log:
                 self._clock = Clock(self.log.seconds)
-                state = self._train(state, step)
+                with StopSignals() as self._signals:
+                    state = self._train(progress, step)
                 return self._finish(state)
 
-    def _start(self) -> tuple[steps.TrainState, int]:
-        step = self.checkpoints.last_step
-        if step is None:
-            return self.init(), 0
-        return self.checkpoints.restore(self.like, step), step
+    def _start(self) -> tuple[Progress, int]:
+        found = self.checkpoints.restore_newest(self.like)
+        if found is None:
+            self._since_eval = []
+            return Progress(self.init(), self._zero_sums()), 0
+        step, progress, facts = found
+        self._since_eval = [metrics.TrainSums(*sums) for sums in facts["since_eval"]]
+        now = self._conditions()
+        changed = [
+            f"{name} {before} -> {now.get(name)}"
+            for name, before in facts["conditions"].items() if before != now.get(name)
+        ]  # fmt: skip
+        if changed and processes.is_main():
+            print(f"note: the last bits may differ from an unbroken run: {', '.join(changed)}")
+        return progress, step
+
+    def _conditions(self) -> dict[str, str]:
+        """What the bits of a run depend on besides the config."""
+        calls = self._steps_per_call()
+        return report.versions() | {
+            "platform": jax.default_backend(),
+            "layout": self.layout.describe(),
+            "program": "one step a call" if calls == 1 else "several steps a call",
+            "data": "streamed" if isinstance(self.splits.train, StreamedDataset) else "resident",
+        }
+
+    def _zero_sums(self) -> metrics.TrainSums:
+        return self.layout.replicate(metrics.zero_train_sums())
 
     def _announce(self, step: int) -> None:
         if not processes.is_main():
@@ -164,34 +205,74 @@ class Trainer:
         for note in self.splits.notes():
             print(note)
         if step:
-            print(f"resuming after epoch {step / self.steps_per_epoch:g} of this run")
+            epoch = f"{step / self.steps_per_epoch:.4g} of {self.config.train.epochs}"
+            print(f"going on after step {step} of {self.total_steps} (epoch {epoch})")
 
-    def _train(self, state: steps.TrainState, step: int) -> steps.TrainState:
+    def _train(self, progress: Progress, step: int) -> steps.TrainState:
         self._compiled = {}
+        self._saved_at = time.monotonic()
+        state, self._sums = progress
         train_feed = feed.create(self.splits.train, self.layout)
         val_feed = feed.create(self.splits.val, self.layout) if self.splits.val else None
-        self._sums = self.layout.replicate(metrics.zero_train_sums())
-        self._since_eval = []
+        first = step % self.steps_per_epoch
         for epoch in range(step // self.steps_per_epoch, self.config.train.epochs):
-            state = self._run_epoch(epoch, state, train_feed)
-            last = epoch + 1 == self.config.train.epochs
-            if last or (epoch + 1) % self.config.eval.every_epochs == 0:
-                self._end_epoch(epoch + 1, state, val_feed)
+            state = self._run_epoch(epoch, first, state, train_feed)
+            first, done = 0, epoch + 1
+            if done == self.config.train.epochs or done % self.config.eval.every_epochs == 0:
+                self._end_epoch(done, state, val_feed)
+            elif self._is_due(done * self.steps_per_epoch):
+                self._save(state, done * self.steps_per_epoch)
+            if done < self.config.train.epochs:
+                self._stop_if_asked(state, done * self.steps_per_epoch)
         return state
 
-    def _run_epoch(self, epoch: int, state: steps.TrainState, train_feed):
+    def _run_epoch(self, epoch: int, first: int, state: steps.TrainState, train_feed):
         order = self._order(self.layout.replicate(np.int32(epoch)))
-        step = epoch * self.steps_per_epoch
-        for length, call in train_feed.train_calls(order, 0, self._steps_per_call()):
+        step, end = epoch * self.steps_per_epoch + first, (epoch + 1) * self.steps_per_epoch
+        for length, call in train_feed.train_calls(order, first, self._steps_per_call()):
             function = self._step_function(train_feed, length, (state, self._sums, *call))
             state, self._sums = function(state, self._sums, *call)
             self.layout.wait(self._sums)
-            step += length
+            step, before = step + length, step
             self.log.advance(length)
             self._clock.count(length * self.config.train.batch_size, self._sums)
-            if step // self.config.log.every_steps > (step - length) // self.config.log.every_steps:
+            if _passes(before, step, self.config.log.every_steps):
                 self._log(step)
+            if step < end:  # at the end of an epoch, evaluation comes first
+                if self._is_due(step, before):
+                    self._save(state, step)
+                self._stop_if_asked(state, step)
         return state
+
+    def _is_due(self, step: int, before: int | None = None) -> bool:
+        """Whether a checkpoint is due after `step`, the last one before having been `before`."""
+        fields = self.config.checkpoint
+        before = step - self._steps_per_call() if before is None else before
+        due = fields.every_steps > 0 and _passes(before, step, fields.every_steps)
+        if fields.every_minutes > 0 and _passes(before, step, self.config.log.every_steps):
+            late = time.monotonic() - self._saved_at > 60 * fields.every_minutes
+            due |= processes.on_main(lambda: late)
+        return due
+
+    def _stop_if_asked(self, state: steps.TrainState, step: int) -> None:
+        """Save and leave after a signal; several processes agree on it at log points."""
+        if jax.process_count() > 1 and step % self.config.log.every_steps:
+            return
+        if processes.anywhere(self._signals.asked):
+            self._save(state, step)
+            self.checkpoints.wait()
+            raise Stopped(step, self.total_steps)
+
+    def _save(self, state: steps.TrainState, step: int, figures: dict | None = None) -> None:
+        """Start writing a checkpoint that a run goes on from as if nothing had happened."""
+        if int(self._sums.skipped):
+            self._log(step)  # raises where such a step stops the run
+        if self._saved_step == step:
+            return
+        self.log.to_disk()
+        facts = {"since_eval": self._since_eval, "conditions": self._conditions()}
+        self.checkpoints.save(Progress(state, self._sums), step, facts, figures)
+        self._saved_step, self._saved_at = step, time.monotonic()
 
     def _steps_per_call(self) -> int:
         # XLA's CPU convolutions are many times slower inside a loop.
@@ -218,15 +299,40 @@ class Trainer:
 
     def _log(self, step: int) -> None:
         """Write the figures since the last log point; this waits for the device."""
-        sums = jax.device_get(self._sums)
+        sums = metrics.TrainSums(*(value.item() for value in jax.device_get(self._sums)))
+        self._sums = self._zero_sums()
+        if sums.skipped:
+            self._tell_skipped(sums)
         if sums.count == 0:
             return
-        self._sums = self.layout.replicate(metrics.zero_train_sums())
         self._since_eval.append(sums)
         figures = metrics.train_figures(sums)
         speed = self._clock.images_per_sec()
         self._write("train", step, figures, speed)
         self.log.show(step / self.steps_per_epoch, figures, speed)
+
+    def _tell_skipped(self, sums: metrics.TrainSums) -> None:
+        """Say that steps were not finite; stop the run unless they are to be skipped."""
+        step = sums.bad_step + 1
+        rate = float(self.schedule.learning_rate[sums.bad_step])
+        what = f"the loss or gradient of step {step} is not finite (learning rate {rate:.3g})"
+        if self.recipe.skip_nonfinite:
+            others = f", and {sums.skipped - 1} more" if sums.skipped > 1 else ""
+            self.log.line(f"skipped: {what}{others}")
+            return
+        epoch, row = divmod(sums.bad_step, self.steps_per_epoch)
+        batch = np.asarray(self._order(self.layout.replicate(np.int32(epoch))))[row].ravel()
+        facts = {"step": step, "learning_rate": rate, "batch": batch.tolist()}
+        if processes.is_main():
+            report.write_results(self.workdir / "nonfinite.json", facts)
+        kept = f"the checkpoint of step {self._saved_step}" if self._saved_step else "no checkpoint"
+        raise UserError(
+            f"{what[0].upper()}{what[1:]}. Nothing was learned from there on; {kept} is kept. Its "
+            f"batch, {batch[:5].tolist()} and {len(batch) - 5} more of "
+            f"{self.config.data.train_split!r}, is listed in {self.workdir / 'nonfinite.json'}. "
+            "Lower config.optim.learning_rate or set config.optim.clip_norm in another --workdir, "
+            "or go on without such steps: --config.train.on_nonfinite=skip."
+        )
 
     def _write(self, split: str, step: int, figures: dict[str, float], speed: float | str = ""):
         rate = float(self.schedule.learning_rate[step - 1])
@@ -249,7 +355,7 @@ class Trainer:
                 line += f"   val loss {figures['loss']:.4f} top-1 {figures['top1']:6.2%}"
         if figures:
             self._write("val", step, figures)
-        self.checkpoints.save(state, step, figures)
+        self._save(state, step, figures)
         self.log.line(line)
 
     def evaluate(self, state: steps.TrainState, split_feed) -> metrics.EvalSums:
@@ -276,9 +382,8 @@ class Trainer:
         self.checkpoints.wait()
         which, step = "last", self.total_steps
         if self.config.checkpoint.report == "best" and self.splits.val:
-            which, step = "best", self.checkpoints.best_step
-            if step != self.total_steps:
-                state = self.checkpoints.restore(self.like, step)
+            which = "best"
+            step, (state, _), _ = self.checkpoints.restore_best(self.like) or (step, (state, 0), 0)
         sums = self.evaluate(state, feed.create(self.splits.test, self.layout))
         test = metrics.eval_figures(sums)
         self._write("test", self.total_steps, test)
@@ -292,6 +397,7 @@ class Trainer:
             "reported_epoch": step // self.steps_per_epoch,
             "val": self.checkpoints.figures(step),
             "test": test,
+            "class_names": list(self.splits.test.class_names),
             "images": {name: len(split) for name, split in vars(self.splits).items() if split},
             "notes": self.splits.notes(),
             "seconds": round(self._clock.seconds(), 2),
@@ -303,4 +409,14 @@ class Trainer:
 
 
 def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"
+    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.2g} MB"
+
+
+def _passes(before: int, step: int, every: int) -> bool:
+    """Whether a multiple of `every` lies after `before` and not after `step`."""
+    return step // every > before // every
+
+
+def _complain(line: str) -> None:
+    if processes.is_main():
+        print(as_paragraph(line), file=sys.stderr)

@@ -1,11 +1,17 @@
 """Folders of images by class: which files, in which order, in which form; and what is refused."""
 
+import io
+import os
+import pickle
 import random
+import struct
+import time
 import warnings
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jax_train import data
 from jax_train.errors import UserError
@@ -191,10 +197,90 @@ def test_images_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
     _numbered(tmp_path, ["1.png"])
     bomb = _save(tmp_path / "cat" / "bomb.png", _flat((0, 0, 0), (15, 10)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # warns only, up to twice the limit
-    with pytest.raises(UserError, match="DecompressionBomb") as caught:
+    with pytest.raises(
+        UserError, match=r"bomb\.png \(too large: 15x10 pixels; expected up to 100\)"
+    ) as caught:
         _load(tmp_path, image_size=4)
     assert str(bomb) in str(caught.value)
     assert "1.png" not in str(caught.value)
+
+
+def _encoded(kind, **options):
+    buffer = io.BytesIO()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (23, 29, 3), np.uint8))
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _png_that_declares(width, height):
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    whole = _encoded("PNG")
+    return whole[:8] + b"\0\0\0\r" + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("a.png", b"", "empty: 0 bytes"),
+        ("a.png", b"just text\n", "no image but text that starts with 'just text'"),
+        ("a.jpg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "text that starts with '<svg"),
+        ("a.webp", b"<!DOCTYPE html>\n<p>404", "text that starts with '<!DOCTYPE html>'"),
+        ("a.png", _encoded("PNG")[:-400], "damaged or cut short: "),
+        ("a.png", _encoded("PNG")[:20], "no whole image of the formats BMP, "),
+        ("a.jpg", _encoded("JPEG")[:-60], "damaged or cut short: image file is truncated"),
+        ("a.jpg", _encoded("JPEG")[:400], "damaged or cut short: "),
+        ("a.gif", _encoded("GIF")[:-60], "damaged or cut short: "),
+        ("a.png", _png_that_declares(40_000, 50_000), "too large: "),
+        ("a.png", _png_that_declares(2**31 - 1, 2**31 - 1), "too large: "),
+        ("a.tif", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image but text"),
+        ("a.png", pickle.dumps({"a": 1}), "no whole image of the formats"),
+    ],
+)  # fmt: skip
+def test_fake_and_damaged_images_are_named_with_what_is_wrong(tmp_path, file, content, words):
+    _save(tmp_path / "cat" / "good.png", _flat((1, 2, 3)))
+    (tmp_path / "cat" / file).write_bytes(content)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="1 image file cannot be decoded") as caught:
+        _load(tmp_path, image_size=4)
+    assert time.monotonic() - began < 5
+    message = str(caught.value)
+    assert f"{tmp_path / 'cat' / file} ({words}" in message
+    assert "Error" not in message
+    assert "good.png" not in message
+
+
+def test_the_first_frame_of_an_animation_is_taken_whatever_the_file_is_called(tmp_path):
+    frames = [Image.fromarray(_flat((value,))) for value in (7, 99)]
+    for name in ("1.gif", "2.png"):
+        path = tmp_path / "a" / name
+        path.parent.mkdir(exist_ok=True)
+        frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(_load(tmp_path).images, np.full((2, 6, 8, 1), 7))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize(
+    "exif", [b"no EXIF at all", b"MM\0*\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff\x01\x12"]
+)
+def test_exif_that_cannot_be_read_leaves_the_image_as_it_is_stored(tmp_path, exif):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(_encoded("JPEG", exif=b"Exif\0\0" + exif))
+    assert _only(tmp_path).shape == (23, 29, 3)
+
+
+def test_exif_that_breaks_its_reader_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageOps, "exif_transpose", lambda _: struct.unpack(">H", b""))
+    path = _save(tmp_path / "a" / "1.png", _flat((1, 2, 3)))
+    with pytest.raises(UserError, match="its EXIF data is damaged; save it without") as caught:
+        _load(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    _numbered(tmp_path, ["1.png"])
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    with pytest.raises(UserError, match=r"cat/pipe\.png is a pipe or a device"):
+        _load(tmp_path)
 
 
 def test_floating_point_images_are_refused(tmp_path):

@@ -149,6 +149,20 @@ def _special(name, kind, target="/etc/passwd"):
     return info
 
 
+def _sparse(name, size):
+    """A member that is all hole: no byte of it is stored."""
+    return _pax(name, {
+        "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(size),
+        "GNU.sparse.map": f"{size},0",
+    })  # fmt: skip
+
+
+def _pax(name, headers):
+    info = tarfile.TarInfo(name)
+    info.pax_headers = headers
+    return info
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -166,6 +180,12 @@ def _special(name, kind, target="/etc/passwd"):
             ),
             "a link or a special file",
         ),
+        (lambda m: {**m, "n": _special("n", tarfile.CHRTYPE)}, "a link or a special file"),
+        (lambda m: {**m, "p": _special("p", tarfile.FIFOTYPE)}, "a link or a special file"),
+        (lambda m: {**m, "s": _sparse("s", 2**33)}, "a link or a special file"),
+        (lambda m: {**m, PREFIX + "./../../x": b"x"}, "leads out of the archive"),
+        (lambda m: {**m, **{f"{i}": b"" for i in range(1000)}}, "more bytes than"),
+        (lambda m: {**m, "x": _pax("x", {"GNU.sparse.map": "a,b"})}, "damaged or cut short"),
     ],
 )
 def test_damaged_cifar_archives(small, tmp_path, change, words):
@@ -182,6 +202,72 @@ def test_oversized_members_are_not_read(small, tmp_path, monkeypatch):
     members, _ = small.cifar10_members()
     with pytest.raises(UserError, match="more bytes than the original"):
         _prepare_members(small, tmp_path, members)
+
+
+def _prepare_bytes(small, tmp_path, content):
+    archive = tmp_path / "cifar-10-binary.tar.gz"
+    archive.write_bytes(content)
+    sums = small.checksums(archive)
+    return prepare.prepare("cifar10", tmp_path / "data", [archive], checksums=sums)
+
+
+def test_a_bomb_in_a_header_or_behind_the_archive_is_not_unpacked(small, tmp_path, cifar10):
+    """tarfile reads long names whole; and what is behind the last member is only passed over."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2**33
+    long_name = gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + b"x" * 2**20)
+    behind = cifar10.archive.read_bytes() + gzip.compress(bytes(2**26)) * 17
+    for content in (long_name, behind):
+        with pytest.raises(UserError, match="unpacks to more bytes than the original could hold"):
+            _prepare_bytes(small, tmp_path, content)
+        _assert_nothing_prepared(tmp_path)
+
+
+def test_a_wrong_checksum_of_gzip_is_told(small, tmp_path, cifar10):
+    content = bytearray(cifar10.archive.read_bytes())
+    content[-8] ^= 1
+    with pytest.raises(UserError, match="damaged or cut short .*CRC"):
+        _prepare_bytes(small, tmp_path, content)
+    _assert_nothing_prepared(tmp_path)
+
+
+def test_a_file_of_another_size_is_not_read_through(tmp_path, monkeypatch):
+    huge = tmp_path / "huge.tar.gz"
+    with open(huge, "wb") as file:
+        file.truncate(2**40)  # all hole: it takes no room
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"huge\.tar\.gz .* 1,099,511,627,776 bytes; expected 170,"):
+        prepare.prepare("cifar10", tmp_path / "data", [huge])
+    assert time.monotonic() - began < 5
+    _assert_nothing_prepared(tmp_path)
+
+
+def test_an_archive_of_the_right_size_with_another_checksum_is_refused(small, tmp_path, cifar10):
+    sums = {cifar10.archive.name: (cifar10.archive.stat().st_size, "0" * 64)}
+    with pytest.raises(UserError, match=r"it has SHA-256 [0-9a-f]{64}; expected 0{64}"):
+        prepare.prepare("cifar10", tmp_path / "data", [cifar10.archive], checksums=sums)
+    _assert_nothing_prepared(tmp_path)
+
+
+def test_a_bomb_of_mnist_is_unpacked_no_further_than_declared(small, tmp_path, monkeypatch):
+    paths, _ = small.write_mnist(tmp_path / "files")
+    content = struct.pack(">IIII", 2051, 12, 28, 28) + bytes(2**28)
+    paths[2].write_bytes(gzip.compress(content))
+    with pytest.raises(UserError, match="9,425 or more bytes with the header"):
+        prepare.prepare("mnist", tmp_path / "data", paths, checksums=small.checksums(*paths))
+    _assert_nothing_prepared(tmp_path)
+
+
+def test_a_server_that_sends_without_end_is_cut_off():
+    served = []
+
+    def blocks():
+        while True:
+            served.append(bytes(1000))
+            yield served[-1]
+
+    assert sum(map(len, prepare._no_longer_than(blocks(), 4500))) == 5000
+    assert len(served) == 5
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.0])

@@ -22,7 +22,7 @@ import numpy as np
 
 from jax_models.dropout import dropout_mask
 from jax_train import build, feed, metrics, optim, parallel, processes, steps
-from jax_train.checkpoint import Checkpoints
+from jax_train.checkpoint import Checkpoints, Progress
 from jax_train.data import Dataset
 
 MODELS = ("vit", "simple_cnn")
@@ -120,6 +120,9 @@ class Run:
         )  # fmt: skip
         self.state = jax.jit(init, out_shardings=shardings)()
         self.zero = self.layout.replicate(metrics.zero_train_sums())
+        self.like_sums = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.zero
+        )
         step = functools.partial(steps.train_step, self.recipe)
         args = (self.state, self.zero, self.feed.arrays, self.order(0))
         self.step = self.layout.compile(step, args, out=(shardings, self.layout.replicated))
@@ -181,11 +184,11 @@ def measure(name: str, model: str, full: bool, dtype: str, folder: Path) -> None
         arrays["images"], arrays["masks"] = run.inputs()
     with Checkpoints(folder / model) if layout.saves or layout.resumes else nullcontext() as saved:
         if layout.resumes:
-            run.state = saved.restore(run.like, run.per_epoch)
+            _, (run.state, _), _ = saved.restore_newest(Progress(run.like, run.like_sums))
         for epoch in range(1 if layout.resumes else 0, EPOCHS):
             losses += run.epoch(epoch)
             if layout.saves and epoch == 0:
-                saved.save(run.state, run.per_epoch, None)
+                saved.save(Progress(run.state, run.zero), run.per_epoch, {})
     arrays["losses"] = np.array(losses)
     arrays |= run.whole({"params": run.state.params, "stats": run.state.stats})
     if processes.is_main():

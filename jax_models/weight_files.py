@@ -1,0 +1,232 @@
+"""Files of weights, read by their ending: .safetensors, .npz, and PyTorch's .pt, .pth and .bin.
+
+Files come from anywhere, so nothing in them is trusted: no code in them is run, and what they
+declare (sizes, shapes, names) is checked before memory is taken for it.
+"""
+
+import json
+import math
+import os
+import pickle
+import struct
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TORCH_ENDINGS = (".pt", ".pth", ".bin")
+ENDINGS = (*TORCH_ENDINGS, ".safetensors", ".npz")
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
+CLASS_TOKEN = "class_random"  # what a source keeps beside its state dict
+
+# Weights hardly compress; what unpacks to more than this is made to fill the memory.
+_EXPANSION = 20  # bytes for each byte of the file
+_ALWAYS_FINE = 64 * 2**20  # bytes; zeros of a small model do compress
+
+
+def read(path: str | os.PathLike) -> dict[str, Any]:
+    """Return the tensors of a weight file by name.
+
+    Args:
+      path: a file that ends in one of `ENDINGS`. A PyTorch file may hold the state dict under one
+        of `STATE_DICT_KEYS`.
+
+    Returns:
+      name -> numpy array, or torch tensor for PyTorch's files; shapes are the file's.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ImportError: it is a PyTorch file, and PyTorch is not installed.
+      ValueError: it is a folder, of an unknown ending, damaged, cut short, not of the format its
+        ending says, or holds an entry twice, Python objects or other things than tensors.
+    """
+    path = Path(path)
+    if path.suffix not in ENDINGS:
+        raise ValueError(
+            f"{path}: the format follows from the ending, and {path.suffix!r} is "
+            f"none of {', '.join(ENDINGS)}. Give a file that ends in one of them."
+        )
+    check_is_file(path)
+    if path.suffix in TORCH_ENDINGS:
+        state = _unwrap(_read_torch(path), path)
+    elif path.suffix == ".npz":
+        state = _read_npz(path)
+    else:
+        state = read_safetensors(path)
+    for name, value in state.items():
+        if not isinstance(name, str) or not hasattr(value, "shape"):
+            raise ValueError(
+                f"{path}: the entry {name!r} is {type(value).__name__}, not a tensor. "
+                f"Save model.state_dict(), alone or under {' or '.join(STATE_DICT_KEYS)}."
+            )
+    return state
+
+
+def check_is_file(path: Path) -> None:
+    """Check that a path is a regular file: reading a pipe or a device might never end.
+
+    Raises:
+      FileNotFoundError: there is nothing.
+      ValueError: it is something else.
+    """
+    if path.is_file():
+        return
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file. Check the path.")
+    kind = "a folder" if path.is_dir() else "a pipe or a device"
+    raise ValueError(f"{path} is {kind}; expected a file of weights. Give the file itself.")
+
+
+def import_torch(path: Path):
+    """Return PyTorch.
+
+    Raises:
+      ImportError: it is not installed; the message names the file that needs it.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise ImportError(
+            f"{path}: files that end in {', '.join(TORCH_ENDINGS)} need PyTorch, which "
+            "is not installed. Install it (pip install torch) or use .safetensors or .npz."
+        ) from None
+    return torch
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a safetensors file, whatever its name ends in.
+
+    Raises:
+      ValueError: it is damaged, of another format, or holds an entry twice.
+    """
+    from safetensors.numpy import load_file
+
+    try:
+        state = load_file(path)  # checks sizes, shapes and that the offsets leave no gap
+        _check_header_names(path)
+        return state
+    except AttributeError:
+        error = ValueError("a tensor is of a type NumPy lacks; save it as float32")
+        raise _damaged(path, "safetensors", error) from None
+    except Exception as error:  # SafetensorError, OSError, MemoryError, …
+        raise _damaged(path, "safetensors", error) from None
+
+
+def _check_header_names(path: Path) -> None:
+    """Refuse a name that stands twice in the header: the reader would drop one of the two."""
+    with open(path, "rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        json.loads(file.read(size), object_pairs_hook=_only_once)
+
+
+def _only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_names([name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _check_names(names: list[str]) -> None:
+    name, count = (Counter(names).most_common(1) or [("", 0)])[0]
+    if count > 1:
+        raise ValueError(f"the entry {name!r} stands in it {count} times")
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if others := [info.filename for info in members if not _is_array(info)]:
+                raise ValueError(f"the member {others[0]!r} is no array")
+            names = [info.filename.removesuffix(".npy") for info in members]
+            _check_names(names)
+            _check_expansion(path, members)
+            arrays = (_read_npy(archive, info) for info in members)
+            return dict(zip(names, arrays, strict=True))
+    except Exception as error:  # damage shows in many ways: BadZipFile, zlib.error, SyntaxError, …
+        raise _damaged(path, "NumPy .npz", error) from None
+
+
+def _is_array(info: zipfile.ZipInfo) -> bool:
+    return info.filename.endswith(".npy")
+
+
+def _check_expansion(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    declared, size = sum(info.file_size for info in members), path.stat().st_size
+    if declared > max(_ALWAYS_FINE, _EXPANSION * size):
+        raise ValueError(f"it would unpack from {size:,} to {declared:,} bytes")
+
+
+def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """Return one array, once its header is known to declare as much as there is."""
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):  # a later one only names fields, which weights lack
+            raise ValueError(f"{info.filename!r} is of the unknown .npy version {version}")
+        read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+        shape, _, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects, which could run code")
+        held = info.file_size - file.tell()
+    if any(side < 0 for side in shape) or math.prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"{info.filename!r} declares {dtype} {list(shape)} and holds {held} bytes")
+    with archive.open(info) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        file.read(1)  # to the end, where zipfile compares the checksum
+    return array
+
+
+def _read_torch(path: Path) -> Any:
+    torch = import_torch(path)
+    try:
+        _check_torch_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: an error says what matters
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path}: not a file of tensors alone. It is damaged, no PyTorch file, or "
+            "holds Python objects, which are not loaded because they could run code. Where it "
+            "was made, load it and save model.state_dict() instead."
+        ) from None
+    except Exception as error:  # damage shows in many ways, from EOFError to RuntimeError
+        raise _damaged(path, "PyTorch", error) from None
+
+
+def _check_torch_archive(path: Path) -> None:
+    """Check sizes, names and checksums of the zip that PyTorch writes; it looks at none of them."""
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            return  # from before PyTorch 1.6: no archive
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_names([info.filename for info in members])
+        _check_expansion(path, members)
+        if (wrong := archive.testzip()) is not None:
+            raise ValueError(f"the member {wrong!r} has a wrong checksum")
+
+
+def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:
+    """The state dict in what `torch.load` gave, with the class token that stands beside it."""
+    if not isinstance(loaded, Mapping):
+        raise ValueError(
+            f"{path}: holds {type(loaded).__name__}, expected a state dict. "
+            "Save model.state_dict()."
+        )
+    held = [loaded[key] for key in STATE_DICT_KEYS if isinstance(loaded.get(key), Mapping)]
+    state = dict(held[0] if held else loaded)
+    beside = state.pop(CLASS_TOKEN, loaded.get(CLASS_TOKEN))
+    # DataParallel's `module.` is left out here, because the entry beside has none.
+    if all(str(name).startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state if beside is None else {CLASS_TOKEN: beside} | state
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> ValueError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return ValueError(
+        f"{path}: not a readable {kind} file ({lines[0].rstrip('.')}). It may be damaged, cut "
+        "short or of another format than its ending says: fetch or save it again."
+    )

@@ -1,0 +1,48 @@
+"""Stopping a run from outside so that nothing is lost."""
+
+import os
+import signal
+import sys
+
+EXIT_CODE = 75  # "temporary failure" of sysexits.h: run the same command again
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """A run was asked to stop, and has saved everything.
+
+    Attributes:
+      step: steps done.
+      total: steps of the whole run.
+    """
+
+    def __init__(self, step: int, total: int):
+        super().__init__(f"stopped after step {step} of {total}")
+        self.step, self.total = step, total
+
+
+class StopSignals:
+    """While its `with` block runs, SIGTERM and SIGINT set `asked`; a second one exits at once."""
+
+    def __init__(self):
+        self.asked = False
+        self._before = {}
+
+    def _handle(self, number, frame) -> None:
+        del frame
+        if self.asked:
+            os._exit(128 + number)
+        self.asked = True
+        # A write by hand: print may be in the middle of something else.
+        text = "\nstopping after this step; once more stops at once, without saving\n"
+        os.write(sys.stderr.fileno(), text.encode())
+
+    def __enter__(self) -> "StopSignals":
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

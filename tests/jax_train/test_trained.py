@@ -1,0 +1,62 @@
+"""Trained models read back from run folders give what training reported."""
+
+import numpy as np
+import pytest
+
+from configs import common
+from jax_train import build, trained
+from jax_train.errors import UserError
+from jax_train.train import train
+
+
+def tiny_config(model):
+    config = common.get_config()
+    config.model.name = model
+    if model == "vit":
+        config.model.patch_size, config.model.embed_dim = 4, 8
+        config.model.depth, config.model.num_heads = 1, 2
+    else:
+        config.model.widths = (5, 7)
+    config.data.train_split = "train[:150]"
+    config.data.val_split = "train[150:200]"
+    config.data.test_split = "test[:61]"
+    config.train.epochs = 3
+    config.train.batch_size = 32
+    config.optim.learning_rate = 3e-3
+    return config
+
+
+@pytest.fixture(scope="module", params=["vit", "simple_cnn", "bfloat16"])
+def finished(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    config = tiny_config("vit" if request.param == "bfloat16" else request.param)
+    if request.param == "bfloat16":
+        config.dtype = "bfloat16"
+    return folder, train(config, folder)
+
+
+def test_logits_give_the_reported_accuracy(finished):
+    folder, results = finished
+    run = trained.open_run(folder)
+    test = build.load_split(run.config, run.config.data.test_split)
+    right = run.logits(test.images, batch_size=25).argmax(axis=1) == test.labels
+    assert right.mean() == pytest.approx(results["test"]["top1"])
+    assert run.class_names == tuple("0123456789")
+    assert run.step == results["reported_epoch"] * 4
+
+
+def test_the_model_can_be_called_by_itself(finished):
+    folder, _ = finished
+    run = trained.open_run(folder)
+    images = build.load_split(run.config, "test[:7]").images
+    logits = run.model(run.recipe.augmentation.evaluate(images))
+    atol = 0.1 if run.config.dtype == "bfloat16" else 1e-5
+    np.testing.assert_allclose(logits, run.logits(images), atol=atol)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is no run folder"):
+        trained.open_run(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        trained.open_run(tmp_path)
