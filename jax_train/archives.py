@@ -24,21 +24,27 @@ _DAMAGE = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error)
 
 
 class _Bounded:
-    """An unpacked stream that ends with an error when it gives more than the original could.
+    """An unpacked stream that raises when more is asked of it than the original could hold.
 
     The sizes in a tar's headers do not do: tarfile reads some headers whole, whatever they declare.
     """
 
     def __init__(self, file):
         self._file = file
-        self._left = _MAX_TOTAL
+        self.tell = file.tell
 
     def read(self, size: int) -> bytes:
-        if size > self._left:
+        self._check(self.tell() + size)
+        return self._file.read(size)
+
+    def seek(self, place: int) -> int:
+        self._check(place)
+        return self._file.seek(place)
+
+    @staticmethod
+    def _check(place: int) -> None:
+        if place > _MAX_TOTAL:
             raise tarfile.ReadError("it unpacks to more bytes than the original could hold")
-        data = self._file.read(size)
-        self._left -= len(data)
-        return data
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def _read_tar(path: Path, wanted: set[str]) -> dict[str, bytes]:
     """Return the bytes of the wanted members of a .tar.gz."""
     found, total = {}, 0
     try:
-        with gzip.open(path, "rb") as file, tarfile.open(fileobj=_Bounded(file), mode="r|") as tar:
+        with gzip.open(path, "rb") as file, tarfile.open(fileobj=_Bounded(file), mode="r:") as tar:
             for count, member in enumerate(tar):
                 total += member.size
                 _check_member(path, member, count, total)
@@ -140,7 +146,10 @@ def _read_tar(path: Path, wanted: set[str]) -> dict[str, bytes]:
                     raise _suspect(path, member, "a member that stands there twice")
                 if member.name in wanted:
                     found[member.name] = tar.extractfile(member).read()
-            _read_to_the_end(file)
+            # Only at the end of a gzip file is its checksum compared.
+            rest = _Bounded(file)
+            while rest.read(2**20):
+                pass
     except UserError:
         raise
     except _DAMAGE as error:
@@ -164,15 +173,6 @@ def _check_member(path: Path, member: tarfile.TarInfo, count: int, total: int) -
         raise _suspect(path, member, "a link or a special file")
     if member.size > _MAX_MEMBER or total > _MAX_TOTAL or count >= _MAX_MEMBERS:
         raise _suspect(path, member, "more bytes than the original could hold")
-
-
-def _read_to_the_end(file) -> None:
-    """Read what stands behind the tar: only at the end of a gzip file its checksum is compared."""
-    left = _MAX_TOTAL
-    while data := file.read(2**20):
-        left -= len(data)
-        if left < 0:
-            raise tarfile.ReadError("it unpacks to more bytes than the original could hold")
 
 
 def _suspect(path: Path, member: tarfile.TarInfo, what: str) -> UserError:

@@ -21,6 +21,7 @@ from jax_models.weight_files import ENDINGS, TORCH_ENDINGS
 from jax_train.errors import UserError
 
 MOST_PROBLEMS = 4  # lines of each kind
+_OF_ANOTHER_MODEL = {"missing", "unexpected", "misshapen"}  # kinds of problems
 LOOKS_ALIKE = 0.5  # share of common names; two different models share at most 0.14
 
 
@@ -164,7 +165,7 @@ def _load(model, state: Mapping[str, Any], model_name: str, source: Path) -> lis
             "\n".join([
                 f"--from {source} does not fit --model {model_name} ({len(problems)} problems):",
                 *_shortened(problems),
-                _advice(model_name, list(state)),
+                _advice(model_name, list(state), {_kind(line) for line in problems}),
             ])
         ) from None  # fmt: skip
 
@@ -173,7 +174,7 @@ def _shortened(problems: Sequence[str]) -> list[str]:
     """The first lines of each kind of problem; those that tell of sizes come first."""
     kinds = {}
     for line in problems:
-        kinds.setdefault(line.split(":")[0].strip(), []).append(line)
+        kinds.setdefault(_kind(line), []).append(line)
     lines = []
     for kind in sorted(kinds, key=lambda kind: (kind != "misshapen", kind)):
         more = len(kinds[kind]) - MOST_PROBLEMS
@@ -182,7 +183,16 @@ def _shortened(problems: Sequence[str]) -> list[str]:
     return lines
 
 
-def _advice(model_name: str, names: Sequence[str]) -> str:
+def _kind(problem: str) -> str:
+    return problem.split(":")[0].strip()
+
+
+def _advice(model_name: str, names: Sequence[str], kinds: set[str]) -> str:
+    if not kinds & _OF_ANOTHER_MODEL:
+        return (
+            "The names and shapes are right; these values are not. Save plain, dense tensors of "
+            "floating-point numbers; where a training run broke down, train again from before."
+        )
     other = looks_like(names)
     if other not in (None, model_name):
         return f"The file looks like a {other} checkpoint: use --model {other}."

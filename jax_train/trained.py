@@ -56,11 +56,6 @@ class TrainedRun:
     def _logits(self):
         return jax.jit(functools.partial(steps.logits, self.recipe))
 
-    def logits(images):
-            return nnx.merge(graphdef, state)(self.augmentation.evaluate(images))
-
-        return logits
-
     def logits(self, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
         """Logits [N,K] of raw images uint8 [N,H,W,C], as evaluation in training gives them."""
         batch_size = min(batch_size, len(images))

@@ -197,9 +197,7 @@ def test_images_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
     _numbered(tmp_path, ["1.png"])
     bomb = _save(tmp_path / "cat" / "bomb.png", _flat((0, 0, 0), (15, 10)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # warns only, up to twice the limit
-    with pytest.raises(
-        UserError, match=r"bomb\.png \(too large: 15x10 pixels; expected up to 100\)"
-    ) as caught:
+    with pytest.raises(UserError, match=r"\(too large: 15x10 pixels; expected up to 100") as caught:
         _load(tmp_path, image_size=4)
     assert str(bomb) in str(caught.value)
     assert "1.png" not in str(caught.value)
@@ -223,10 +221,10 @@ def _png_that_declares(width, height):
     [
         ("a.png", b"", "empty: 0 bytes"),
         ("a.png", b"just text\n", "no image but text that starts with 'just text'"),
-        ("a.jpg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "text that starts with '<svg"),
-        ("a.webp", b"<!DOCTYPE html>\n<p>404", "text that starts with '<!DOCTYPE html>'"),
+        ("a.jpg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image but text that starts with '<svg"),
+        ("a.webp", b"<!DOCTYPE html>\n<p>404", "no image but text that starts with '<!DOCTYPE html>'"),
         ("a.png", _encoded("PNG")[:-400], "damaged or cut short: "),
-        ("a.png", _encoded("PNG")[:20], "no whole image of the formats BMP, "),
+        ("a.png", _encoded("PNG")[:20], "damaged or cut short: "),
         ("a.jpg", _encoded("JPEG")[:-60], "damaged or cut short: image file is truncated"),
         ("a.jpg", _encoded("JPEG")[:400], "damaged or cut short: "),
         ("a.gif", _encoded("GIF")[:-60], "damaged or cut short: "),
@@ -250,12 +248,12 @@ def test_fake_and_damaged_images_are_named_with_what_is_wrong(tmp_path, file, co
 
 
 def test_the_first_frame_of_an_animation_is_taken_whatever_the_file_is_called(tmp_path):
-    frames = [Image.fromarray(_flat((value,))) for value in (7, 99)]
+    frames = [Image.fromarray(_flat((value, 0, 0))) for value in (7, 99)]
     for name in ("1.gif", "2.png"):
         path = tmp_path / "a" / name
         path.parent.mkdir(exist_ok=True)
         frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(_load(tmp_path).images, np.full((2, 6, 8, 1), 7))
+    np.testing.assert_array_equal(_load(tmp_path).images, [_flat((7, 0, 0))] * 2)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

@@ -226,7 +226,7 @@ def test_a_bomb_in_a_header_or_behind_the_archive_is_not_unpacked(small, tmp_pat
 def test_a_wrong_checksum_of_gzip_is_told(small, tmp_path, cifar10):
     content = bytearray(cifar10.archive.read_bytes())
     content[-8] ^= 1
-    with pytest.raises(UserError, match="damaged or cut short .*CRC"):
+    with pytest.raises(UserError, match=r"damaged or cut short .*CRC"):
         _prepare_bytes(small, tmp_path, content)
     _assert_nothing_prepared(tmp_path)
 
