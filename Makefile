@@ -4,7 +4,7 @@ CONFIG ?= configs/vit_digits.py
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint format parity curves layouts bench clean
+.PHONY: train test test-slow lint format parity curves layouts soak fuzz bench clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -39,6 +39,12 @@ curves: .venv/.installed-test
 
 layouts: .venv/.installed-test
 	$(BIN)/python -m tests.layouts.measure
+
+soak: .venv/.installed-test
+	$(BIN)/python -m tests.soak $(ARGS)
+
+fuzz: .venv/.installed-test
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: .venv/.installed-test
 	$(BIN)/python -m benchmarks.train_step $(ARGS)

@@ -16,8 +16,12 @@ import time
 VARIANTS = ("jax", "torch")
 
 
-def jax_stepper(name: str, batch_size: int):
-    """Return a function that runs n steps of the engine's own compiled training step."""
+def make_step(name: str, batch_size: int):
+    """The engine's own compiled step of a model on random CIFAR-sized images.
+
+    Returns:
+      (step, carry, args): `carry = step(*carry, *args)` takes a step; carry is (state, sums).
+    """
     import functools
 
     import jax
@@ -25,36 +29,44 @@ def jax_stepper(name: str, batch_size: int):
     from flax import nnx
 
     from configs import vit_cifar10
-    from jax_train import augment, metrics, optim, steps
+    from jax_train import build, feed, metrics, optim, steps
+    from jax_train.data import Dataset
     from jax_train.parallel import Layout
-    from jax_train.train import create_model
 
     config = vit_cifar10.get_config()
     config.model.name = name
     config.train.batch_size = batch_size
-    model = create_model(config, nnx.Rngs(0))
-    recipe = steps.Recipe(
-        graphdef=nnx.split(model, nnx.Param, ...)[0],
-        optimizer=optim.create_optimizer(config, optim.schedule_tables(config, 10)),
-        augmentation=augment.build(config.augment, config.data.mean, config.data.std),
-        layout=Layout(), seed=0, batch_size=batch_size, steps_per_epoch=10,
-    )  # fmt: skip
+    layout = Layout()
+    recipe = build.create_recipe(config, optim.schedule_tables(config, 10), layout, 10)
     random = np.random.default_rng(0)
     count = 10 * batch_size
-    data = jax.device_put(
-        steps.Data(
-            random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8),
-            random.integers(0, 10, count).astype(np.int32),
+    data = Dataset(
+        name="random", split="train", source="random", ranges=(("train", 0, count),),
+        class_names=tuple("0123456789"), labels=random.integers(0, 10, count).astype(np.int32),
+        images=random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8),
+    )  # fmt: skip
+    order = jax.jit(functools.partial(steps.epoch_order, recipe, num_examples=count))(0)
+    carry = layout.replicate(
+        (
+            steps.init_state(build.create_model(config, nnx.Rngs(0)), recipe.optimizer),
+            metrics.zero_train_sums(),
         )
     )
-    order = steps.epoch_order(recipe, 0, count)
-    step = jax.jit(functools.partial(steps.train_step, recipe), donate_argnums=(0, 1))
-    carry = steps.init_state(model, recipe.optimizer), metrics.zero_train_sums()
+    args = feed.Resident(data, layout).arrays, layout.replicate(order)
+    step = functools.partial(steps.train_step, recipe)
+    return layout.compile(step, (*carry, *args), donate=(0, 1)), carry, args
+
+
+def jax_stepper(name: str, batch_size: int):
+    """Return a function that runs n steps of the engine's own compiled training step."""
+    import jax
+
+    step, carry, args = make_step(name, batch_size)
 
     def run(n):
         nonlocal carry
         for _ in range(n):
-            carry = step(*carry, data, order)
+            carry = step(*carry, *args)
         jax.block_until_ready(carry)
 
     return run

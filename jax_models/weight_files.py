@@ -173,9 +173,7 @@ def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     if any(side < 0 for side in shape) or math.prod(shape) * dtype.itemsize != held:
         raise ValueError(f"{info.filename!r} declares {dtype} {list(shape)} and holds {held} bytes")
     with archive.open(info) as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-        file.read(1)  # to the end, where zipfile compares the checksum
-    return array
+        return np.lib.format.read_array(file, allow_pickle=False)  # zipfile checks the checksum
 
 
 def _read_torch(path: Path) -> Any:

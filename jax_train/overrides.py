@@ -5,6 +5,7 @@ mistake is told with the field, what it takes, and what to type instead.
 """
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 
 from absl import flags
@@ -23,17 +24,19 @@ _PARSERS = {
 
 
 def check(arguments: Sequence[str], defaults: ConfigDict) -> None:
-    """Check the names and values of `--config.GROUP.FIELD` flags.
+    """Check the names and values of `--config.GROUP.FIELD` flags, and that their file is there.
 
     Raises:
-      UserError: no such field, with the nearest one; a value that is not of the field's type; or
-        a field set before the config file is named.
+      UserError: no such field, with the nearest one; a value that is not of the field's type; a
+        field set before the config file is named; or fields of a config file that is missing.
     """
     names = [name for name, _, _ in _flags(arguments)]
     early = [name for name in names if name.startswith(("config.", "noconfig."))]
     if "config" in names and early and names.index(early[0]) < names.index("config"):
         raise UserError(f"--config FILE must stand before --{early[0]}: put it first.")
     for name, value, joined in _flags(arguments):
+        if name == "config" and early:
+            _check_file(value)
         negated = name.startswith("noconfig.")
         flag = name.removeprefix("no") if negated else name
         if flag.startswith("config."):
@@ -43,6 +46,20 @@ def check(arguments: Sequence[str], defaults: ConfigDict) -> None:
                 raise UserError(f"--{name}: {flag} is no switch; {expectation(flag, place)}.")
             if not negated:
                 _check_value(flag, value, joined, place)
+
+
+def _check_file(path: str | None) -> None:
+    """Refuse a config file that is missing: the parser of its fields breaks without a message."""
+    if path is None:
+        raise UserError("--config has no value: expected a file, as in --config configs/NAME.py.")
+    file = path.partition(":")[0]  # what follows is handed to its get_config
+    if os.path.isfile(file):
+        return
+    folder, name = os.path.split(file)
+    here = os.listdir(folder or ".") if os.path.isdir(folder or ".") else ()
+    recipes = [other for other in here if other.endswith(".py")]
+    hint = nearest(name, recipes) if recipes else ""
+    raise UserError(f"--config {path or repr(path)}: there is no such file{hint}. Check the path.")
 
 
 def unknown_flag(name: str, arguments: Sequence[str], own: Sequence[str], defaults) -> str:

@@ -241,7 +241,9 @@ class Trainer:
             if step < end:  # at the end of an epoch, evaluation comes first
                 if self._is_due(step, before):
                     self._save(state, step)
-                self._stop_if_asked(state, step)
+                # Several processes have to agree on the step, which takes a message.
+                if jax.process_count() == 1 or _passes(before, step, self.config.log.every_steps):
+                    self._stop_if_asked(state, step)
         return state
 
     def _is_due(self, step: int, before: int | None = None) -> bool:
@@ -255,9 +257,7 @@ class Trainer:
         return due
 
     def _stop_if_asked(self, state: steps.TrainState, step: int) -> None:
-        """Save and leave after a signal; several processes agree on it at log points."""
-        if jax.process_count() > 1 and step % self.config.log.every_steps:
-            return
+        """Save and leave after a signal, to whichever process it came."""
         if processes.anywhere(self._signals.asked):
             self._save(state, step)
             self.checkpoints.wait()

@@ -149,6 +149,110 @@ def test_a_kernel_with_swapped_axes_is_misshapen():
         torch_weights.load(model, state)
 
 
+def refuse(model, state, *words, **more):
+    """The state is refused with these words, and no bit of the model changes."""
+    before = bits(model)
+    with pytest.raises(ValueError, match="nothing was loaded") as error:
+        torch_weights.load(model, state, **more)
+    for word in words:
+        assert word in str(error.value)
+    assert bits(model) == before
+
+
+@every_model
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_values_that_are_not_finite_are_refused(name, value, dtype):
+    state = as_numpy(build_mirror(name).state_dict())
+    floats = sorted(key for key, array in state.items() if array.dtype == np.float32)
+    for key in floats[:: max(1, len(floats) // 3)]:
+        changed = state[key].astype(dtype)
+        changed.reshape(-1)[-1] = value
+        refuse(shared(name), state | {key: changed}, f"not finite: {key} has 1 of {changed.size} ")
+
+
+def test_values_beyond_the_models_dtype_are_refused():
+    state = as_numpy(build_mirror("vit").state_dict())
+    state["head.bias"] = np.full(19, 1e39)
+    refuse(shared("vit"), state, "head.bias has 19 of 19 values NaN, infinite or too large for fl")
+
+
+@pytest.mark.parametrize(
+    "count",
+    [np.float32(np.nan), np.float64(2.5), np.int8(-1), np.int64(2**31), np.uint64(2**64 - 1)],
+)
+def test_counters_are_whole_and_fit(count):
+    state = as_numpy(build_mirror("simple_cnn").state_dict())
+    key = "conv1.1.num_batches_tracked"
+    refuse(shared("simple_cnn"), state | {key: count}, f"no counts: {key} has others than whole")
+    model = build("simple_cnn")
+    for right in (np.float64(2**31 - 1), np.uint64(7)):
+        torch_weights.load(model, state | {key: right})
+        assert torch_weights.export(model)[key] == right
+
+
+def test_statistics_of_batch_norm_are_finite_and_variances_are_not_negative():
+    state = as_numpy(build_mirror("simple_cnn").state_dict())
+    key = "conv2.1.running_var"
+    negative, nan = state[key].copy(), state[key].copy()
+    negative[3], nan[5:7] = -1e-9, np.nan
+    refuse(shared("simple_cnn"), state | {key: negative}, f"negative: {key} has 1 of 11 variances")
+    refuse(shared("simple_cnn"), state | {key: nan}, f"not finite: {key} has 2 of 11 values")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "misshapen: head.bias is []"),
+        ({"a": 1}, "misshapen: head.bias is []"),
+        ([[1.0], [2.0, 3.0]], "no array: head.bias cannot be read as a dense array"),
+        (np.array([None] * 19), "not numbers: head.bias has dtype object"),
+        (np.zeros(19, "M8[s]"), "not numbers: head.bias has dtype datetime64[s]"),
+        (np.zeros(19, "V2"), "not numbers: head.bias has dtype |V2"),
+        (np.zeros(19, [("a", "f4")]), "not numbers: head.bias has dtype [('a'"),
+        (torch.zeros(19).to_sparse(), "no array: head.bias cannot be read as a dense array"),
+        (torch.zeros(19, device="meta"), "no array: head.bias cannot be read as a dense array"),
+        (torch.zeros(1).bfloat16().expand(10**12), "head.bias is [1000000000000], the model has"),
+    ],
+)  # fmt: skip
+def test_other_things_than_dense_arrays_are_named(value, words):
+    refuse(shared("vit"), build_mirror("vit").state_dict() | {"head.bias": value}, words)
+
+
+def test_slots_without_end_are_not_compared():
+    key = "patch_embedding_layer.class_parameter"
+    state = build_mirror("mlp_head_vit").state_dict()
+    endless = state | {key: torch.zeros(1, 1, 14).bfloat16().expand(10**12, 1, 14)}
+    refuse(shared("mlp_head_vit"), endless, f"misshapen: {key} is [1000000000000, 1, 14]")
+
+
+def test_names_are_safe_to_print_and_come_once():
+    state = build_mirror("mnist_vit").state_dict()
+    odd = {"a\nb\x1b[2J": 0, "": 0, 7: 0, ("x",): 0, "long" * 1000: 0}
+    words = (r"unexpected: 'a\nb\x1b[2J'", "unexpected: ''", "unexpected: 7", "unexpected: ('x',)")
+    refuse(shared("mnist_vit"), state | odd, *words, f"unexpected: {'long' * 50}…", "(5 problems")
+    token = state["class_random"]
+    refuse(shared("mnist_vit"), state, "twice: class_random is in", class_random=token)
+    with pytest.raises(ValueError, match="state dict is list; expected names with their tensors"):
+        torch_weights.load(shared("mnist_vit"), [token])
+
+
+def test_running_out_of_memory_half_way_changes_nothing(monkeypatch):
+    model, left = build("vit"), iter(range(9))
+    before, make = bits(model), jnp.array
+
+    def fail(*args, **kwargs):
+        if next(left, None) is None:
+            raise MemoryError
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(torch_weights.jnp, "array", fail)
+    with pytest.raises(MemoryError):
+        torch_weights.load(model, build_mirror("vit").state_dict())
+    monkeypatch.undo()
+    assert bits(model) == before
+
+
 # No shared memory
 
 
@@ -236,9 +340,15 @@ def test_a_file_of_the_mirror_reads(name, dtype, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(FileNotFoundError, match=str(path)):
-            torch_weights.load_safetensors(shared("vit"), path)
+    (tmp_path / "folder.npz").mkdir()
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for load in (torch_weights.load_safetensors, torch_weights.load_file):
+        with pytest.raises(FileNotFoundError, match=r"none\.safetensors: there is no such file"):
+            load(shared("vit"), tmp_path / "none.safetensors")
+        with pytest.raises(ValueError, match=r"folder\.npz is a folder; expected a file"):
+            load(shared("vit"), tmp_path / "folder.npz")
+        with pytest.raises(ValueError, match=r"pipe\.safetensors is a pipe or a device"):
+            load(shared("vit"), tmp_path / "pipe.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -259,8 +369,33 @@ def test_a_damaged_file_is_named_and_nothing_is_loaded(damage, tmp_path):
     path.write_bytes(damage(path.read_bytes()))
     model = shared("vit")
     before = bits(model)
-    with pytest.raises(ValueError, match=r"weights.safetensors' is not a readable safetensors"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors: not a readable safetensors"):
         torch_weights.load_safetensors(model, path)
+    assert bits(model) == before
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".npz", ".pt", ".pth", ".bin"])
+def test_files_of_every_format_load_whole(ending, tmp_path):
+    path, mirror, model = tmp_path / f"a{ending}", build_mirror("simple_cnn"), build("simple_cnn")
+    state = mirror.state_dict()
+    if ending == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    elif ending == ".npz":
+        np.savez_compressed(path, **as_numpy(state))
+    else:
+        torch.save({"state_dict": state}, path)
+    torch_weights.load_file(model, path)
+    assert_same_state(torch_weights.export(model), state)
+
+
+def test_what_does_not_fit_names_the_file(tmp_path):
+    np.savez(tmp_path / "a.npz", weight=np.zeros(3))
+    model = shared("vit")
+    before = bits(model)
+    with pytest.raises(ValueError, match=r"a\.npz: The state dict does not fit.*\(\d+ problems"):
+        torch_weights.load_file(model, tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"a\.h5: the format follows from the ending.*\.npz"):
+        torch_weights.load_file(model, tmp_path / "a.h5")
     assert bits(model) == before
 
 

@@ -197,7 +197,7 @@ def test_images_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
     _numbered(tmp_path, ["1.png"])
     bomb = _save(tmp_path / "cat" / "bomb.png", _flat((0, 0, 0), (15, 10)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # warns only, up to twice the limit
-    with pytest.raises(UserError, match=r"\(too large: 15x10 pixels; expected up to 100") as caught:
+    with pytest.raises(UserError, match="too large: ") as caught:
         _load(tmp_path, image_size=4)
     assert str(bomb) in str(caught.value)
     assert "1.png" not in str(caught.value)
@@ -221,8 +221,8 @@ def _png_that_declares(width, height):
     [
         ("a.png", b"", "empty: 0 bytes"),
         ("a.png", b"just text\n", "no image but text that starts with 'just text'"),
-        ("a.jpg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image but text that starts with '<svg"),
-        ("a.webp", b"<!DOCTYPE html>\n<p>404", "no image but text that starts with '<!DOCTYPE html>'"),
+        ("a.jpg", b'<svg width="9"/>', "no image but text that starts with '<svg"),
+        ("a.webp", b"<!DOCTYPE html>\n<p>404", "no image but text that starts with '<!DOC"),
         ("a.png", _encoded("PNG")[:-400], "damaged or cut short: "),
         ("a.png", _encoded("PNG")[:20], "damaged or cut short: "),
         ("a.jpg", _encoded("JPEG")[:-60], "damaged or cut short: image file is truncated"),

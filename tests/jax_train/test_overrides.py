@@ -65,9 +65,29 @@ def test_values_and_flags_out_of_place(arguments, message):
         overrides.check(arguments, common.get_config())
 
 
-def test_what_is_right_passes():
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config=configs/vit_digit.py"],
+            r"vit_digit\.py: .*no such file \(did you mean vit_digi",
+        ),
+        (["--config", "nowhere/x.py"], r"--config nowhere/x\.py: there is no such file\."),
+        (["--config="], r"--config '': there is no such file"),
+        (["--config"], r"--config has no value: expected a file"),
+        (["--config=" + "x" * 999], r"there is no such file"),
+    ],
+)
+def test_fields_of_a_missing_file_are_told_before_the_parser_breaks(arguments, message):
+    with pytest.raises(UserError, match=message):
+        overrides.check([*arguments, "--config.seed=1"], common.get_config())
+
+
+def test_what_is_right_passes(tmp_path):
+    (tmp_path / "x.py").touch()
     flags = [
-        "--config=x.py", "--config.train.epochs=3", "--config.seed", "4", "--workdir=x",
+        f"--config={tmp_path / 'x.py'}",
+        "--config.train.epochs=3", "--config.seed", "4", "--workdir=x",
         "--config.augment.flip", "--noconfig.data.download", "--config.augment.flip=True",
         "--config.data.mean=0.5,0.5", "--config.data.std=(0.5,)", "--config.data.name=",
         "--config.optim.learning_rate=1e-3", "--config.model.widths=64", "--config.optim.beta1=-1",
