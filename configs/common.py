@@ -19,6 +19,9 @@ def get_config() -> ConfigDict:
     config.mesh.data = 0  # devices over which batches are split; 0: all that fsdp leaves
     config.mesh.fsdp = 1  # devices that share parameters and optimizer state; also split batches
 
+    # Further models, trained after config.model.name with all else alike and compared with it;
+    # each takes those of the fields of config.model that it has.
+    config.compare = ()
     config.model = ConfigDict()
     config.model.name = "vit"  # one of jax_models.list_models()
     # Constructor keywords of the model. Left at None, the model's own default holds;

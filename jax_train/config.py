@@ -10,6 +10,7 @@ from jax_train.errors import UserError, nearest
 
 # A run may go on under other values of these: they change no result.
 _FREE = (
+    "compare",
     "data.data_dir",
     "data.download",
     "data.memory_limit",
@@ -28,6 +29,7 @@ _TUPLES = {
     "head_dims": (int, "whole numbers separated by commas", "512,256"),
     "mean": (float, "numbers separated by commas", "0.5,0.5,0.5"),
     "std": (float, "numbers separated by commas", "0.5,0.5,0.5"),
+    "compare": (str, "quoted model names separated by commas", "\"'simple_cnn','mnist_cnn'\""),
     "decay_exclude": (str, "quoted regexes separated by commas", "\"'bias','norm'\""),
 }
 
@@ -155,11 +157,20 @@ def _check_fields(config, defaults, path):
 
 def _holds_what_it_should(key, value) -> bool:
     """Whether a number is finite, and a tuple has elements of its type."""
-    if isinstance(value, float):
-        return math.isfinite(value)  # nan passes through many comparisons
     if isinstance(value, tuple) and key in _TUPLES:
-        return all(_fits(element, _TUPLES[key][0]) for element in value)
-    return True
+        kind = _TUPLES[key][0]
+        return all(_fits(element, kind) and _is_finite(element) for element in value)
+    return _is_finite(value)
+
+
+def _is_finite(value) -> bool:
+    """Whether a value is finite if it is a number; nan passes through many comparisons."""
+    if not isinstance(value, int | float):
+        return True
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number above all floats
+        return False
 
 
 def _fits(value, wanted) -> bool:

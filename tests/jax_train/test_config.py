@@ -102,6 +102,8 @@ def changed(**changes):
         ({"optim": ConfigDict({"name": "sgd"})}, r"config.optim was replaced as a whole"),
         ({"optim": 3}, r"config.optim=3: expected a group of fields"),
         ({"optim__eps": float("nan")}, r"eps=nan: expected a number, for example"),
+        ({"data__mean": (float("inf"),)}, r"mean=\(inf,\): expected"),
+        ({"data__std": (10**400,)}, r"std=\(1000"),
         ({"train__label_smoothing": float("inf")}, r"label_smoothing=inf: expected a number"),
         ({"data__mean": ("a",)}, r"mean=\('a',\): expected numbers .*data.mean=0.5,0.5,0.5"),
         ({"model__widths": (32, 0.5)}, r"expected whole numbers .*model.widths=64,128"),

@@ -70,7 +70,7 @@ def make_config(model: str, full: bool, dtype: str):
     ).get_config()
     config.dtype = dtype
     config.train.epochs = EPOCHS
-    config.train.batch_size = 48 if full else 24
+    config.train.batch_size = 24
     config.model.num_classes = CLASSES
     if model == "vit":
         config.model.img_size = 32
@@ -84,10 +84,10 @@ def make_config(model: str, full: bool, dtype: str):
     return config
 
 
-def random_split(full: bool) -> Dataset:
+def random_split() -> Dataset:
     """Enough random images for 15 steps an epoch, and a few more."""
     random = np.random.default_rng(11)
-    count = 15 * (48 if full else 24) + 5
+    count = 15 * 24 + 5
     images = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     labels = random.integers(0, CLASSES, count).astype(np.int32)
     names = tuple(map(str, range(CLASSES)))
@@ -177,7 +177,7 @@ def measure(name: str, model: str, full: bool, dtype: str, folder: Path) -> None
     layout = LAYOUTS[name]
     config = make_config(model, full, dtype)
     config.update_from_flattened_dict(layout.changes)
-    run = Run(config, jax.devices()[: layout.devices], random_split(full))
+    run = Run(config, jax.devices()[: layout.devices], random_split())
     memory = parallel.memory(run.step, run.state, run.feed.arrays)
     arrays, losses = {}, []
     if config.train.accumulate_steps == 1:
