@@ -5,7 +5,10 @@ flipped bytes without a word, so every array has a checksum of ours, committed w
 """
 
 import contextlib
+import json
 import logging
+import sys
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +65,38 @@ def _mix(x):
 _checksums = jax.jit(checksums)
 
 
+def _crc(record: dict) -> int:
+    """Checksum of a record as JSON reads it back."""
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+def _record_is_whole(step: Path) -> bool:
+    """Whether what stands beside the arrays of a checkpoint is what was saved."""
+    try:
+        meta = json.loads((step / "meta" / "metadata").read_text())
+        figures = step / "metrics" / "metrics"
+        figures = json.loads(figures.read_text()) if figures.exists() else None
+        return meta["crc"] == _crc(meta["record"]) and figures == meta["record"]["figures"]
+    except PermissionError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _hush_closed_loops() -> None:
+    """Keep quiet about reads and writes of Orbax that end after a failure that was told."""
+    before = sys.unraisablehook
+
+    def hook(unraisable):
+        text = f"{unraisable.exc_value}"
+        if "Event loop is closed" not in text and "TensorStore" not in text:
+            before(unraisable)
+
+    if not getattr(before, "hushes", False):
+        hook.hushes = True
+        sys.unraisablehook = hook
+
+
 def _rank(figures: dict[str, float]) -> float:
     return figures["top1"]
 
@@ -96,8 +131,18 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
         )
+        self._check_records()
         with self._told():
             self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def _check_records(self) -> None:
+        """Set checkpoints with damaged figures or facts aside before Orbax chooses by them."""
+        if not self.folder.is_dir():
+            return
+        for step in sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit()):
+            if processes.on_main(lambda step=step: _record_is_whole(self.folder / str(step))):
+                continue
+            self._give_up(step, Damaged("its figures or facts were changed"))
 
     def save(
         self, progress: Progress, step: int, facts: dict, figures: dict[str, float] | None = None
@@ -113,7 +158,11 @@ class Checkpoints:
         Raises:
           UserError: this or an earlier checkpoint could not be written.
         """
-        meta = {"checksums": np.asarray(_checksums(progress)).tolist(), "facts": facts}
+        record = {
+            "checksums": np.asarray(_checksums(progress)).tolist(), "facts": facts,
+            "figures": figures,
+        }  # fmt: skip
+        meta = {"record": record, "crc": _crc(record)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(progress), meta=ocp.args.JsonSave(meta)
         )
@@ -140,19 +189,21 @@ class Checkpoints:
             try:
                 return step, *self._restore(like, step)
             except Damaged as damaged:
-                if self._read_only:
-                    raise UserError(
-                        f"The checkpoint of step {step} in {self.folder} is damaged ({damaged}). "
-                        "The run's training command sets it aside and goes on from an older one."
-                    ) from damaged
-                aside = f"{step}.damaged"
-                self._tell(
-                    f"the checkpoint of step {step} is damaged ({damaged}): it is now "
-                    f"{self.folder.name}/{aside}, and an older one is used"
-                )
-                processes.on_main(lambda: self._set_aside(step))
+                self._give_up(step, damaged)
                 self._manager.reload()
         return None
+
+    def _give_up(self, step: int, damaged: Damaged) -> None:
+        if self._read_only:
+            raise UserError(
+                f"The checkpoint of step {step} in {self.folder} is damaged ({damaged}). "
+                "The run's training command sets it aside and goes on from an older one."
+            ) from damaged
+        self._tell(
+            f"the checkpoint of step {step} is damaged ({damaged}): it is now "
+            f"{self.folder.name}/{step}.damaged, and an older one is used"
+        )
+        processes.on_main(lambda: self._set_aside(step))
 
     def _set_aside(self, step: int) -> None:
         number, place = 0, self.folder / str(step)
@@ -165,12 +216,13 @@ class Checkpoints:
         try:
             found = self._manager.restore(step, args=args)
             progress, meta = found["state"], found["meta"]
-            expected, facts = meta["checksums"], meta["facts"]
+            expected, facts = meta["record"]["checksums"], meta["record"]["facts"]
         except PermissionError as error:
             raise UserError(
                 f"The checkpoint of step {step} in {self.folder} cannot be read: {error}."
             ) from error
         except Exception as error:  # of many kinds: files, JSON, TensorStore
+            _hush_closed_loops()
             reason = " ".join(str(error).split()) or type(error).__name__
             raise Damaged(reason[:150]) from error
         names = [jax.tree_util.keystr(path, simple=True, separator=".")
@@ -210,6 +262,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # OSError, or TensorStore's errors as ValueError
+            _hush_closed_loops()
             reason = " ".join(str(error).split())
             raise UserError(
                 f"A checkpoint cannot be written to {self.folder}: "

@@ -35,7 +35,7 @@ class StopSignals:
             os._exit(128 + number)
         self.asked = True
         # A write by hand: print may be in the middle of something else.
-        text = "\nstopping after this step; once more stops at once, without saving\n"
+        text = "\nstopping as soon as all is saved; once more stops at once\n"
         os.write(sys.stderr.fileno(), text.encode())
 
     def __enter__(self) -> "StopSignals":

@@ -144,7 +144,10 @@ class Trainer:
           UserError: a checkpoint cannot be read or written, or a step is not finite.
         """
         folder = self.workdir / "checkpoints"
-        with Checkpoints(folder, tell=_complain) as self.checkpoints:
+        with (
+            StopSignals() as self._signals,
+            Checkpoints(folder, tell=_complain) as self.checkpoints,
+        ):
             progress, step = self._start()
             self._announce(step)
             log = self.config.log
@@ -152,9 +155,7 @@ class Trainer:
                 self.workdir, step, self.total_steps, bar=log.progress, active=processes.is_main()
             ) as self.log:
                 self._clock = Clock(self.log.seconds)
-                with StopSignals() as self._signals:
-                    state = self._train(progress, step)
-                return self._finish(state)
+                return self._finish(self._train(progress, step))
 
     def _start(self) -> tuple[Progress, int]:
         found = self.checkpoints.restore_newest(self.like)
@@ -270,7 +271,7 @@ class Trainer:
         if self._saved_step == step:
             return
         self.log.to_disk()
-        facts = {"since_eval": self._since_eval, "conditions": self._conditions()}
+        facts = {"since_eval": list(self._since_eval), "conditions": self._conditions()}
         self.checkpoints.save(Progress(state, self._sums), step, facts, figures)
         self._saved_step, self._saved_at = step, time.monotonic()
 

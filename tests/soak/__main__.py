@@ -7,6 +7,7 @@ python -m tests.soak --seed 7 --only kills/3
 """
 
 import argparse
+import shutil
 import signal
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from tests.soak.soak import Soak
 PAGE = ROOT / "docs" / "reliability.md"
 GROUPS = {
     "kills": lambda soak, wanted: kills.all_rounds(soak, wanted.kills),
-    "cold": lambda soak, wanted: kills.cold_rounds(soak),
+    "cold": lambda soak, wanted: (kills.cold_rounds(soak), kills.damaged_caches(soak)),
     "files": lambda soak, wanted: files.all_damages(soak),
     "bytes": lambda soak, wanted: fuzz.all_flips(soak, wanted.flips),
     "disk": lambda soak, wanted: disk.all_full(soak),
@@ -54,10 +55,12 @@ def main() -> int:
             GROUPS[group](soak, wanted)
     finally:
         runs.stop_all()
-    text = table.markdown(soak, time.monotonic() - begin)
-    print(f"\n{text}")
+        text = table.markdown(soak, time.monotonic() - begin)
+        print(f"\n{text}")
     if wanted.record:
         rewrite("soak", text, PAGE)
+    if not soak.failed and not wanted.folder:
+        shutil.rmtree(folder)
     return 1 if soak.failed else 0
 
 

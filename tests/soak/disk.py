@@ -2,13 +2,14 @@
 
 import contextlib
 import ctypes
+import functools
 import os
 import random
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.soak.runs import STEPS_PER_EPOCH, TOTAL, VARIANTS, Child, expect
@@ -50,10 +51,13 @@ def _mount(folder: Path) -> bool:
 
 
 def fill(disk: Path, room: int) -> None:
-    """Leave only some bytes free."""
-    with open(disk / "ballast", "ab") as file:
-        free = shutil.disk_usage(disk).free
-        file.write(bytes(max(0, free - room)))
+    """Leave only some bytes free, whatever others write meanwhile."""
+    with open(disk / "ballast", "ab", buffering=0) as file:
+        while (free := shutil.disk_usage(disk).free) > room:
+            try:
+                file.write(bytes(free - room))
+            except OSError:  # a run was quicker; look again
+                continue
 
 
 def make_room(disk: Path) -> None:
@@ -63,7 +67,7 @@ def make_room(disk: Path) -> None:
 
 def all_full(soak: Soak, number: int = 8) -> None:
     """Disks that are full from the start, nearly, or become full; else small largest files."""
-    with small_disk(soak.folder / "disk") as disk:
+    with small_disk(soak.folder / "small-disk") as disk:
         ways = {
             "disk full at the start": full_at_start,
             "disk full in the middle": full_in_the_middle,
@@ -73,11 +77,12 @@ def all_full(soak: Soak, number: int = 8) -> None:
             name = list(VARIANTS)[i % len(VARIANTS)]
 
             def try_(rng, folder, kind=kind, name=name):
+                soak.reference(name)  # made now, so that its time does not count
                 begin = time.monotonic()
-                place = disk / f"{folder.name}" if disk else folder
-                with _kept(place, folder):
-                    hits = ways[kind](soak, name, rng, place)
-                    soak.check(name, place / "run")
+                with _workdir(disk, folder) as workdir:
+                    start = functools.partial(Child, VARIANTS[name], workdir, folder / "logs")
+                    hits = ways[kind](start, workdir, rng, soak.reference(name).bytes)
+                    soak.check(name, workdir)
                 soak.say(f"disk/{folder.name}: {name}: {kind}: {hits}; equal")
                 return [Try(kind, time.monotonic() - begin, told=True)]
 
@@ -85,63 +90,70 @@ def all_full(soak: Soak, number: int = 8) -> None:
 
 
 @contextlib.contextmanager
-def _kept(place: Path, folder: Path):
-    """Keep what lies on the small disk beyond its end."""
-    place.mkdir(parents=True, exist_ok=True)
+def _workdir(disk: Path | None, folder: Path) -> Iterator[Path]:
+    """A run folder on the small disk; it is moved to the folder of the try at the end."""
+    folder.mkdir(parents=True)
+    if disk is None:
+        yield folder / "run"
+        return
     try:
-        yield
+        yield disk / "run"
     finally:
-        if place != folder:
-            with contextlib.suppress(FileNotFoundError):
-                make_room(place.parent)
-            shutil.copytree(place, folder)
-            shutil.rmtree(place)
+        (disk / "ballast").unlink(missing_ok=True)
+        if (disk / "run").exists():
+            shutil.move(disk / "run", folder / "run")
 
 
-def _check_full(child: Child) -> str:
+def _check_full(child: Child) -> None:
     expect(child, (FULL,), lines=1)
     line = child.complaints()[0]
     assert line.startswith("error: "), f"an unclear line: {line}"
-    return line
 
 
-def full_at_start(soak: Soak, name: str, rng: random.Random, place: Path) -> str:
-    """Give a run more and more room until it finishes."""
-    need, room, hits = soak.reference(name).bytes, 0, []
+def full_at_start(start: Callable, workdir: Path, rng: random.Random, size: int) -> str:
+    """Give a run more and more room until it finishes.
+
+    Args:
+      start: starts it.
+      workdir: its folder.
+      rng: says how much.
+      size: of the folder of an uninterrupted run, bytes.
+
+    Returns:
+      What was done.
+    """
+    room, hits = 0, []
     while True:
-        # Beyond config.json it is a matter of a few files, so that many places are met.
-        fill(place.parent, room)
-        child = Child(VARIANTS[name], place / "run", place.parent.parent / f"logs-{place.name}")
+        fill(workdir.parent, room)
+        child = start()
         if child.wait() == 0:
             expect(child)
             return f"{len(hits)} times, the last with room for {hits[-1] / 1e3:.0f} kB"
         _check_full(child)
-        make_room(place.parent)
+        make_room(workdir.parent)
         hits.append(room)
-        room += rng.randrange(int(0.7 * need))
+        room += rng.randrange(int(0.7 * size))
 
 
-def full_in_the_middle(soak: Soak, name: str, rng: random.Random, place: Path) -> str:
-    """Take all room away at a random step, then give it back."""
-    del soak
-    logs = place.parent.parent / f"logs-{place.name}"
-    child = Child(VARIANTS[name], place / "run", logs)
-    watch = Watch(place / "run", child)
+def full_in_the_middle(start: Callable, workdir: Path, rng: random.Random, size: int) -> str:
+    """Take nearly all room away at a random step, then give it back; as `full_at_start`."""
+    del size
+    child = start()
+    watch = Watch(workdir, child)
     shot = Shot("", "step", rng.randrange(TOTAL - 2 * STEPS_PER_EPOCH), rng.uniform(0, 0.05))
     assert watch.wait_for(shot), f"the run ended by itself: {child.complaints()}"
-    fill(place.parent, rng.choice((0, 0, 4096, 20480)))
+    fill(workdir.parent, rng.choice((0, 0, 4096, 20480)))
     _check_full(child)
     step = watch.newest_row()[0]
-    make_room(place.parent)
-    expect(Child(VARIANTS[name], place / "run", logs))
+    make_room(workdir.parent)
+    expect(start())
     return f"after the row of step {step}"
 
 
-def file_limit(soak: Soak, name: str, rng: random.Random, place: Path) -> str:
-    """Forbid files above a random size, then allow them."""
-    del soak
+def file_limit(start: Callable, workdir: Path, rng: random.Random, size: int) -> str:
+    """Forbid files above a random size, then allow them; as `full_at_start`."""
+    del workdir, size
     limit = rng.randrange(1000, 15000)
-    logs = place / "logs"
-    _check_full(Child(VARIANTS[name], place / "run", logs, limit=limit))
-    expect(Child(VARIANTS[name], place / "run", logs))
+    _check_full(start(limit=limit))
+    expect(start())
     return f"{limit} bytes"

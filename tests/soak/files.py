@@ -15,33 +15,46 @@ from tests.soak.watch import Watch
 _LATE = TOTAL - 2 * STEPS_PER_EPOCH  # little is left to do then
 
 
-def half_done(name: str, folder: Path) -> Path:
-    """A run that was killed late, with two checkpoints."""
+def half_done(name: str, folder: Path, validated: bool) -> Path:
+    """A run that was killed late, with two checkpoints.
+
+    Args:
+      name: of the variant.
+      folder: takes the run folder and the logs.
+      validated: whether the newest checkpoint is one of an evaluation, with its figures.
+    """
     workdir = folder / "run"
     child = Child(VARIANTS[name], workdir, folder / "logs")
     watch = Watch(workdir, child)
-    while child.running() and not (watch.newest_row()[0] >= _LATE and watch.place() == "step"):
+
+    def late_enough():
+        if validated:
+            return (workdir / "checkpoints" / str(_LATE)).is_dir()
+        return watch.newest_row()[0] >= _LATE - STEPS_PER_EPOCH and watch.place() == "step"
+
+    while child.running() and not late_enough():
         time.sleep(0.002)
     child.send(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL, f"the run ended by itself: {child.complaints()}"
-    assert len(compare.steps_saved(workdir / "checkpoints")) >= 2
+    saved = compare.steps_saved(workdir / "checkpoints")
+    assert len(saved) >= 2, f"checkpoints of steps {saved}"
+    assert (saved[-1] == _LATE) == validated, f"checkpoints of steps {saved}"
     return workdir
 
 
-def all_damages(soak: Soak, names: tuple[str, ...] = ("vit", "cnn")) -> None:
-    """Every kind of damage to every file of the newest checkpoint, and some more."""
-    runs = {name: half_done(name, soak.folder / f"half-done-{name}") for name in names}
+def all_damages(soak: Soak) -> None:
+    """Every kind of damage, to every other file of the newest checkpoint of a ViT and a CNN."""
     number = 0
-    for kind, function in damages(runs[names[0]]).items():
-        name = names[number % len(names)]
+    for first, name in enumerate(("vit", "cnn")):
+        run = half_done(name, soak.folder / f"half-done-{name}", validated=bool(first))
+        for kind, function in list(damages(run).items())[first::2]:
 
-        def try_(rng, folder, name=name, function=function, kind=kind):
-            return [damaged(soak, name, runs[name], folder, kind, function, rng)]
+            def try_(rng, folder, name=name, run=run, function=function, kind=kind):
+                return [damaged(soak, name, run, folder, kind, function, rng)]
 
-        soak.attempt(f"files/{number}", kind.split(":")[0], try_)
-        number += 1
-    for name in names:
-        shutil.rmtree(soak.folder / f"half-done-{name}")
+            soak.attempt(f"files/{number}", kind.split(":")[0], try_)
+            number += 1
+        shutil.rmtree(run.parent)
 
 
 def damages(workdir: Path) -> dict[str, Callable]:
@@ -103,17 +116,27 @@ def damaged(soak: Soak, name: str, run: Path, folder: Path, kind: str, function,
     step = newest(workdir).name
     done = function(workdir, rng)
     child = Child(VARIANTS[name], workdir, folder / "logs")
-    try:
-        expect(child, lines=1)
-        lines = child.complaints()
-        if lines:
-            assert f"step {step} is damaged" in lines[0], f"an unclear line: {lines[0]}"
-            aside = workdir / "checkpoints" / f"{step}.damaged"
-            assert aside.is_dir(), f"{aside} is missing"
-        soak.check_lines(name, child)
-        soak.check(name, workdir)
-    except (AssertionError, TimeoutError) as error:
-        raise type(error)(f"{name}, step {step}, {done}: {error}") from error
+    problems = []
+    for check in (
+        lambda: expect(child, lines=1),
+        lambda: _check_line(child, workdir, step),
+        lambda: soak.check_lines(name, child),
+        lambda: soak.check(name, workdir),
+    ):
+        try:
+            check()
+        except (AssertionError, TimeoutError) as error:
+            problems.append(str(error))
+    assert not problems, "\n  ".join([f"{name}, step {step}, {done}", *problems])
+    lines = child.complaints()
     told = bool(lines) if "metrics.csv" not in kind else None
     soak.say(f"{folder.name}: {name}: {done}: {'told' if told else 'not told'}, equal")
     return Try(kind.split(":")[0], time.monotonic() - begin, told)
+
+
+def _check_line(child: Child, workdir: Path, step: str) -> None:
+    lines = child.complaints()
+    if lines:
+        assert f"step {step} is damaged" in lines[0], f"an unclear line: {lines[0]}"
+        aside = workdir / "checkpoints" / f"{step}.damaged"
+        assert aside.is_dir(), f"{aside} is missing"

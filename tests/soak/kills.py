@@ -1,37 +1,84 @@
 """Runs that are killed or stopped again and again, and finish all the same."""
 
+import dataclasses
 import random
 import time
 from pathlib import Path
 
-from tests.soak import compare
+from tests.soak import compare, damage
 from tests.soak.runs import VARIANTS, Child, expect
 from tests.soak.soak import Soak, Try, told_with
 from tests.soak.watch import SIGNALS, Shot, Watch, draw_shots, fire
 
-SHOTS_OF_A_ROUND = (4, 9)  # fewest and most
+_SHOTS = (4, 9)  # fewest and most in one run
 STOPPED = 75
 _ANYHOW = (0, STOPPED, 130, 143, -2, -15)  # where nothing is to be saved, or all is saved
 
 
 def all_rounds(soak: Soak, kills: int) -> None:
-    """Runs of every variant in turn until there were that many kills."""
-    count = number = 0
-    while count < kills:
-        name = list(VARIANTS)[number % len(VARIANTS)]
-        wanted = min(kills - count, random.Random(f"{soak.seed}/{number}").randint(*_bounds()))
-
-        def round_(rng, folder, name=name, wanted=wanted):
-            shots = draw_shots(rng, wanted, soak.reference(name).startup_seconds)
-            return kill_round(soak, name, folder, shots)
-
-        soak.attempt(f"kills/{number}", f"killed: {name}", round_)
+    """Runs of every variant in turn until there were that many kills and stops, or a few more."""
+    if soak.only:
+        one_round(soak, int(soak.only.split("/")[1]))
+        return
+    number = 0
+    while len(soak.tries) < kills and number < 5 + kills:  # a round may fail, or come too late
+        one_round(soak, number, at_most=kills - len(soak.tries))
         number += 1
-        count += wanted
 
 
-def _bounds():
-    return SHOTS_OF_A_ROUND
+def one_round(soak: Soak, number: int, at_most: int = _SHOTS[1]) -> None:
+    """The round of that number, with its first shots."""
+    name = list(VARIANTS)[number % len(VARIANTS)]
+
+    def round_(rng, folder):
+        shots = draw_shots(rng, rng.randint(*_SHOTS), soak.startup_seconds(name))
+        return kill_round(soak, name, folder, shots[:at_most])
+
+    soak.attempt(f"kills/{number}", f"killed: {name}", round_)
+
+
+def cold_rounds(soak: Soak, names: tuple[str, ...] = ("vit", "cnn")) -> None:
+    """Runs that are killed while they compile and prepare data, with empty caches."""
+    for i, name in enumerate(names):
+
+        def round_(rng, folder, name=name):
+            extra = caches(folder)
+            # Compilation takes several times as long as finding programs in the cache.
+            longest = 3 * soak.startup_seconds(name)
+            shots = [Shot("SIGKILL", "start-up", 1, rng.uniform(1, longest)) for _ in range(4)]
+            tries = kill_round(soak, name, folder, shots, extra)
+            return [dataclasses.replace(t, kind=f"{t.kind}, caches empty at first") for t in tries]
+
+        soak.attempt(f"cold/{i}", "SIGKILL in start-up, caches empty at first", round_)
+
+
+def damaged_caches(soak: Soak, names: tuple[str, ...] = ("vit", "cnn")) -> None:
+    """Compiled programs cut or changed, as by a kill while JAX writes one, which is not atomic."""
+    for i, name in enumerate(names):
+
+        def try_(rng, folder, name=name):
+            extra = caches(folder)
+            expect(Child(VARIANTS[name], folder / "first", folder / "logs", extra=extra))
+            begin = time.monotonic()
+            entries = sorted((folder / "compiled").glob("*-cache"))
+            assert entries, "there is no compiled program"
+            for entry in entries:
+                rng.choice((damage.truncate, damage.flip))(entry, rng)
+            child = Child(VARIANTS[name], folder / "run", folder / "logs", extra=extra)
+            expect(child)
+            soak.check(name, folder / "run")
+            soak.say(f"cold/{folder.name}: {name}: {len(entries)} programs damaged: equal")
+            return [Try("compiled programs damaged", time.monotonic() - begin)]
+
+        soak.attempt(f"cold/{len(names) + i}", "compiled programs damaged", try_)
+
+
+def caches(folder: Path) -> dict[str, str]:
+    """Environment variables that give a run caches of its own."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_VIT_CNN_CACHE": str(folder / "data"),
+    }
 
 
 def kill_round(soak: Soak, name: str, folder: Path, shots: list[Shot], extra=None) -> list[Try]:

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from tests.parity.measure import ROOT
 
 EPOCHS, STEPS_PER_EPOCH, EVAL_EPOCHS = 12, 10, 2
@@ -54,6 +56,12 @@ class Variant:
             f"--workdir={workdir}",
             *flags,
         ]
+
+    def config(self) -> ConfigDict:
+        """The same as a config."""
+        config = importlib.import_module(f"configs.{self.recipe}").get_config()
+        config.update_from_flattened_dict(dict(self.fields))
+        return config
 
 
 def _variant(name, recipe, *fields):
@@ -174,6 +182,6 @@ def expect(child: Child, codes: tuple[int, ...] = (0,), lines: int = 0) -> int:
     if code not in codes or len(found) > lines or any("Traceback" in line for line in found):
         raise AssertionError(
             f"expected an exit code of {codes} and at most {lines} lines on stderr, got {code} "
-            "and:\n  " + "\n  ".join(found[-12:] or ["(nothing)"])
+            "and:\n  " + "\n  ".join(list(dict.fromkeys(found))[-12:] or ["(nothing)"])
         )
     return code

@@ -43,7 +43,8 @@ def draw_shots(rng: random.Random, number: int, startup_seconds: float) -> list[
         place = rng.choices(PLACES, (2, 4, 4, 2, 1))[0]
         kind = rng.choices(list(SIGNALS), (64, 14, 14, 8))[0]
         longest = _LONGEST_DELAY.get(place, startup_seconds)
-        count = rng.randint(1, 3) if place == "save" else rng.randint(1, 2 * TOTAL // number)
+        steps = max(1, min(2 * TOTAL // number, TOTAL // 2))
+        count = rng.randint(1, 3 if place == "save" else steps)
         shots.append(Shot(kind, place, count, rng.uniform(0, longest), rng.uniform(0, 0.05)))
     return sorted(shots, key=lambda shot: shot.place == "finish")
 
@@ -85,13 +86,13 @@ class Watch:
     def place(self) -> str:
         """Where the run is now, one of `PLACES`."""
         printed = self.child.printed()
-        if self.saves():
-            return "save"
         compiled = any(line.startswith("memory on each device") for line in printed)
         resumed = any(line.startswith("going on after") for line in printed)
         step, split = self.newest_row()
         if (compiled or resumed) and step == TOTAL and split in ("val", "test"):
             return "finish"
+        if self.saves():
+            return "save"
         if not compiled:
             return "start-up"
         return "evaluation" if step and step % EVAL_STEPS == 0 and split == "train" else "step"
@@ -99,7 +100,7 @@ class Watch:
     def wait_for(self, shot: Shot) -> bool:
         """Wait for a shot's moment; False when the process ended before."""
         reached = getattr(self, f"_reach_{shot.place.replace('-', '')}")(shot)
-        if reached and shot.place != "start-up":
+        if reached and shot.place not in ("start-up", "step"):
             time.sleep(shot.delay)
         return reached and self.child.running()
 
@@ -118,7 +119,10 @@ class Watch:
         if not self._until(lambda: self.place() not in ("start-up", "save")):
             return False
         target = self.newest_row()[0] + shot.count
-        return self._until(lambda: self.newest_row()[0] >= target)
+        if not self._until(lambda: self.newest_row()[0] >= target):
+            return False
+        time.sleep(shot.delay)
+        return self._until(lambda: self.place() == "step")
 
     def _reach_save(self, shot):
         seen = set()
