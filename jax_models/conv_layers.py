@@ -182,24 +182,33 @@ def _windows(x):
     return x.reshape(b, h // 2, 2, w // 2, 2, c)
 
 
-# Written out because the gradient of XLA's window reduction is three times slower on a CPU. Where
-# values tie, the first one in row-major order gets the whole gradient, as in PyTorch.
+# Written out because the gradient of XLA's window reduction is three times slower on a CPU. The
+# place of the maximum is kept, and not found again by comparing with it: XLA may compute the input
+# twice with different rounding, and then no value would equal the maximum.
 @jax.custom_vjp
 def _max_of_windows(x):
-    return _windows(x).max(axis=(2, 4))
+    return _max_and_place(x)[0]
 
 
-def _max_forward(x):
-    y = _max_of_windows(x)
-    return y, (x, y)
+def _max_and_place(x):
+    """Maxima, and where each lies: 0 to 3 in row-major order, the first where values tie."""
+    windows = _windows(x)
+    largest = windows[:, :, 0, :, 0]
+    place = jnp.zeros(largest.shape, jnp.uint8)
+    for number, (row, column) in enumerate(((0, 1), (1, 0), (1, 1)), start=1):
+        value = windows[:, :, row, :, column]
+        larger = (value > largest) | jnp.isnan(value)  # as in PyTorch, NaN stays
+        largest = jnp.where(larger, value, largest)
+        place = jnp.where(larger, jnp.uint8(number), place)
+    return largest, place
 
 
-def _max_backward(saved, gradient):
-    x, y = saved
-    place = jnp.arange(4).reshape(1, 1, 2, 1, 2, 1)
-    is_max = _windows(x) == y[:, :, None, :, None, :]
-    first = jnp.where(is_max, place, 4).min(axis=(2, 4), keepdims=True)
-    return (jnp.where(place == first, gradient[:, :, None, :, None, :], 0).reshape(x.shape),)
+def _max_backward(place, gradient):
+    numbers = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
+    chosen = place[:, :, None, :, None, :] == numbers
+    spread = jnp.where(chosen, gradient[:, :, None, :, None, :], 0)
+    b, h, _, w, _, c = spread.shape
+    return (spread.reshape(b, 2 * h, 2 * w, c),)
 
 
-_max_of_windows.defvjp(_max_forward, _max_backward)
+_max_of_windows.defvjp(_max_and_place, _max_backward)

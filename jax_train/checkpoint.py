@@ -7,6 +7,7 @@ flipped bytes without a word, so every array has a checksum of ours, committed w
 import contextlib
 import json
 import logging
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -24,6 +25,8 @@ from jax_train.metrics import TrainSums
 from jax_train.steps import TrainState
 
 _KEPT = 2  # newest ones: the last may be damaged
+# Old checkpoints are renamed into this folder first, so that a kill leaves none half deleted.
+_DELETED = ".deleted"
 
 
 class Progress(NamedTuple):
@@ -129,6 +132,7 @@ class Checkpoints:
             best_mode="max",
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=not read_only,
+            todelete_subdir=_DELETED,
             read_only=read_only,
         )
         self._check_records()
@@ -166,8 +170,14 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(progress), meta=ocp.args.JsonSave(meta)
         )
+        self._empty_deleted()
         with self._told():
             self._manager.save(step, args=args, metrics=figures)
+
+    def _empty_deleted(self) -> None:
+        if processes.is_main() and not self._read_only:
+            for old in (self.folder / _DELETED).glob("*"):
+                shutil.rmtree(old, ignore_errors=True)
 
     def restore_newest(self, like: Progress) -> tuple[int, Progress, dict] | None:
         """Read the newest checkpoint that is whole, setting damaged ones aside.
@@ -254,6 +264,7 @@ class Checkpoints:
     def __exit__(self, kind, *_) -> None:
         if kind is None:
             self.wait()
+            self._empty_deleted()
         with contextlib.suppress(Exception):  # of a failed write, which was raised before
             self._manager.close()
 
