@@ -4,7 +4,7 @@ CONFIG ?= configs/vit_digits.py
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test test-slow lint format parity curves layouts soak fuzz bench clean
+.PHONY: train compare test test-slow lint format parity curves layouts soak fuzz bench clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,9 @@ BIN := .venv/bin
 
 train: .venv/.installed-base
 	$(BIN)/python train_jax.py --config $(CONFIG) --if_finished=again $(ARGS)
+
+compare: .venv/.installed-base
+	$(BIN)/python train_jax.py --config configs/vit_vs_cnn_digits.py --if_finished=again $(ARGS)
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)

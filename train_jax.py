@@ -57,27 +57,41 @@ def main(argv: list[str]) -> None:
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
 
-    from jax_train import processes, report
+    from jax_train import processes, stopping
 
     by_hand = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     if _DISTRIBUTED.value or any(value is not None for value in by_hand):
         processes.start(*by_hand)
+    try:
+        text = train_several(workdir, config) if config.compare else train_one(workdir, config)
+    except stopping.Stopped as stopped:
+        if processes.is_main():
+            print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+        sys.exit(stopping.EXIT_CODE)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    if processes.is_main():
+        print(text)
+
+
+def train_one(workdir: Path, config: ConfigDict) -> str:
+    """Train a model, or find it trained; return its results for people."""
+    from jax_train import processes, report
+
     results = processes.on_main(lambda: finished_run(workdir, config))
     if results is None:
-        from jax_train import stopping
         from jax_train.train import train
 
-        try:
-            results = train(config, workdir)
-        except stopping.Stopped as stopped:
-            if processes.is_main():
-                print(f"{stopped}; the same command goes on from there", file=sys.stderr)
-            sys.exit(stopping.EXIT_CODE)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-            sys.exit(130)
-    if processes.is_main():
-        print(report.summary(results, workdir))
+        results = train(config, workdir)
+    return report.summary(results, workdir)
+
+
+def train_several(workdir: Path, config: ConfigDict) -> str:
+    """Train the models of `config.compare` too; return the table and where their page is."""
+    from jax_train import several
+
+    return several.train_and_compare(config, workdir, again=_IF_FINISHED.value == "again")
 
 
 def finished_run(workdir: Path, config: ConfigDict) -> dict | None:

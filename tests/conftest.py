@@ -4,9 +4,31 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "jax-vit-cnn-tests-xla")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture(scope="session")
+def compared_runs(tmp_path_factory):
+    """A tiny ViT and a tiny CNN, trained by one config, with the pages on them.
+
+    Names of classes and folders hold signs that mean something in HTML.
+
+    Returns:
+      (folder with the run folders `vit` and `simple_cnn`, what the training command prints).
+    """
+    from jax_train import run_page, several
+    from tests.jax_train import hostile
+
+    folder = tmp_path_factory.mktemp("pages")
+    config = hostile.config(hostile.write_images(folder / "R&D <b>pets"))
+    text = several.train_and_compare(config, folder / "runs & <i>more")
+    for model in ("vit", "simple_cnn"):
+        run_page.report_and_describe(folder / "runs & <i>more" / model)
+    return folder / "runs & <i>more", text

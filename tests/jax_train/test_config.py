@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 import jax_models
 from configs import common
-from jax_train import augment, config, optim
+from jax_train import augment, config, optim, several
 from jax_train.build import create_model
 from jax_train.errors import UserError, as_paragraph
 
@@ -37,13 +37,14 @@ def test_recipe_is_valid_and_its_model_can_be_built(name):
     assert recipe.is_locked
     side, channels, classes = SHAPES.get(recipe.data.name, (64, 3, 2))  # a folder
     side, _ = augment.output_size(recipe.augment, side, side)
-    facts = {"in_channels": channels, "num_classes": classes}
-    if "img_size" in jax_models.model_keywords(recipe.model.name):
-        facts["img_size"] = side
-    with recipe.unlocked():
-        recipe.model.update(facts)
-    model = nnx.eval_shape(lambda: create_model(recipe, nnx.Rngs(0)))
-    assert nnx.to_flat_state(nnx.state(model))
+    for one in several.model_configs(recipe).values() if recipe.compare else [recipe]:
+        facts = {"in_channels": channels, "num_classes": classes}
+        if "img_size" in jax_models.model_keywords(one.model.name):
+            facts["img_size"] = side
+        with one.unlocked():
+            one.model.update(facts)
+        model = nnx.eval_shape(lambda one=one: create_model(one, nnx.Rngs(0)))
+        assert nnx.to_flat_state(nnx.state(model))
 
 
 @pytest.mark.parametrize("name", RECIPES)
