@@ -109,5 +109,7 @@ def get_config() -> ConfigDict:
 
     config.log = ConfigDict()  # changes nothing in the results
     config.log.every_steps = 50  # a row of metrics.csv and, without a terminal, a printed line
+    config.log.tensorboard = False  # also TensorBoard's event files, in the run folder
+    config.log.wandb = ""  # project of Weights & Biases to log to as well; '' for none
     config.log.progress = True  # progress bar, where the output is a terminal
     return config.lock()

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from ml_collections import ConfigDict
 from tqdm import tqdm
+
+from jax_train import trackers
 
 COLUMNS = (
     "step", "epoch", "split", "loss", "top1", "top5", "images_per_sec", "learning_rate", "seconds",
@@ -117,25 +120,33 @@ class Console:
 
 
 class RunLog:
-    """What a run says while it goes on: rows of metrics.csv, and lines on the console.
+    """What a run says while it goes on: to metrics.csv, to trackers, and on the console.
 
     Args:
+      config: the whole config; `log` is read.
       workdir: the run folder.
       step: steps done before.
       total_steps: of the whole run.
-      bar: whether a progress bar is wanted.
       active: False in all processes but the first: they say nothing.
     """
 
-    def __init__(self, workdir: Path, step: int, total_steps: int, *, bar: bool, active: bool):
+    def __init__(
+        self, config: ConfigDict, workdir: Path, step: int, total_steps: int, *, active: bool
+    ):
         self._csv = MetricsFile(workdir / "metrics.csv", step) if active else None
-        self._console = Console(total_steps, step, bar=bar) if active else None
+        self._console = Console(total_steps, step, bar=config.log.progress) if active else None
+        self._trackers = trackers.start(config, workdir, step) if active else []
         self.seconds = self._csv.seconds if active else 0.0
 
-    def row(self, **row) -> None:
-        """Append a row to metrics.csv."""
+    def row(self, *, step: int, split: str, **values) -> None:
+        """Append a row to metrics.csv, and give its figures to the trackers."""
         if self._csv:
-            self._csv.write(**row)
+            self._csv.write(step=step, split=split, **values)
+        figures = {
+            f"{split}/{name}": value for name, value in values.items() if isinstance(value, float)
+        }
+        for tracker in self._trackers:
+            tracker.log(step, figures)
 
     def advance(self, steps: int) -> None:
         """Move the progress bar on."""
@@ -164,6 +175,8 @@ class RunLog:
         if self._csv:
             self._csv.__exit__(*error)
             self._console.__exit__(*error)
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def write_run(workdir: Path, results: dict, confusion, class_names: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from jax_train import (
     report,
     run_folder,
     steps,
+    trackers,
 )
 from jax_train.build import Splits
 from jax_train.checkpoint import Checkpoints, Progress
@@ -50,6 +51,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     optim.validate(config)
+    trackers.check(config)
     if jax.process_count() > 1:  # the first process prepares the data, the others find it there
         processes.on_main(lambda: build.load_splits(config) and None)
     splits = build.load_splits(config)
@@ -150,9 +152,8 @@ class Trainer:
         ):
             progress, step = self._start()
             self._announce(step)
-            log = self.config.log
             with report.RunLog(
-                self.workdir, step, self.total_steps, bar=log.progress, active=processes.is_main()
+                self.config, self.workdir, step, self.total_steps, active=processes.is_main()
             ) as self.log:
                 self._clock = Clock(self.log.seconds)
                 return self._finish(self._train(progress, step))
