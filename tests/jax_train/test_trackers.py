@@ -12,9 +12,17 @@ from jax_train import report, trackers
 from jax_train.errors import UserError
 
 ROWS = [
-    {"step": 3, "split": "train", "epoch": 0.5, "loss": 1.25, "top1": 0.5, "images_per_sec": ""},
-    {"step": 6, "split": "train", "epoch": 1.0, "loss": 0.75, "top1": 0.625},
-    {"step": 6, "split": "val", "epoch": 1.0, "loss": 0.5, "top1": 0.75},
+    {
+        "step": 3,
+        "split": "train",
+        "epoch": 0.5,
+        "seconds": 2,
+        "loss": 1.25,
+        "top1": 0.5,
+        "images_per_sec": "",
+    },
+    {"step": 6, "split": "train", "epoch": 1.0, "seconds": 3, "loss": 0.75, "top1": 0.625},
+    {"step": 6, "split": "val", "epoch": 1.0, "seconds": 3, "loss": 0.5, "top1": 0.75},
 ]
 
 
