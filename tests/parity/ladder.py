@@ -90,7 +90,7 @@ def blocks_alone(pair: Pair, shapes: list[tuple[int, ...]]) -> Iterator[tuple[st
             yield "each block alone", largest(weights, their_weights)
 
 
-def loss_and_gradients(pair: Pair, images, labels, rngs=None):
+def loss_and_gradients(pair: Pair, images, labels, keys=None):
     """Training mode on both sides: logits, then named gradients, `images` among them."""
     graphdef, *state = nnx.split(pair.model, nnx.Param, ...)
     params, stats = map(nnx.to_pure_dict, state)
@@ -98,6 +98,7 @@ def loss_and_gradients(pair: Pair, images, labels, rngs=None):
     @jax.jit
     def grad(params, images):
         def loss(params, images):
+            rngs = None if keys is None else steps.ExampleRngs(keys)
             logits = nnx.merge(graphdef, params, stats)(images, train=True, rngs=rngs)
             return metrics.cross_entropy(logits, labels).mean(), logits
 
@@ -155,7 +156,7 @@ def with_equal_masks(pair: Pair) -> Iterator[tuple[str, float]]:
     for _ in range(draws()):
         with equal_masks():
             keys = jax.random.split(jax.random.key(0), pair.shape[0])
-            logits, params, _ = loss_and_gradients(pair, *pair.batch(), steps.ExampleRngs(keys))
+            logits, params, _ = loss_and_gradients(pair, *pair.batch(), keys)
         yield "dropout with equal masks: logits", largest(*logits)
         of_params.append(gradient_error(*params))
     yield "dropout with equal masks: gradients", min(of_params)
