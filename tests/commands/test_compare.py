@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xdist_group("pages")
 def test_table_of_the_training_command_fits_the_terminal(compared_runs):
     folder, text = compared_runs
     lines = text.splitlines()
-    assert max(map(len, lines[:-1])) <= 80
+    assert max(len(line) for line in lines if str(folder.parent) not in line) <= 80
     assert "final val   best val (epoch)  train loss  s/epoch   parameters" in text
     for model in ("vit", "simple_cnn"):
         results = json.loads((folder / model / "results.json").read_text())
@@ -95,7 +95,9 @@ def test_compare_writes_where_it_is_told(compared_runs, tmp_path, capsys):
         "compare", folder / "simple_cnn", folder / "vit", "--out", tmp_path / "new", capsys=capsys
     )
     assert code == 0
-    assert max(map(len, out.splitlines()[:-1])) <= 80
+    paths = str(folder.parent), str(tmp_path)  # stay whole, however long
+    lines = [line for line in out.splitlines() if not any(path in line for path in paths)]
+    assert max(map(len, lines)) <= 80
     assert (tmp_path / "new" / "comparison.html").exists()
     assert list((tmp_path / "new" / "comparison").glob("*.png"))
 

@@ -445,7 +445,7 @@ def test_help_is_quick_and_imports_no_library():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["frob"], "'frob' is no command (there are: convert, prepare)."),
+        (["frob"], "'frob' is no command (there are: compare, convert, evaluate, explain,"),
         (["prepar", "cifar10"], "'prepar' is no command (did you mean prepare?)."),
         ([], "required: COMMAND. See python -m jax_train --help"),
         (["convert"], "required: --model, --from, --to. See python -m jax_train convert --help"),
