@@ -2,8 +2,8 @@
 
 python train_jax.py --config configs/deep_vit_cifar100.py
 
-Time: days on a CPU, with more than 20 GB of memory: made for accelerators; less memory with
---config.model.remat=true. Result: not run to the end yet; its source printed 49.8 %.
+Time: days on a CPU, with more than 20 GB of memory: made for accelerators. Result: not run
+to the end yet; its source printed 49.8 %. Beside the PyTorch mirror in part: docs/parity.md.
 """
 
 from configs import common
