@@ -92,8 +92,9 @@ def eval_sums(logits: jax.Array, labels: jax.Array, valid: jax.Array) -> EvalSum
 
 
 def add_up(parts: list[TrainSums]) -> TrainSums:
-    """Add host copies of sums."""
-    return TrainSums(*(sum(column) for column in zip(*parts, strict=True)))
+    """Add host copies of sums; there may be none, where all steps were skipped."""
+    nothing = TrainSums(*[0] * len(TrainSums._fields))
+    return TrainSums(*(sum(column) for column in zip(nothing, *parts, strict=True)))
 
 
 def train_figures(sums: TrainSums) -> dict[str, float]:

@@ -103,7 +103,6 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * config.train.epochs
         self.schedule = optim.schedule_tables(config, self.steps_per_epoch)
         self.recipe = build.create_recipe(config, self.schedule, self.layout, self.steps_per_epoch)
-        self._saved_step = None
         self._eval_batch = self.layout.round_up(config.eval.batch_size)
         self._trace()
 
@@ -159,13 +158,15 @@ class Trainer:
                 return self._finish(self._train(progress, step))
 
     def _start(self) -> tuple[Progress, int]:
+        self._conditions = self._find_conditions()
         found = self.checkpoints.restore_newest(self.like)
         if found is None:
-            self._since_eval = []
+            self._saved_step, self._since_eval = None, []
             return Progress(self.init(), self._zero_sums()), 0
         step, progress, facts = found
+        self._saved_step = step
         self._since_eval = [metrics.TrainSums(*sums) for sums in facts["since_eval"]]
-        now = self._conditions()
+        now = self._conditions
         changed = [
             f"{name} {before} -> {now.get(name)}"
             for name, before in facts["conditions"].items() if before != now.get(name)
@@ -174,7 +175,7 @@ class Trainer:
             print(f"note: the last bits may differ from an unbroken run: {', '.join(changed)}")
         return progress, step
 
-    def _conditions(self) -> dict[str, str]:
+    def _find_conditions(self) -> dict[str, str]:
         """What the bits of a run depend on besides the config."""
         calls = self._steps_per_call()
         return report.versions() | {
@@ -267,12 +268,12 @@ class Trainer:
 
     def _save(self, state: steps.TrainState, step: int, figures: dict | None = None) -> None:
         """Start writing a checkpoint that a run goes on from as if nothing had happened."""
-        if int(self._sums.skipped):
-            self._log(step)  # raises where such a step stops the run
+        if not self.recipe.skip_nonfinite and int(self._sums.skipped):
+            self._log(step)  # raises
         if self._saved_step == step:
             return
         self.log.to_disk()
-        facts = {"since_eval": list(self._since_eval), "conditions": self._conditions()}
+        facts = {"since_eval": list(self._since_eval), "conditions": self._conditions}
         self.checkpoints.save(Progress(state, self._sums), step, facts, figures)
         self._saved_step, self._saved_at = step, time.monotonic()
 

@@ -275,6 +275,31 @@ def test_steps_that_are_not_finite_can_be_skipped(unbroken, tmp_path, monkeypatc
     assert all(np.isfinite(float(row["loss"])) for row in rows if row["split"] == "train")
 
 
+def test_an_epoch_of_skipped_steps_only_ends_too(tmp_path):
+    config = tiny_config(**{
+        "train.on_nonfinite": "skip", "optim.learning_rate": 1e30, "optim.name": "sgd",
+        "train.epochs": 2, "checkpoint.report": "last",
+    })  # fmt: skip
+    results = train(config, tmp_path / "run")
+    assert results["steps"] == 8
+    assert [row["step"] for row in state_of(tmp_path / "run")[2] if row["split"] == "train"] == [
+        "3"
+    ]
+
+
+def test_after_going_on_the_kept_checkpoint_is_named(stopped, monkeypatch):
+    from jax_train import metrics
+
+    monkeypatch.setattr(
+        metrics, "cross_entropy", lambda logits, labels, smoothing=0.0: logits.sum(-1) * jnp.nan
+    )
+    with pytest.raises(UserError) as caught:
+        train(tiny_config(), stopped)
+    message = " ".join(str(caught.value).split())
+    assert "gradient of step 7 is not finite" in message
+    assert "the checkpoint of step 6 is kept" in message
+
+
 def test_other_versions_are_told_on_resuming(stopped, monkeypatch, capsys):
     from jax_train import report
 
