@@ -50,7 +50,7 @@ fuzz: .venv/.installed-test
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: .venv/.installed-test
-	$(BIN)/python -m benchmarks.train_step $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -57,7 +57,9 @@ class ConvNet(nnx.Module):
         self._check_halvings(images.shape)
         x, attention, features = images, [], []
         for stage in self.stages:
-            x, weights = layers.run_part(stage, x, train=train, rngs=rngs, remat=self.remat)
+            x, weights = layers.run_part(
+                stage, x, train=train, rngs=rngs, maps=return_intermediates, remat=self.remat
+            )
             features.append(x)
             if weights is not None:
                 attention.append(weights)

@@ -6,16 +6,33 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_models import layers
+from jax_models import cpu, layers
+from jax_models.cpu import functions, kernels
 from jax_models.dropout import Dropout
 
 
-def conv3x3(in_features: int, out_features: int, *, padding: int = 1, rngs: nnx.Rngs) -> nnx.Conv:
-    """A 3×3 convolution, stride 1, zero pixels around, that starts as torch.nn.Conv2d does."""
-    return nnx.Conv(
-        in_features, out_features, (3, 3), padding=((padding, padding), (padding, padding)),
-        kernel_init=layers.kernel_init, bias_init=layers.bias_init(9 * in_features), rngs=rngs,
-    )  # fmt: skip
+class Conv3x3(nnx.Conv):
+    """A 3×3 convolution, stride 1, that starts as torch.nn.Conv2d does.
+
+    Args:
+      in_features: channels of the input.
+      out_features: channels of the output.
+      padding: zero pixels on each side.
+      rngs: initial weights.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, padding: int = 1, rngs: nnx.Rngs):
+        super().__init__(
+            in_features, out_features, (3, 3), padding=((padding, padding), (padding, padding)),
+            kernel_init=layers.kernel_init, bias_init=layers.bias_init(9 * in_features), rngs=rngs,
+        )  # fmt: skip
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B,H,W,C] -> [B,H',W',D]."""
+        kernel, bias = self.kernel[...], self.bias[...]
+        if cpu.active() and kernels.convolution_fits(x, kernel):
+            return kernels.convolution(x, kernel, bias, self.padding[0][0])
+        return super().__call__(x)
 
 
 class BatchNorm(nnx.Module):
@@ -54,38 +71,46 @@ class BatchNorm(nnx.Module):
         """
         dtype = x.dtype
         x = x.astype(jnp.promote_types(dtype, jnp.float32))
+        scale, bias = self.scale[...], self.bias[...]
         if train:
-            mean, var = self._batch_statistics(x)
+            self._check(x)
+            if cpu.active() and jax.device_count() == 1:
+                y, mean, var = functions.batch_norm(x, scale, bias, self.epsilon)
+                self._track(x, mean, var)
+                return y.astype(dtype)
+            mean = self._mean(x)
+            # The variance does not change with the mean to first order; leaving that zero out of
+            # the gradient saves a pass, and on many devices a message.
+            var = self._mean(jnp.square(x - jax.lax.stop_gradient(mean)))
+            self._track(x, mean, var)
         else:
             mean, var = self.mean[...], self.var[...]
         y = (x - mean) * jax.lax.rsqrt(var + self.epsilon)
-        return (y * self.scale[...] + self.bias[...]).astype(dtype)
+        return (y * scale + bias).astype(dtype)
 
-    def _batch_statistics(self, x):
+    def _count(self, x):
         count = x.size // x.shape[-1]
-        if self.axis_name is not None:
-            count *= jax.lax.axis_size(self.axis_name)
-        if count < 2:
+        return count if self.axis_name is None else count * jax.lax.axis_size(self.axis_name)
+
+    def _check(self, x):
+        if self._count(x) < 2:
             raise ValueError(
                 f"Batch norm in training needs more than one value per channel, got input of shape "
                 f"{x.shape}. Use a larger batch or larger images."
             )
-        mean = self._mean(x)
-        # The variance does not change with the mean to first order; leaving that zero out of the
-        # gradient saves a pass, and on many devices a message.
-        var = self._mean(jnp.square(x - jax.lax.stop_gradient(mean)))
-        self._track(self.mean, mean)
-        self._track(self.var, var * (count / (count - 1)))
+
+    def _track(self, x, mean, var):
+        """Move the running statistics towards those of a batch."""
+        count = self._count(x)
+        for running, batch in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
+            old = running[...]
+            new = jax.lax.stop_gradient(batch).astype(old.dtype)
+            running[...] = old + self.momentum * (new - old)
         self.num_batches_tracked[...] += 1
-        return mean, var
 
     def _mean(self, x):
         mean = x.mean(tuple(range(x.ndim - 1)))
         return mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
-
-    def _track(self, running, batch):
-        old = running[...]
-        running[...] = old + self.momentum * (jax.lax.stop_gradient(batch).astype(old.dtype) - old)
 
 
 class ConvStage(nnx.Module):
@@ -109,7 +134,7 @@ class ConvStage(nnx.Module):
     ):  # fmt: skip
         inputs = (in_features, *widths[:-1])
         self.convs = nnx.List(
-            conv3x3(n, width, padding=padding, rngs=rngs)
+            Conv3x3(n, width, padding=padding, rngs=rngs)
             for n, width in zip(inputs, widths, strict=True)
         )
         self.norms = nnx.List(BatchNorm(width) for width in widths) if batch_norm else None
@@ -118,15 +143,18 @@ class ConvStage(nnx.Module):
         self.dropout = Dropout(dropout)
 
     def __call__(
-        self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None
+        self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool = True
     ) -> tuple[jax.Array, jax.Array | None]:
-        """x [B,H,W,C] -> (x [B,H',W',C'], attention or None)."""
+        """x [B,H,W,C] -> (x [B,H',W',C'], attention or None).
+
+        Without `maps` the attention may be None.
+        """
         for i, conv in enumerate(self.convs):
             x = conv(x)
             x = jax.nn.relu(x if self.norms is None else self.norms[i](x, train=train))
         weights = None
         if self.attention is not None:
-            x, weights = self.attention(x)
+            x, weights = self.attention(x, maps=maps)
         if self.pool:
             x = max_pool2x2(x)
         return self.dropout(x, train=train, rngs=rngs), weights
@@ -137,7 +165,7 @@ class SpatialAttention(nnx.Module):
 
     Source: the non-local block, Wang et al. 2017, https://arxiv.org/abs/1711.07971, in the form of
     self-attention GANs, Zhang et al. 2018, https://arxiv.org/abs/1805.08318: scores are not scaled.
-    The 1×1 convolutions are matrix products over the channels.
+    The 1×1 convolutions are matrix kernels over the channels.
 
     Args:
       channels: C, a multiple of `reduction`.
@@ -155,60 +183,29 @@ class SpatialAttention(nnx.Module):
                 "the attention between the convolutions."
             )
         inner = channels // reduction
-        self.theta = layers.linear(channels, inner, rngs=rngs)
-        self.phi = layers.linear(channels, inner, rngs=rngs)
-        self.g = layers.linear(channels, inner, rngs=rngs)
-        self.o = layers.linear(inner, channels, rngs=rngs)
+        self.theta = layers.Linear(channels, inner, rngs=rngs)
+        self.phi = layers.Linear(channels, inner, rngs=rngs)
+        self.g = layers.Linear(channels, inner, rngs=rngs)
+        self.o = layers.Linear(inner, channels, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x [B,H,W,C] -> (x + attended [B,H,W,C], attention [B,1,H·W,(H//2)·(W//2)])."""
+    def __call__(self, x: jax.Array, *, maps: bool = True) -> tuple[jax.Array, jax.Array | None]:
+        """x [B,H,W,C] -> (x + attended [B,H,W,C], attention [B,1,H·W,(H//2)·(W//2)]).
+
+        Without `maps` the attention may be None.
+        """
         b, h, w, c = x.shape
         q, k, v = (
             maps.reshape(b, -1, 1, maps.shape[-1])
             for maps in (self.theta(x), max_pool2x2(self.phi(x)), max_pool2x2(self.g(x)))
         )
-        y, weights = layers.attend(q, k, v, scale=1.0)
+        y, weights = layers.attend(q, k, v, scale=1.0, maps=maps)
         return x + self.o(y).reshape(b, h, w, c), weights
 
 
 def max_pool2x2(x: jax.Array) -> jax.Array:
     """2×2 max-pooling with stride 2: [B,H,W,C] -> [B,H//2,W//2,C]; an odd last row is left out."""
-    h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    return _max_of_windows(x[:, :h, :w])
-
-
-def _windows(x):
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c)
-
-
-# Written out because the gradient of XLA's window reduction is three times slower on a CPU. The
-# place of the maximum is kept, and not found again by comparing with it: XLA may compute the input
-# twice with different rounding, and then no value would equal the maximum.
-@jax.custom_vjp
-def _max_of_windows(x):
-    return _max_and_place(x)[0]
-
-
-def _max_and_place(x):
-    """Maxima, and where each lies: 0 to 3 in row-major order, the first where values tie."""
-    windows = _windows(x)
-    largest = windows[:, :, 0, :, 0]
-    place = jnp.zeros(largest.shape, jnp.uint8)
-    for number, (row, column) in enumerate(((0, 1), (1, 0), (1, 1)), start=1):
-        value = windows[:, :, row, :, column]
-        larger = (value > largest) | jnp.isnan(value)  # as in PyTorch, NaN stays
-        largest = jnp.where(larger, value, largest)
-        place = jnp.where(larger, jnp.uint8(number), place)
-    return largest, place
-
-
-def _max_backward(place, gradient):
-    numbers = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
-    chosen = place[:, :, None, :, None, :] == numbers
-    spread = jnp.where(chosen, gradient[:, :, None, :, None, :], 0)
-    b, h, _, w, _, c = spread.shape
-    return (spread.reshape(b, 2 * h, 2 * w, c),)
-
-
-_max_of_windows.defvjp(_max_and_place, _max_backward)
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+    if cpu.active():
+        return functions.max_pool2x2(x)
+    window = (1, 2, 2, 1)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")

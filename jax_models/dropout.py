@@ -34,15 +34,27 @@ class Dropout(nnx.Module):
         Raises:
           ValueError: `train` without `rngs`.
         """
-        if not train or self.rate == 0:
+        mask = self._mask(x.shape, train, rngs)
+        if mask is None:
             return x
+        return jnp.where(mask, x / (1 - self.rate), jnp.zeros((), x.dtype))
+
+    def factors(
+        self, shape: tuple[int, ...], *, train: bool, rngs: nnx.Rngs | None
+    ) -> jax.Array | None:
+        """What a call would multiply an array of this shape by, float32; None if nothing."""
+        mask = self._mask(shape, train, rngs)
+        return None if mask is None else jnp.where(mask, jnp.float32(1 / (1 - self.rate)), 0)
+
+    def _mask(self, shape, train, rngs):
+        if not train or self.rate == 0:
+            return None
         if rngs is None:
             raise ValueError(
                 "Training with dropout needs random keys: call the model with "
                 "rngs=nnx.Rngs(dropout=key), or build it with dropout=0."
             )
-        mask = dropout_mask(rngs.dropout(), x.shape, self.rate)
-        return jnp.where(mask, x / (1 - self.rate), jnp.zeros((), x.dtype))
+        return dropout_mask(rngs.dropout(), shape, self.rate)
 
 
 def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:

@@ -4,6 +4,7 @@ Weights start from the distributions PyTorch's layers start from, because accura
 with PyTorch runs: uniform in ±1/sqrt(fan_in) for weights and biases alike.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jax_models import cpu
+from jax_models.cpu import functions, kernels
 from jax_models.dropout import Dropout
 
 # Kaiming-uniform with a = sqrt(5) comes to uniform in ±1/sqrt(fan_in), a variance of 1/(3 fan_in).
@@ -42,23 +45,44 @@ def unit_uniform(key, shape):
     return jax.random.uniform(key, shape, jnp.float32)
 
 
-def linear(
-    in_features: int, out_features: int, *, kernel: Callable = kernel_init,
-    bias: Callable | None = None, rngs: nnx.Rngs,
-) -> nnx.Linear:  # fmt: skip
+class Linear(nnx.Linear):
     """A Linear layer that starts as torch.nn.Linear does, or from other initializers."""
-    return nnx.Linear(
-        in_features, out_features, kernel_init=kernel, bias_init=bias or bias_init(in_features),
-        rngs=rngs,
-    )  # fmt: skip
+
+    def __init__(
+        self, in_features: int, out_features: int, *, kernel: Callable = kernel_init,
+        bias: Callable | None = None, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        super().__init__(
+            in_features, out_features, kernel_init=kernel,
+            bias_init=bias or bias_init(in_features), rngs=rngs,
+        )  # fmt: skip
+
+    def __call__(self, x: jax.Array, factors: jax.Array | None = None) -> jax.Array:
+        """x [..., D] -> [..., F], times `factors` [F] if given."""
+        kernel, bias = self.kernel[...], self.bias[...]
+        if factors is not None:
+            kernel, bias = kernel * factors, bias * factors
+        if cpu.active() and kernels.linear_fits(x, kernel):
+            return kernels.linear(x, kernel, bias)
+        return x @ kernel + bias
 
 
-def layer_norm(num_features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs) -> nnx.LayerNorm:
+class LayerNorm(nnx.LayerNorm):
     """Layer norm over the last axis with PyTorch's epsilon.
 
     The variance is taken of the centred values: E[x²] - E[x]² loses half the digits.
     """
-    return nnx.LayerNorm(num_features, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+
+    def __init__(self, num_features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs):
+        super().__init__(num_features, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., D] -> [..., D]."""
+        scale, bias = self.scale[...], self.bias[...]
+        if cpu.active() and x.dtype == scale.dtype != jnp.bfloat16:
+            norm = kernels.layer_norm if kernels.layer_norm_fits(x) else functions.layer_norm
+            return norm(x, scale, bias, self.epsilon)
+        return super().__call__(x)
 
 
 class PatchEmbed(nnx.Module):
@@ -95,7 +119,7 @@ class PatchEmbed(nnx.Module):
         self.img_size, self.in_channels, self.patch_size = img_size, in_channels, patch_size
         self.raster = raster
         self.num_patches = (img_size // patch_size) ** 2
-        self.projection = linear(in_channels * patch_size**2, embed_dim, rngs=rngs)
+        self.projection = Linear(in_channels * patch_size**2, embed_dim, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """images [B,H,W,C] -> tokens [B,N,D], patches in row-major order."""
@@ -110,8 +134,8 @@ class PatchEmbed(nnx.Module):
 
 def attend(
     q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float,
-    drop: Callable[[jax.Array], jax.Array] = lambda weights: weights,
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    drop: Callable[[jax.Array], jax.Array] | None = None, maps: bool = True,
+) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
     """Dot-product attention.
 
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
@@ -122,14 +146,24 @@ def attend(
       v: values [B,K,h,d].
       scale: factor of the scores.
       drop: applied to the attention weights.
+      maps: return the attention; without it an accelerator may use a fused kernel.
 
     Returns:
-      (output [B,Q,h·d], attention [B,h,Q,K] as applied to the values).
+      (output [B,Q,h·d], attention [B,h,Q,K] as applied to the values, or None).
     """
+    if not (maps or drop):
+        if not cpu.active():
+            y = jax.nn.dot_product_attention(q, k, v, scale=scale)
+            return y.reshape(*y.shape[:2], -1), None
+        if kernels.attention_fits(q, k, v):
+            y = kernels.attention((q if scale == 1 else q * scale, k, v), None)
+            return y.reshape(*y.shape[:2], -1), None
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * scale
     # A softmax needs more digits than bfloat16 has.
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    weights = drop(jax.nn.softmax(scores, axis=-1).astype(v.dtype))
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    if drop:
+        weights = drop(weights)
     y = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
     return y.reshape(*y.shape[:2], -1), weights
 
@@ -165,28 +199,39 @@ class Attention(nnx.Module):
         kernel, bias = kernel_init, None
         if torch_multihead:
             kernel, bias = nnx.initializers.xavier_uniform(), nnx.initializers.zeros
-        self.qkv = linear(embed_dim, 3 * embed_dim, kernel=kernel, bias=bias, rngs=rngs)
+        self.qkv = Linear(embed_dim, 3 * embed_dim, kernel=kernel, bias=bias, rngs=rngs)
         self.dropout = Dropout(dropout)
-        self.projection = linear(embed_dim, embed_dim, bias=bias, rngs=rngs)
+        self.projection = Linear(embed_dim, embed_dim, bias=bias, rngs=rngs)
 
     def __call__(
-        self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None
-    ) -> tuple[jax.Array, jax.Array]:
-        """x [B,T,D] -> (output [B,T,D], attention [B,h,T,T], in training after dropout)."""
+        self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool = True
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """x [B,T,D] -> (output [B,T,D], attention [B,h,T,T], in training after dropout).
+
+        Without `maps` the attention may be None.
+        """
         b, t, d = x.shape
         head_dim = d // self.num_heads
-        q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, t, 3, self.num_heads, head_dim), 2, 0)
-
-        def drop(weights):
-            return self.dropout(weights, train=train, rngs=rngs)
-
-        y, weights = attend(q, k, v, scale=head_dim**-0.5, drop=drop)
+        shape = b, t, 3, self.num_heads, head_dim
+        packed = jax.ShapeDtypeStruct(shape, x.dtype)
+        if cpu.active() and not maps and kernels.attention_fits(packed):
+            # Scaling the kernel's columns for the queries is less work than scaling the scores.
+            factors = jnp.where(jnp.arange(3 * d) < d, x.dtype.type(head_dim**-0.5), 1)
+            keep = self.dropout.factors((b, self.num_heads, t, t), train=train, rngs=rngs)
+            qkv = self.qkv(x, factors).reshape(shape)
+            y, weights = kernels.attention((qkv,), keep).reshape(b, t, d), None
+        else:
+            q, k, v = jnp.moveaxis(self.qkv(x).reshape(shape), 2, 0)
+            drop = None
+            if train and self.dropout.rate:
+                drop = functools.partial(self.dropout, train=train, rngs=rngs)
+            y, weights = attend(q, k, v, scale=head_dim**-0.5, drop=drop, maps=maps)
         return self.projection(y), weights
 
 
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU, the erf form, which is PyTorch's default and not JAX's."""
-    return jax.nn.gelu(x, approximate=False)
+    return functions.gelu(x) if cpu.active() else jax.nn.gelu(x, approximate=False)
 
 
 def identity(x: jax.Array) -> jax.Array:
@@ -214,9 +259,9 @@ class Mlp(nnx.Module):
     ):  # fmt: skip
         check_sizes(embed_dim=embed_dim, mlp_dim=mlp_dim)
         self.activation, self.out_activation = activation, out_activation
-        self.fc1 = linear(embed_dim, mlp_dim, rngs=rngs)
-        self.norm = layer_norm(mlp_dim, rngs=rngs) if hidden_norm else None
-        self.fc2 = linear(mlp_dim, embed_dim, rngs=rngs)
+        self.fc1 = Linear(embed_dim, mlp_dim, rngs=rngs)
+        self.norm = LayerNorm(mlp_dim, rngs=rngs) if hidden_norm else None
+        self.fc2 = Linear(mlp_dim, embed_dim, rngs=rngs)
         self.dropout = Dropout(dropout)
 
     def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
@@ -259,7 +304,7 @@ class Head(nnx.Module):
         widths = [in_features, *(width for width, _ in hidden), num_classes]
         self.activations = tuple(activation for _, activation in hidden)
         self.layers = nnx.List(
-            linear(n, width, rngs=rngs) for n, width in itertools.pairwise(widths)
+            Linear(n, width, rngs=rngs) for n, width in itertools.pairwise(widths)
         )
         self.dropout = Dropout(dropout, "head_dropout")
 
@@ -272,7 +317,7 @@ class Head(nnx.Module):
 
 
 def run_part(
-    part: nnx.Module, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, remat: bool
+    part: nnx.Module, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool, remat: bool
 ) -> tuple[jax.Array, jax.Array | None]:
     """Call a block or a stage on x.
 
@@ -282,7 +327,7 @@ def run_part(
     """
 
     def call(part, x, rngs):
-        return part(x, train=train, rngs=rngs)
+        return part(x, train=train, rngs=rngs, maps=maps)
 
     return (nnx.remat(call) if remat and train else call)(part, x, rngs)
 

@@ -41,14 +41,14 @@ class Block(nnx.Module):
         self.in_activation = in_activation
         self.dropout = layers.Dropout(dropout)
         for name in ("norm1_in", "norm1_out", "norm2_in", "norm2_out"):
-            norm = layers.layer_norm(embed_dim, epsilon=epsilon, rngs=rngs)
+            norm = layers.LayerNorm(embed_dim, epsilon=epsilon, rngs=rngs)
             setattr(self, name, norm if name in norms else None)
 
     def __call__(
-        self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """x [B,T,D] -> (x [B,T,D], attention [B,h,T,T])."""
-        y, weights = self.attn(self._enter(self.norm1_in, x), train=train, rngs=rngs)
+        self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None, maps: bool = True
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """x [B,T,D] -> (x [B,T,D], attention [B,h,T,T]); without `maps` that may be None."""
+        y, weights = self.attn(self._enter(self.norm1_in, x), train=train, rngs=rngs, maps=maps)
         x = _norm(self.norm1_out, x + self.dropout(y, train=train, rngs=rngs))
         y = self.mlp(self._enter(self.norm2_in, x), train=train, rngs=rngs)
         return _norm(self.norm2_out, x + y), weights
@@ -123,7 +123,9 @@ class VisionTransformer(nnx.Module):
         x = self.dropout(x, train=train, rngs=rngs)
         attention, features = [], []
         for block in self.blocks:
-            x, weights = layers.run_part(block, x, train=train, rngs=rngs, remat=self.remat)
+            x, weights = layers.run_part(
+                block, x, train=train, rngs=rngs, maps=return_intermediates, remat=self.remat
+            )
             attention.append(weights)
             features.append(x)
         logits = self.head(_norm(self.norm, x[:, 0]), train=train, rngs=rngs)
@@ -185,7 +187,7 @@ def vit(
         token_init=layers.truncated_normal,
         position_init=layers.truncated_normal,
         dropout=dropout,
-        norm=layers.layer_norm(embed_dim, rngs=rngs),
+        norm=layers.LayerNorm(embed_dim, rngs=rngs),
         torch_names={
             "patch_embed.projection.kernel": TorchTensor(
                 "patch_embed.projection.weight", (embed_dim, in_channels, patch_size, patch_size)

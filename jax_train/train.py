@@ -4,6 +4,7 @@ import contextlib
 import functools
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -75,6 +76,8 @@ def enable_compilation_cache() -> None:
         folder = data_cache.cache_root() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # A damaged program is compiled again, which is all there is to do about it.
+    warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
 
 
 class Trainer:

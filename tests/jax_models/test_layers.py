@@ -156,8 +156,8 @@ def test_initial_kernel_and_bias_belong_to_their_fan_in():
     """Bounds 1/sqrt(fan_in) of a Linear of 7 inputs and of a 3x3 convolution of 7 channels."""
     rngs = nnx.Rngs(0)
     for layer, fan_in in (
-        (layers.linear(7, 5003, rngs=rngs), 7),
-        (conv_layers.conv3x3(7, 5003, rngs=rngs), 63),
+        (layers.Linear(7, 5003, rngs=rngs), 7),
+        (conv_layers.Conv3x3(7, 5003, rngs=rngs), 63),
     ):
         for values in (layer.kernel[...], layer.bias[...]):
             largest = jnp.abs(values).max() * fan_in**0.5

@@ -78,7 +78,7 @@ def test_wandb_gets_every_figure_offline(tmp_path, monkeypatch):
     runs = list((tmp_path / "run/wandb").glob("offline-run-*"))
     name = (tmp_path / "run/wandb_id").read_text()
     assert len(runs) == 2
-    assert all(path.name.endswith(name) for path in runs)  # the second goes on with the first
+    assert all(f"-{name}" in path.name for path in runs)  # the second goes on with the first
     assert all(list(path.glob("*.wandb")) for path in runs)
 
 

@@ -1,0 +1,119 @@
+"""Time JAX against the best PyTorch on this machine, side by side.
+
+  python -m benchmarks                       every part, about two hours on 2 cores
+  python -m benchmarks train epoch           these parts only
+  python -m benchmarks train --cases vit     of this model only
+  python -m benchmarks --record              also rewrite the tables in docs/performance.md
+
+Each side of each row is a process of its own; the processes take turns, and a sample during which
+other programs used the machine is taken again.
+"""
+
+import argparse
+import os
+import platform
+import time
+from pathlib import Path
+
+from benchmarks import growth, race, startup, tasks
+from tests.parity.measure import ROOT, rewrite
+
+PAGE = ROOT / "docs" / "performance.md"
+COMPILED = {"side": "torch", "options": {"compiled": True}}
+SIDES = {"JAX": {"side": "jax"}, "PyTorch": {"side": "torch"}, "PyTorch compiled": COMPILED}
+
+
+def table(task: str, cases: list[str], rounds: int) -> str:
+    """Images per second of each side on a task, and the ratio to the faster PyTorch."""
+    lines = [
+        "| model | batch | JAX | PyTorch | PyTorch compiled | JAX / best | spread |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    disturbed = []
+    for case in cases:
+        jobs = {name: side | {"case": case, "task": task} for name, side in SIDES.items()}
+        got = race.race(jobs, rounds)
+        best = max(got[name].median for name in got if name != "JAX")
+        cells = [f"{got[name].median:,.0f}" if name in got else "–" for name in SIDES]
+        batch = tasks.config_of(case).train.batch_size
+        spread = max(samples.spread for samples in got.values())
+        lines.append(
+            f"| `{case}` | {batch} | {' | '.join(cells)} | **{got['JAX'].median / best:.2f}** "
+            f"| ±{spread:.0%} |"
+        )
+        print(lines[-1], flush=True)
+        disturbed.append([sum(getattr(s, name) for s in got.values())
+                          for name in ("disturbed", "kept_disturbed")])  # fmt: skip
+    taken, kept = map(sum, zip(*disturbed, strict=True))
+    lines += ["", f"{rounds} samples of each. {_disturbance(taken, kept)}"]
+    return "\n".join(lines)
+
+
+def _disturbance(taken: int, kept: int) -> str:
+    again = f"{taken} samples were disturbed by other programs and taken again"
+    return f"{again}, {kept} of them in vain." if kept else f"{again}."
+
+
+def memory(cases: list[str], rounds: int) -> str:
+    """Peak resident memory of training steps, with the allocator as it is by default."""
+    lines = ["| model | batch | JAX, MB | PyTorch, MB | JAX / PyTorch |", "|---|---|---|---|---|"]
+    del rounds
+    for case in cases:
+        jobs = {
+            name: SIDES[name] | {"case": case, "task": "train", "memory": True, "seconds": 0.01}
+            for name in ("JAX", "PyTorch")
+        }
+        got = race.race(jobs, 2, allocator={})
+        ours, theirs = (got[name].peaks[-1] for name in jobs)
+        batch = tasks.config_of(case).train.batch_size
+        lines.append(f"| `{case}` | {batch} | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+PARTS = {
+    "train": lambda args: table("train", args.cases, args.rounds),
+    "epoch": lambda args: table("epoch", args.cases, max(2, args.rounds // 2)),
+    "eval": lambda args: table("eval", args.cases, args.rounds),
+    "memory": lambda args: memory(args.cases, args.rounds),
+    "startup": lambda args: startup.tables(args.rounds),
+    "growth": lambda args: growth.measure_and_draw(args.record),
+}
+
+
+def machine() -> str:
+    """The processor and the versions, in a line."""
+    from importlib.metadata import version
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((li.split(": ")[1] for li in lines if li.startswith("model name")), cpu)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "torch"))
+    return f"{os.cpu_count()} cores, {cpu}; {versions}; {time.strftime('%Y-%m-%d')}"
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--cases", nargs="+", choices=tasks.MODELS, default=list(tasks.MODELS),
+                        metavar="MODEL", help=f"of {', '.join(tasks.MODELS)}")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, help="samples of each side")
+    parser.add_argument("--record", action="store_true", help=f"rewrite {PAGE.name}")
+    args = parser.parse_args()
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
+    for part in args.parts or PARTS:
+        print(f"== {part}: {machine()}", flush=True)
+        text = PARTS[part](args)
+        print(text, flush=True)
+        if args.record:
+            rewrite(part, f"{text}\n\n{machine()}", PAGE)
+
+
+if __name__ == "__main__":
+    main()

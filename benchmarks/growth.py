@@ -1,0 +1,79 @@
+"""How cost grows with batch, depth and tokens: images per second and memory of training steps."""
+
+from benchmarks import race
+from tests.parity.measure import ROOT
+
+PICTURE = ROOT / "docs" / "images" / "growth.png"
+# What grows -> (values of it, case, changes to the recipe for a value).
+AXES = {
+    "batch": ((8, 32, 128, 512), "vit", lambda n: {"train.batch_size": n}),
+    "blocks": ((2, 6, 12, 24), "vit", lambda n: {"model.depth": n, "train.batch_size": 32}),
+    "tokens": (
+        (16, 64, 256, 1024), "vit",
+        lambda n: {"model.patch_size": int(32 / n**0.5), "train.batch_size": 8},
+    ),
+    "batch ": ((8, 32, 128, 512), "simple_cnn", lambda n: {"train.batch_size": n}),
+}  # fmt: skip
+SIDES = {"JAX": "jax", "PyTorch": "torch"}
+
+
+def measure_and_draw(record: bool, rounds: int = 3) -> str:
+    """A table of all points; the picture too, if `record`."""
+    points = {}
+    for axis, (values, case, changes) in AXES.items():
+        for value in values:
+            jobs = {
+                name: {"side": side, "case": case, "task": "train", "changes": changes(value),
+                       "batches": 2, "seconds": 0.7}
+                for name, side in SIDES.items()
+            }  # fmt: skip
+            got = race.race(jobs, rounds)
+            light = race.race(
+                {name: job | {"memory": True, "seconds": 0.01} for name, job in jobs.items()},
+                1, allocator={},
+            )  # fmt: skip
+            for name in got:
+                points[axis, value, name] = got[name].median, light[name].peaks[-1]
+            print(axis, value, {name: points[axis, value, name] for name in got}, flush=True)
+    if record:
+        _draw(points)
+    return _table(points)
+
+
+def _table(points) -> str:
+    lines = [
+        "| what grows | | JAX, images/s | PyTorch, images/s | ratio | JAX, MB | PyTorch, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for axis, (values, case, _) in AXES.items():
+        for value in values:
+            (ours, our_mb), (theirs, their_mb) = (points[axis, value, name] for name in SIDES)
+            lines.append(
+                f"| `{case}`, {axis.strip()} | {value} | {ours:,.0f} | {theirs:,.0f} "
+                f"| {ours / theirs:.2f} | {our_mb:,.0f} | {their_mb:,.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def _draw(points) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    axes = figure.subplots(2, len(AXES), sharex="col")
+    for column, (axis, (values, case, _)) in enumerate(AXES.items()):
+        for row, what in enumerate(("images/s", "peak memory, MB")):
+            ax = axes[row, column]
+            for name, style in zip(SIDES, ("o-", "s--"), strict=True):
+                ax.plot(values, [points[axis, v, name][row] for v in values], style, label=name)
+            ax.set(xscale="log", yscale="log")
+            ax.set_xticks(values, map(str, values))
+            ax.minorticks_off()
+            ax.grid(alpha=0.3)
+            if row:
+                ax.set_xlabel(axis.strip())
+            else:
+                ax.set_title(case)
+            if not column:
+                ax.set_ylabel(what)
+    axes[0, 0].legend()
+    figure.savefig(PICTURE, dpi=100)

@@ -1,0 +1,103 @@
+"""The JAX side: the engine's own compiled functions and its own loop."""
+
+import functools
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from jax_train import build, feed, metrics, optim, steps
+from jax_train.data import Dataset
+from jax_train.parallel import Layout
+from jax_train.train import Trainer
+
+
+def dataset(images, labels, num_classes: int) -> Dataset:
+    """A split in memory."""
+    return Dataset(
+        name="random", split="train", source="random", ranges=(("train", 0, len(labels)),),
+        class_names=tuple(map(str, range(num_classes))), labels=labels, images=images,
+    )  # fmt: skip
+
+
+class Training:
+    """The compiled steps of a recipe and their state.
+
+    Args:
+      config: see `tasks.config_of`.
+      images: uint8 [N,H,W,C].
+      labels: [N].
+    """
+
+    def __init__(self, config: ConfigDict, images, labels):
+        self.images, self.labels = images, labels
+        data = dataset(images, labels, config.model.num_classes)
+        self.splits = build.Splits(data, dataset(
+            images[: len(images) // 5], labels[: len(labels) // 5], config.model.num_classes
+        ), data)  # fmt: skip
+        self.config = config = build.resolve(config, self.splits)
+        self.layout = Layout()
+        self.per_epoch = len(labels) // config.train.batch_size
+        recipe = build.create_recipe(
+            config, optim.schedule_tables(config, self.per_epoch), self.layout, self.per_epoch
+        )
+        order = functools.partial(steps.epoch_order, recipe, num_examples=len(labels))
+        model = build.create_model(config, nnx.Rngs(0))
+        state = steps.init_state(model, recipe.optimizer, config.dtype)
+        self.carry = self.layout.replicate((state, metrics.zero_train_sums()))
+        self.args = (
+            feed.Resident(data, self.layout).arrays,
+            self.layout.replicate(jax.jit(order)(0)),
+        )
+        self.recipe = recipe
+
+    @functools.cached_property
+    def compiled(self):
+        """The training step."""
+        step = functools.partial(steps.train_step, self.recipe)
+        return self.layout.compile(step, (*self.carry, *self.args), donate=(0, 1))
+
+    def train_steps(self, count: int) -> int:
+        """`count` steps; returns the number of images."""
+        for _ in range(count):
+            self.carry = self.compiled(*self.carry, *self.args)
+        jax.block_until_ready(self.carry)
+        return count * self.config.train.batch_size
+
+    @functools.cached_property
+    def _evaluate(self):
+        return jax.jit(functools.partial(steps.eval_step, self.recipe, self.config.eval.batch_size))
+
+    def eval_steps(self, count: int) -> int:
+        """`count` evaluation batches; returns the number of images."""
+        state, sums = self.carry[0], metrics.zero_eval_sums(self.config.model.num_classes)
+        for _ in range(count):
+            sums = self._evaluate(state.params, state.stats, sums, self.args[0], 0)
+        jax.block_until_ready(sums)
+        return count * self.config.eval.batch_size
+
+    def pace_epochs(self, told) -> None:
+        """Run the training loop; call `told(images)` after each epoch, which may wait.
+
+        Ends by an exception of `told`.
+        """
+        with self.config.unlocked():
+            self.config.train.epochs = 10_000
+            self.config.log.progress = False
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = _Paced(self.config, self.splits, Path(folder))
+            trainer.told = lambda: told(self.per_epoch * self.config.train.batch_size)
+            trainer.run()
+
+
+class _Paced(Trainer):
+    def _end_epoch(self, *args):
+        stdout, sys.stdout = sys.stdout, sys.stderr
+        try:
+            super()._end_epoch(*args)
+        finally:
+            sys.stdout = stdout
+        self.told()

@@ -1,0 +1,103 @@
+"""Several processes that take turns at the same work, so that noise hits all of them alike."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# For both sides alike: keep freed memory, ask for huge pages, one arena. Page faults on large
+# temporaries cost virtual machines dearly.
+ALLOCATOR = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=268435456:"
+    "glibc.malloc.arena_max=1"
+}
+_DISTURBED = 0.1  # share of the machine that other processes may use during a sample
+_TRIES = 4
+
+
+@dataclass
+class Samples:
+    """What one racer did: images per second, peak megabytes, and samples thrown away."""
+
+    speeds: list[float] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
+    disturbed: int = 0
+    kept_disturbed: int = 0
+
+    @property
+    def median(self) -> float:
+        """Images per second."""
+        return statistics.median(self.speeds)
+
+    @property
+    def spread(self) -> float:
+        """Half the range of the speeds, as a share of the median."""
+        return (max(self.speeds) - min(self.speeds)) / 2 / self.median
+
+
+def race(jobs: dict[str, dict], rounds: int, allocator: dict | None = None) -> dict[str, Samples]:
+    """Run every job once a round, one after the other.
+
+    Args:
+      jobs: name -> what `child.py` is told; a racer that cannot start is left out with a note.
+      rounds: samples of each.
+      allocator: environment of all racers; by default `ALLOCATOR`.
+    """
+    environment = os.environ | (ALLOCATOR if allocator is None else allocator)
+    racers = {name: _start(job, environment) for name, job in jobs.items()}
+    ready = {}
+    for name, racer in racers.items():
+        if racer.stdout.readline():
+            ready[name] = racer
+        else:
+            print(f"{name} did not start", file=sys.stderr)
+    samples = {name: Samples() for name in ready}
+    for _ in range(rounds):
+        for name, racer in ready.items():
+            _sample(racer, samples[name])
+    for racer in racers.values():
+        racer.stdin.close()
+        racer.wait()
+    return samples
+
+
+def _start(job, environment):
+    quiet = None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.child", json.dumps(job)], env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet,
+    )  # fmt: skip
+
+
+def _sample(racer, samples):
+    for attempt in range(_TRIES):
+        before, begin = _busy(racer.pid), time.perf_counter()
+        print("go", file=racer.stdin, flush=True)
+        facts = json.loads(racer.stdout.readline())
+        others = _busy(racer.pid) - before
+        disturbed = others > _DISTURBED * (time.perf_counter() - begin) * os.cpu_count()
+        if disturbed:
+            samples.disturbed += 1
+        if not disturbed or attempt == _TRIES - 1:
+            break
+    samples.kept_disturbed += disturbed
+    samples.speeds.append(facts["images"] / facts["seconds"])
+    samples.peaks.append(facts["peak"])
+
+
+def _busy(pid: int) -> float:
+    """Seconds of processor time that all other processes have used (Linux; elsewhere 0)."""
+    try:
+        user, nice, system, _, _, irq, softirq, *_ = map(
+            int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        )
+        own = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0.0
+    ticks = user + nice + system + irq + softirq - int(own[11]) - int(own[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

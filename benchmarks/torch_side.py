@@ -1,0 +1,179 @@
+"""The PyTorch side: the mirrors as a careful user would train them.
+
+Everything that helped on a CPU is on: fused optimizer, `channels_last` for CNNs, PyTorch's own
+fused attention, augmentation of whole batches; `compiled` adds `torch.compile`.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+from torch.nn import functional
+
+import jax_models
+import torch_ref
+from torch_ref import layers
+
+
+def create_model(config: ConfigDict, *, fused_attention: bool = True) -> torch.nn.Module:
+    """The mirror of `config.model` for the images of the data set, without attention maps."""
+    if fused_attention:
+        layers.attend = lambda attention, x: (attention(x, x, x, need_weights=False)[0], None)
+        layers.Attention.forward = _fused
+    name = config.model.name
+    known = jax_models.model_keywords(name)
+    given = {k: v for k, v in config.model.items() if k in known and v is not None}
+    if config.data.name == "mnist":
+        given["in_channels"] = 1
+    return torch_ref.create_model(name, **given)
+
+
+def _fused(self, x):
+    b, t, d = x.shape
+    q, k, v = self.qkv(x).view(b, t, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+    rate = self.dropout.p if self.training else 0.0
+    y = functional.scaled_dot_product_attention(q, k, v, dropout_p=rate)
+    return self.projection(y.transpose(1, 2).reshape(b, t, d)), None
+
+
+class Pipeline:
+    """uint8 images [B,C,H,W] to what the model takes, whole batches at a time."""
+
+    def __init__(self, config: ConfigDict, memory_format=torch.contiguous_format):
+        self.fields, self.memory_format = config.augment, memory_format
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (config.data.mean, config.data.std))
+        self.scale, self.shift = 1 / (255 * std), mean / std
+
+    def __call__(self, images: torch.Tensor, *, train: bool) -> torch.Tensor:
+        """Augment, if `train`, and normalise."""
+        fields, count = self.fields, len(images)
+        if fields.resize:
+            size = (fields.resize, fields.resize)
+            images = functional.interpolate(
+                images.float(), size, mode="bilinear", antialias=True, align_corners=False
+            )
+        if train and fields.rotate_degrees:
+            images = self._rotate(images)
+        if train and fields.crop_padding:
+            p, (h, w) = fields.crop_padding, images.shape[2:]
+            windows = functional.pad(images, (p, p, p, p)).unfold(2, h, 1).unfold(3, w, 1)
+            top, left = torch.randint(0, 2 * p + 1, (2, count))
+            images = windows[torch.arange(count), :, top, left]
+        if train and fields.flip:
+            flips = torch.rand(count, 1, 1, 1) < 0.5
+            images = torch.where(flips, images.flip(3), images)
+        images = images.float() * self.scale - self.shift
+        return images.contiguous(memory_format=self.memory_format)
+
+    def _rotate(self, images):
+        angle = (torch.rand(len(images)) * 2 - 1) * (self.fields.rotate_degrees * np.pi / 180)
+        zero = torch.zeros_like(angle)
+        theta = torch.stack([angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero], 1)
+        grid = functional.affine_grid(theta.view(-1, 2, 3), list(images.shape), align_corners=False)
+        return functional.grid_sample(
+            images, grid, mode="nearest", padding_mode="zeros", align_corners=False
+        )
+
+
+class Training:
+    """Model, optimizer and data of a recipe.
+
+    Args:
+      config: see `tasks.config_of`.
+      images: uint8 [N,H,W,C].
+      labels: [N].
+      compiled: by `torch.compile`.
+      channels_last: memory format of convolutions; by default for CNNs.
+      fused_attention: PyTorch's own, which returns no maps.
+    """
+
+    def __init__(
+        self, config: ConfigDict, images, labels, *, compiled: bool = False,
+        channels_last: bool | None = None, fused_attention: bool = True,
+    ):  # fmt: skip
+        torch.manual_seed(0)
+        self.model = create_model(config, fused_attention=fused_attention).train()
+        if channels_last is None:
+            channels_last = "cnn" in config.model.name
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = self.model.to(memory_format=memory_format)
+        self.pipeline = Pipeline(config, memory_format)
+        self.optimizer = _optimizer(config, self.model.parameters())
+        self.run = torch.compile(self.model) if compiled else self.model
+        self.images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        self.labels = torch.from_numpy(labels).long()
+        self.batch_size, self.config = config.train.batch_size, config
+
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One optimizer step on raw images; returns the loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        logits = self.run(self.pipeline(images, train=True))
+        loss = functional.cross_entropy(
+            logits, labels, label_smoothing=self.config.train.label_smoothing
+        )
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def train_steps(self, count: int) -> int:
+        """`count` steps on random batches; returns the number of images."""
+        for _ in range(count):
+            index = torch.randint(0, len(self.images), (self.batch_size,))
+            self.step(self.images[index], self.labels[index])
+        return count * self.batch_size
+
+    @torch.inference_mode()
+    def eval_steps(self, count: int) -> int:
+        """Logits of `count` batches of the evaluation's size; returns the number of images."""
+        self.model.eval()
+        images = self.images[: self.config.eval.batch_size]
+        for _ in range(count):
+            self.run(self.pipeline(images, train=False)).argmax(1)
+        self.model.train()
+        return count * len(images)
+
+    def epochs(self, count: int) -> int:
+        """Whole epochs: train, validate, log and save."""
+        for _ in range(count):
+            self._epoch()
+        return count * len(self.images)
+
+    def _epoch(self):
+        data = torch.utils.data.TensorDataset(self.images, self.labels)
+        order = torch.utils.data.BatchSampler(
+            torch.utils.data.RandomSampler(data), self.batch_size, drop_last=True
+        )
+        # A sampler of whole batches spares collating them image by image.
+        loader = torch.utils.data.DataLoader(data, sampler=order, batch_size=None)
+        total = torch.zeros(())
+        for images, labels in loader:
+            total += self.step(images, labels)
+        float(total)
+        self.model.eval()
+        right = torch.zeros((), dtype=torch.long)
+        with torch.inference_mode():
+            for images, labels in zip(
+                self.images[: len(self.images) // 5].split(self.config.eval.batch_size),
+                self.labels.split(self.config.eval.batch_size), strict=False,
+            ):  # fmt: skip
+                right += (self.run(self.pipeline(images, train=False)).argmax(1) == labels).sum()
+        int(right)
+        self.model.train()
+        with tempfile.TemporaryDirectory() as folder:
+            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+            torch.save(state, Path(folder) / "checkpoint.pt")
+
+
+def _optimizer(config: ConfigDict, parameters) -> torch.optim.Optimizer:
+    fields = config.optim
+    if fields.name == "sgd":
+        return torch.optim.SGD(
+            parameters, fields.learning_rate, momentum=fields.momentum, fused=True
+        )
+    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[fields.name]
+    return make(
+        parameters, fields.learning_rate, betas=(fields.beta1, fields.beta2), eps=fields.eps,
+        weight_decay=fields.weight_decay, fused=True,
+    )  # fmt: skip

@@ -1,0 +1,32 @@
+"""What exists only to be fast on CPUs; GPUs and TPUs compute in XLA's own ways.
+
+`active` is the one switch. The rest of the package asks it where the ways part, and works without
+this folder when those few lines go too.
+"""
+
+import contextlib
+import contextvars
+
+import jax
+
+_FORCED = contextvars.ContextVar("jax_models_cpu", default=None)
+
+
+def active() -> bool:
+    """Whether models traced now compute in the CPU's ways: on CPUs, unless `using` says not."""
+    forced = _FORCED.get()
+    return jax.default_backend() == "cpu" if forced is None else forced
+
+
+@contextlib.contextmanager
+def using(value: bool):
+    """Have models traced inside compute in the CPU's ways, or not.
+
+    A function that is compiled already stays as it is. The CPU's ways have written gradients, so
+    forward-mode differentiation (`jax.jvp`, `jax.hessian`) needs `using(False)`.
+    """
+    token = _FORCED.set(value)
+    try:
+        yield
+    finally:
+        _FORCED.reset(token)

@@ -1,0 +1,243 @@
+"""The CPU's ways compute what XLA's own do: values, gradients, whole models."""
+
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jax_models import conv_layers, cpu, layers
+from jax_models.cpu import ffi, memory, onednn
+from tests.jax_models.small import COVERED, build, draw_images
+
+with_onednn = pytest.mark.skipif(not onednn.available(), reason="needs the package onednn-cpu-gomp")
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def value_and_gradients(function, *args):
+    """Of a weighted sum of the results, so that every entry of the gradient differs."""
+    out = jax.eval_shape(function, *args)
+    weights = draw(*out.shape, seed=99)
+
+    def total(*args):
+        y = function(*args)
+        return (y * weights).sum(), y
+
+    (_, y), gradients = jax.jit(
+        jax.value_and_grad(total, argnums=tuple(range(len(args))), has_aux=True)
+    )(*args)
+    return [y, *gradients]
+
+
+def assert_close(ours, plain, relative=2e-6):
+    for a, b in zip(ours, plain, strict=True):
+        assert float(jnp.abs(a - b).max()) <= relative * max(1.0, float(jnp.abs(b).max()))
+
+
+# The switch
+
+
+def test_is_on_where_the_device_is_a_cpu(monkeypatch):
+    assert cpu.active()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not cpu.active()
+    with cpu.using(True):
+        assert cpu.active()
+        with cpu.using(False):
+            assert not cpu.active()
+        assert cpu.active()
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_both_ways_give_the_same_model(name):
+    model, images = build(name), draw_images(name)
+    graphdef, *state = nnx.split(model, nnx.Param, ...)
+    params, stats = map(nnx.to_pure_dict, state)
+
+    def results(ours):
+        @jax.jit
+        def run(params):
+            def loss(params):
+                model = nnx.merge(graphdef, params, stats)
+                rngs = nnx.Rngs(dropout=jax.random.key(1))
+                logits = model(images, train=True, rngs=rngs)
+                return jnp.square(logits).sum(), logits
+
+            gradients, logits = jax.grad(loss, has_aux=True)(params)
+            return logits, nnx.merge(graphdef, params, stats)(images), gradients
+
+        with cpu.using(ours):
+            return run(params)
+
+    (train, evaluated, gradients), plain = results(True), results(False)
+    np.testing.assert_allclose(train, plain[0], atol=1e-5)
+    np.testing.assert_allclose(evaluated, plain[1], atol=1e-5)
+    whole = np.sqrt(sum(float(jnp.square(g).sum()) for g in jax.tree.leaves(plain[2])))
+    for ours, theirs in zip(jax.tree.leaves(gradients), jax.tree.leaves(plain[2]), strict=True):
+        gap = float(jnp.linalg.norm(ours - theirs))
+        assert gap <= 1e-4 * float(jnp.linalg.norm(theirs)) + 1e-6 * whole
+
+
+# Functions with written gradients
+
+
+def test_gelu():
+    x = jnp.concatenate([draw(1009) * 3, jnp.linspace(-12, 12, 997), jnp.zeros(1)])
+    ours = value_and_gradients(layers.gelu, x)
+    with cpu.using(False):
+        plain = value_and_gradients(layers.gelu, x)
+    assert_close(ours, plain, 1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, 1e-4])
+def test_layer_norm(scale):
+    norm = layers.LayerNorm(59, rngs=nnx.Rngs(0))
+    x, weight, bias = draw(7, 11, 59) * scale + 3 * scale, draw(59, seed=1), draw(59, seed=2)
+
+    def run(x, weight, bias):
+        graphdef, state = nnx.split(norm)
+        state = {"bias": bias, "scale": weight}
+        return nnx.merge(graphdef, state)(x)
+
+    ours = value_and_gradients(run, x, weight, bias)
+    with cpu.using(False):
+        plain = value_and_gradients(run, x, weight, bias)
+    assert_close(ours, plain, 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 12, 5), (2, 7, 9, 3), (1, 2, 2, 1)])
+def test_max_pool(shape):
+    x = draw(*shape).round(1)  # with ties
+    ours = value_and_gradients(conv_layers.max_pool2x2, x)
+    with cpu.using(False):
+        plain = value_and_gradients(conv_layers.max_pool2x2, x)
+    assert_close(ours, plain, 0)
+
+
+# Convolutions by oneDNN
+
+CONVOLUTIONS = [
+    # batch, height, width, channels, kernel, outputs, padding
+    (7, 13, 11, 5, (3, 3), 17, 1),
+    (3, 28, 28, 1, (3, 3), 32, 0),
+    (2, 16, 16, 64, (3, 3), 32, 1),
+    (1, 4, 5, 3, (3, 3), 2, 0),
+    (2, 9, 7, 3, (1, 5), 4, 0),
+]
+
+
+def plain_convolution(x, kernel, bias, padding):
+    return bias + jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@with_onednn
+@pytest.mark.parametrize(("b", "h", "w", "c", "size", "d", "padding"), CONVOLUTIONS)
+def test_convolution_equals_xlas(b, h, w, c, size, d, padding):
+    args = draw(b, h, w, c), draw(*size, c, d, seed=1), draw(d, seed=2)
+    ours = value_and_gradients(lambda *args: onednn.convolution(*args, padding), *args)
+    plain = value_and_gradients(lambda *args: plain_convolution(*args, padding), *args)
+    assert_close(ours, plain, 1e-5)
+
+
+@with_onednn
+def test_same_convolution_same_bits():
+    args = draw(5, 16, 16, 24), draw(3, 3, 24, 40, seed=1), draw(40, seed=2)
+    runs = [
+        value_and_gradients(lambda *args: onednn.convolution(*args, 1), *args) for _ in range(3)
+    ]
+    for again in runs[1:]:
+        for a, b in zip(runs[0], again, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@with_onednn
+def test_convolution_under_vmap():
+    x, kernel, bias = draw(3, 2, 6, 6, 4), draw(3, 3, 4, 5, seed=1), draw(5, seed=2)
+    ours = jax.vmap(lambda x: onednn.convolution(x, kernel, bias, 1))(x)
+    for one, example in zip(ours, x, strict=True):
+        np.testing.assert_array_equal(one, onednn.convolution(example, kernel, bias, 1))
+
+
+@with_onednn
+def test_infinities_and_nans_pass_through():
+    x = draw(1, 5, 5, 2).at[0, 0, 0, 0].set(jnp.nan)
+    y = onednn.convolution(x, draw(3, 3, 2, 3), draw(3), 1)
+    assert jnp.isnan(y[0, :2, :2]).all()
+    assert jnp.isfinite(y[0, 2:]).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_other_dtypes_are_left_to_xla(dtype):
+    x, kernel = draw(1, 5, 5, 2).astype(dtype), draw(3, 3, 2, 3).astype(dtype)
+    assert not onednn.usable(x, kernel)
+
+
+def test_several_devices_are_left_to_xla(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert not onednn.usable(draw(1, 5, 5, 2), draw(3, 3, 2, 3))
+
+
+def test_without_the_package_xla_convolves(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "files", missing)
+    monkeypatch.setattr(onednn, "available", onednn.available.__wrapped__)
+    assert not onednn.usable(draw(1, 5, 5, 2), draw(3, 3, 2, 3))
+    conv = conv_layers.Conv3x3(2, 3, rngs=nnx.Rngs(0))
+    x = draw(1, 5, 5, 2)
+    plain = plain_convolution(x, conv.kernel[...], conv.bias[...], 1)
+    np.testing.assert_allclose(conv(x), plain, atol=1e-6)
+
+
+# Python functions as custom calls
+
+
+def test_custom_call_gets_shapes_addresses_and_integers():
+    import ctypes
+
+    seen = []
+
+    def double(shapes, addresses, integers):
+        seen.append((shapes, integers))
+        source, target = ((ctypes.c_float * 6).from_address(address) for address in addresses)
+        target[:] = [2 * value for value in source]
+
+    ffi.register("test_double", double)
+    x = draw(2, 3)
+    result = jax.ShapeDtypeStruct((3, 2), jnp.float32)
+    y = jax.jit(lambda x: jax.ffi.ffi_call("test_double", result)(x, b=np.int64(7), a=np.int64(5)))(
+        x
+    )
+    np.testing.assert_array_equal(y.ravel(), 2 * x.ravel())
+    assert seen == [(((2, 3), (3, 2)), [5, 7])]
+
+
+def test_what_a_custom_call_raises_is_told():
+    def fail(shapes, addresses, integers):
+        raise KeyError("no such layout")
+
+    ffi.register("test_fail", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="test_fail: KeyError: 'no such layout'"):
+        jax.ffi.ffi_call("test_fail", jax.ShapeDtypeStruct((1,), jnp.float32))(draw(1))
+
+
+# Memory
+
+
+def test_memory_is_left_alone_where_the_user_has_set_it(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    assert not memory.tune()
+
+
+@pytest.mark.parametrize("system", ["Darwin", "Windows"])
+def test_memory_is_left_alone_elsewhere(monkeypatch, system):
+    monkeypatch.setattr(memory.platform, "system", lambda: system)
+    assert not memory.tune()
