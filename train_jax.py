@@ -43,6 +43,11 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "their number")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one this is, from 0")
+_KEEP_MEMORY = flags.DEFINE_bool(
+    "keep_memory", True,
+    "on a Linux CPU, keep freed memory in the process, in huge pages: much faster on virtual "
+    "machines",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
@@ -57,6 +62,10 @@ def main(argv: list[str]) -> None:
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
 
+    if _KEEP_MEMORY.value:
+        from jax_models.cpu import memory
+
+        memory.tune()  # before JAX starts its threads
     from jax_train import processes, stopping
 
     by_hand = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value

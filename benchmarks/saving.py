@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks.train_step import make_step
+from benchmarks import jax_side, tasks
 from jax_train.checkpoint import Checkpoints, Progress
 
 MODELS = ("vit", "simple_cnn")
@@ -22,7 +22,9 @@ MODELS = ("vit", "simple_cnn")
 
 def measure(name: str, every: int, steps: int, rounds: int) -> dict[str, float]:
     """Median milliseconds of a step without saves, with saves, and of the call that starts one."""
-    step, carry, args = make_step(name, batch_size=128)
+    config = tasks.config_of(name)
+    training = jax_side.Training(config, *tasks.random_images(config, 1280))
+    step, carry, args = training.compiled, training.carry, training.args
     carry = step(*carry, *args)
     times = {False: [], True: []}
     calls = []

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jax_models import cpu
 from jax_train import (
     build,
     data_cache,
@@ -183,6 +184,7 @@ class Trainer:
         calls = self._steps_per_call()
         return report.versions() | {
             "platform": jax.default_backend(),
+            "products by": cpu.library(),
             "layout": self.layout.describe(),
             "program": "one step a call" if calls == 1 else "several steps a call",
             "data": "streamed" if isinstance(self.splits.train, StreamedDataset) else "resident",

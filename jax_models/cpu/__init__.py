@@ -30,3 +30,11 @@ def using(value: bool):
         yield
     finally:
         _FORCED.reset(token)
+
+
+def library() -> str:
+    """What computes the products of float32 models traced now: 'oneDNN' or 'XLA'."""
+    from jax_models.cpu import onednn
+
+    found = active() and jax.device_count() == 1 and onednn.library() is not None
+    return "oneDNN" if found else "XLA"

@@ -17,7 +17,7 @@ from jax_models.cpu import onednn
 from jax_models.cpu.onednn import BIAS, DST, GRADIENT, SRC, WEIGHTS, Kernel, Operation
 
 # Fewer operations take less time than a call does.
-_LEAST_FLOPS = 4e6
+LEAST_FLOPS = 4e6
 
 
 def _like(array):
@@ -34,7 +34,7 @@ _MAPS, _KERNEL = (0, 3, 1, 2), (3, 2, 0, 1)
 def convolution_fits(x: jax.Array, kernel: jax.Array) -> bool:
     """Whether `convolution` takes these and is worth it."""
     work = 2 * math.prod(kernel.shape) * math.prod(x.shape[:3])
-    return work >= _LEAST_FLOPS and onednn.usable(x, kernel)
+    return work >= LEAST_FLOPS and onednn.usable(x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -136,7 +136,7 @@ def _convolution_kernel_gradient(library, shapes, padding):
 def linear_fits(x: jax.Array, kernel: jax.Array) -> bool:
     """Whether `linear` takes these and is worth it."""
     rows, (d, f) = math.prod(x.shape[:-1]), kernel.shape
-    if 2 * rows * d * f < _LEAST_FLOPS or not onednn.usable(x, kernel):
+    if 2 * rows * d * f < LEAST_FLOPS or not onednn.usable(x, kernel):
         return False
     x, out = (rows, d), (rows, f)
     return (
@@ -217,7 +217,7 @@ _SCALE_GRADIENT, _BIAS_GRADIENT, _WITH_BOTH, _BACKWARD = 255, 256, 2 | 4, 128
 
 def layer_norm_fits(x: jax.Array) -> bool:
     """Whether `layer_norm` takes this and is worth it."""
-    return 8 * x.size >= _LEAST_FLOPS / 8 and onednn.usable(x)
+    return 8 * x.size >= LEAST_FLOPS / 8 and onednn.usable(x)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
@@ -299,7 +299,7 @@ def _normalise_gradient(library, shapes, epsilon):
 def attention_fits(*parts: jax.Array | jax.ShapeDtypeStruct) -> bool:
     """Whether `attention` takes these and is worth it."""
     out, maps = _results_of_attention(parts)
-    if 4 * math.prod(maps.shape) * out.shape[-1] < _LEAST_FLOPS or not onednn.usable(*parts):
+    if 4 * math.prod(maps.shape) * out.shape[-1] < LEAST_FLOPS or not onednn.usable(*parts):
         return False
     shapes = [part.shape for part in parts]
     out, maps, count = out.shape, maps.shape, len(parts)

@@ -19,7 +19,8 @@ import numpy as np
 from jax_models.cpu import ffi
 
 _PACKAGE, _LIBRARY = "onednn-cpu-gomp", "libdnnl.so.3"
-_WAITING = "OMP_WAIT_POLICY"
+# How its threads wait: a little while, because XLA's threads need the cores too.
+_WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "100000"}
 
 # Values of oneDNN's enumerations.
 _CPU, _IN_ORDER, _FLOAT32, _ANY_LAYOUT, _IMPLEMENTATION = 1, 1, 3, 1, 8
@@ -219,14 +220,14 @@ class Library:
 def _load() -> ctypes.CDLL:
     files = metadata.files(_PACKAGE) or []
     path = next((file.locate() for file in files if file.name == _LIBRARY), _LIBRARY)
-    # Its threads would otherwise spin for a while after each call, in the way of XLA's.
-    before = os.environ.get(_WAITING)
-    os.environ[_WAITING] = before or "passive"
+    before = dict(os.environ)
+    for name, value in _WAITING.items():
+        os.environ.setdefault(name, value)
     try:
         return ctypes.CDLL(str(path))
     finally:
-        if before is None:
-            del os.environ[_WAITING]
+        for name in _WAITING.keys() - before.keys():
+            del os.environ[name]
 
 
 def longs(*values: int):

@@ -9,10 +9,12 @@ import pytest
 from flax import nnx
 
 from jax_models import conv_layers, cpu, layers
-from jax_models.cpu import ffi, memory, onednn
+from jax_models.cpu import ffi, functions, kernels, memory, onednn
 from tests.jax_models.small import COVERED, build, draw_images
 
-with_onednn = pytest.mark.skipif(not onednn.available(), reason="needs the package onednn-cpu-gomp")
+with_onednn = pytest.mark.skipif(
+    onednn.library() is None, reason="needs the package onednn-cpu-gomp"
+)
 
 
 def draw(*shape, seed=0):
@@ -141,7 +143,7 @@ def plain_convolution(x, kernel, bias, padding):
 @pytest.mark.parametrize(("b", "h", "w", "c", "size", "d", "padding"), CONVOLUTIONS)
 def test_convolution_equals_xlas(b, h, w, c, size, d, padding):
     args = draw(b, h, w, c), draw(*size, c, d, seed=1), draw(d, seed=2)
-    ours = value_and_gradients(lambda *args: onednn.convolution(*args, padding), *args)
+    ours = value_and_gradients(lambda *args: kernels.convolution(*args, padding), *args)
     plain = value_and_gradients(lambda *args: plain_convolution(*args, padding), *args)
     assert_close(ours, plain, 1e-5)
 
@@ -150,7 +152,7 @@ def test_convolution_equals_xlas(b, h, w, c, size, d, padding):
 def test_same_convolution_same_bits():
     args = draw(5, 16, 16, 24), draw(3, 3, 24, 40, seed=1), draw(40, seed=2)
     runs = [
-        value_and_gradients(lambda *args: onednn.convolution(*args, 1), *args) for _ in range(3)
+        value_and_gradients(lambda *args: kernels.convolution(*args, 1), *args) for _ in range(3)
     ]
     for again in runs[1:]:
         for a, b in zip(runs[0], again, strict=True):
@@ -160,15 +162,15 @@ def test_same_convolution_same_bits():
 @with_onednn
 def test_convolution_under_vmap():
     x, kernel, bias = draw(3, 2, 6, 6, 4), draw(3, 3, 4, 5, seed=1), draw(5, seed=2)
-    ours = jax.vmap(lambda x: onednn.convolution(x, kernel, bias, 1))(x)
+    ours = jax.vmap(lambda x: kernels.convolution(x, kernel, bias, 1))(x)
     for one, example in zip(ours, x, strict=True):
-        np.testing.assert_array_equal(one, onednn.convolution(example, kernel, bias, 1))
+        np.testing.assert_array_equal(one, kernels.convolution(example, kernel, bias, 1))
 
 
 @with_onednn
 def test_infinities_and_nans_pass_through():
     x = draw(1, 5, 5, 2).at[0, 0, 0, 0].set(jnp.nan)
-    y = onednn.convolution(x, draw(3, 3, 2, 3), draw(3), 1)
+    y = kernels.convolution(x, draw(3, 3, 2, 3), draw(3), 1)
     assert jnp.isnan(y[0, :2, :2]).all()
     assert jnp.isfinite(y[0, 2:]).all()
 
@@ -184,17 +186,98 @@ def test_several_devices_are_left_to_xla(monkeypatch):
     assert not onednn.usable(draw(1, 5, 5, 2), draw(3, 3, 2, 3))
 
 
-def test_without_the_package_xla_convolves(monkeypatch):
+def test_without_the_package_xla_computes(monkeypatch):
     def missing(name):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "files", missing)
-    monkeypatch.setattr(onednn, "available", onednn.available.__wrapped__)
-    assert not onednn.usable(draw(1, 5, 5, 2), draw(3, 3, 2, 3))
-    conv = conv_layers.Conv3x3(2, 3, rngs=nnx.Rngs(0))
-    x = draw(1, 5, 5, 2)
+    monkeypatch.setattr(onednn, "library", onednn.library.__wrapped__)
+    assert onednn.library() is None
+    x = draw(31, 16, 16, 17)
+    conv = conv_layers.Conv3x3(17, 23, rngs=nnx.Rngs(0))
     plain = plain_convolution(x, conv.kernel[...], conv.bias[...], 1)
-    np.testing.assert_allclose(conv(x), plain, atol=1e-6)
+    np.testing.assert_array_equal(conv(x), conv.__class__.__mro__[1].__call__(conv, x))
+    np.testing.assert_allclose(conv(x), plain, atol=1e-5)
+
+
+def test_small_work_is_left_to_xla():
+    assert not kernels.convolution_fits(draw(1, 5, 5, 2), draw(3, 3, 2, 3))
+    assert not kernels.linear_fits(draw(5, 7), draw(7, 3))
+    assert not kernels.attention_fits(draw(2, 5, 3, 2, 7))
+    assert not kernels.layer_norm_fits(draw(5, 7))
+
+
+@with_onednn
+@pytest.mark.parametrize(("n", "d", "f"), [(8320, 128, 512), (1009, 131, 127), (700, 1, 3001)])
+def test_linear_equals_xlas(n, d, f):
+    args = draw(n, d), draw(d, f, seed=1) / d**0.5, draw(f, seed=2)
+    assert kernels.linear_fits(*args[:2]) == (2 * n * d * f >= 4e6)
+    ours = value_and_gradients(kernels.linear, *args)
+    plain = value_and_gradients(lambda x, kernel, bias: x @ kernel + bias, *args)
+    assert_close(ours, plain, 1e-5)
+
+
+@with_onednn
+@pytest.mark.parametrize(("n", "d"), [(8320, 128), (1009, 59), (257, 3000)])
+def test_layer_norm_equals_xlas(n, d):
+    args = 2 * draw(n, d) + 3, draw(d, seed=1), draw(d, seed=2)
+    ours = value_and_gradients(lambda *args: kernels.layer_norm(*args, 1e-6), *args)
+    plain = value_and_gradients(lambda *args: functions.layer_norm(*args, 1e-6), *args)
+    assert_close(ours, plain, 1e-5)
+
+
+# batch, queries, keys, heads, head width; the last is that of `vit`
+ATTENTIONS = [(5, 37, 37, 3, 16), (3, 41, 11, 1, 4), (2, 65, 65, 4, 32), (2, 257, 67, 2, 8)]
+
+
+def plain_attention(q, k, v, keep):
+    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k), axis=-1)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights if keep is None else weights * keep, v)
+
+
+@with_onednn
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize(("b", "q", "k", "h", "d"), ATTENTIONS)
+def test_attention_equals_xlas(b, q, k, h, d, drops):
+    args = draw(b, q, h, d) / 2, draw(b, k, h, d, seed=1), draw(b, k, h, d, seed=2)
+    keep = jnp.round(draw(b, h, q, k, seed=3) ** 2) if drops else None
+    plain = value_and_gradients(lambda *args: plain_attention(*args, keep), *args)
+    apart = value_and_gradients(lambda *args: kernels.attention(args, keep), *args)
+    assert_close(apart, plain, 1e-5)
+    if q == k:
+
+        def packed(q, k, v):
+            return kernels.attention((jnp.stack([q, k, v], axis=2),), keep)
+
+        assert_close(value_and_gradients(packed, *args), plain, 1e-5)
+
+
+@with_onednn
+def test_published_models_meet_no_reference_code():
+    """oneDNN's reference code is a thousand times slower; XLA would have to compute instead."""
+    for rows, d, f in ((8320, 128, 384), (8320, 512, 128), (544, 3000, 128), (102400, 16, 128)):
+        assert kernels.linear_fits(draw(rows, d), draw(d, f))
+    for shape in ((128, 65, 3, 4, 32), (100, 65, 3, 4, 16), (32, 17, 3, 4, 32), (64, 65, 3, 8, 32)):
+        assert kernels.attention_fits(jax.ShapeDtypeStruct(shape, jnp.float32))
+    q, k = (jax.ShapeDtypeStruct((100, n, 1, 16), jnp.float32) for n in (1024, 256))
+    assert kernels.attention_fits(q, k, k)
+
+
+def test_batch_norm():
+    norm = conv_layers.BatchNorm(13)
+    x, scale, bias = 2 * draw(7, 5, 3, 13) + 1, draw(13, seed=1), draw(13, seed=2)
+    graphdef, state = nnx.split(norm)
+    state = nnx.to_pure_dict(state)
+
+    def run(x, scale, bias):
+        norm = nnx.merge(graphdef, state | {"scale": scale, "bias": bias})
+        y = norm(x, train=True)
+        return jnp.concatenate([y.ravel(), norm.mean[...], norm.var[...]])
+
+    ours = value_and_gradients(run, x, scale, bias)
+    with cpu.using(False):
+        plain = value_and_gradients(run, x, scale, bias)
+    assert_close(ours, plain, 1e-5)
 
 
 # Python functions as custom calls

@@ -20,7 +20,8 @@ from flax import nnx
 from torch.nn import functional
 
 import jax_models
-from jax_models import dropout, torch_weights
+from jax_models import cpu, dropout, torch_weights
+from jax_models.cpu import kernels
 from jax_train import metrics, steps
 from tests.parity.cases import CASES, PRIME, Pair, as_dtype, full_size, largest, to_torch
 from tests.parity.training import training
@@ -247,14 +248,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--mutations", action="store_true", help="also measure broken models")
     parser.add_argument("--full", action="store_true", help="published depths")
+    parser.add_argument("--plain", action="store_true", help="without the CPU's ways")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    kernels.LEAST_FLOPS = 0  # so that small models meet oneDNN too
     result = {"errors": {}}
-    for name in jax_models.list_models():
-        cases = full_size(CASES[name]) if args.full else CASES[name]
-        result["errors"][name] = climb(name, cases)
-    if args.mutations:
-        result["mutations"] = measure_mutations()
+    with cpu.using(not args.plain):
+        for name in jax_models.list_models():
+            cases = full_size(CASES[name]) if args.full else CASES[name]
+            result["errors"][name] = climb(name, cases)
+        if args.mutations:
+            result["mutations"] = measure_mutations()
     args.out.write_text(json.dumps(result, indent=2))
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def measure(full: bool = False) -> dict[str, dict]:
+def measure(full: bool = False, plain: bool = False) -> dict[str, dict]:
     """Return {'float32': …, 'float64': …}, what `ladder.main` writes in each precision.
 
     Args:
       full: measure the published depths, and no mutations.
+      plain: compute as on GPUs and TPUs (`jax_models.cpu.using(False)`), and no mutations.
     """
     with tempfile.TemporaryDirectory() as folder:
         processes = {}
@@ -28,8 +29,8 @@ def measure(full: bool = False) -> dict[str, dict]:
                 "JAX_ENABLE_X64": x64, "JAX_DEFAULT_MATMUL_PRECISION": "highest",
                 "JAX_PLATFORMS": "cpu",
             }  # fmt: skip
-            if full:
-                command.append("--full")
+            if full or plain:
+                command += ["--full"] * full + ["--plain"] * plain
             elif precision == "float64":
                 command.append("--mutations")
             processes[precision] = out, subprocess.Popen(command, cwd=ROOT, env=environment)

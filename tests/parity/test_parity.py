@@ -30,6 +30,11 @@ def measured():
     return measure()
 
 
+@pytest.fixture(scope="module")
+def plain():
+    return measure(plain=True)
+
+
 def test_every_model_is_on_the_ladder():
     known = jax_models.list_models()
     assert sorted(CASES) == sorted(training.RECIPES) == torch_ref.list_models() == known
@@ -51,6 +56,15 @@ def test_model_equals_its_mirror(measured, precision, model, rung):
     error = measured[precision]["errors"][model].get(rung, 0.0)
     allowed = ladder.bar(model, rung, precision)
     assert allowed is None or error <= allowed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_models_equal_their_mirrors_without_the_cpus_ways(plain, precision):
+    for model, errors in plain[precision]["errors"].items():
+        for rung, error in errors.items():
+            allowed = ladder.bar(model, rung, precision)
+            assert allowed is None or error <= allowed, (model, rung)
 
 
 @pytest.mark.parametrize("name", mutations.MUTATIONS)

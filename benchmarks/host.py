@@ -1,0 +1,60 @@
+"""What the training loop costs beside the computation: models so small that little is computed."""
+
+import contextlib
+import time
+
+import jax
+
+from benchmarks import jax_side, tasks
+
+CASES = {
+    "1 block": {"model.depth": 1},
+    "12 blocks": {"model.depth": 12},
+}
+_TINY = {
+    "model.embed_dim": 8, "model.num_heads": 1, "model.patch_size": 16, "model.mlp_dim": 8,
+    "model.dropout": 0.0, "augment.crop_padding": 0, "augment.flip": False,
+    "train.batch_size": 1, "data.val_split": "",
+}  # fmt: skip
+
+
+def table(rounds: int) -> str:
+    """Milliseconds of a step in the engine's loop, and of the compiled step called by itself."""
+    lines = [
+        "| `vit` of width 8 | arrays in the state | loop, ms a step | step alone | loop's own |",
+        "|---|---|---|---|---|",
+    ]
+    for name, changes in CASES.items():
+        training = _training(changes)
+        leaves = len(jax.tree.leaves(training.carry[0]))
+        alone = min(_alone(training) for _ in range(rounds))
+        loop = min(_loop(_training(changes)) for _ in range(rounds))
+        lines.append(f"| {name} | {leaves} | {loop:.2f} | {alone:.2f} | {loop - alone:.2f} |")
+    return "\n".join(lines)
+
+
+def _training(changes):
+    config = tasks.config_of("vit", **_TINY, **changes)
+    return jax_side.Training(config, *tasks.random_images(config, 2000))
+
+
+def _alone(training, count: int = 1000) -> float:
+    training.train_steps(20)
+    begin = time.perf_counter()
+    training.train_steps(count)
+    return (time.perf_counter() - begin) / count * 1e3
+
+
+def _loop(training) -> float:
+    """Of the second epoch of 2,000 steps, with a row of metrics.csv every 50."""
+    times = []
+
+    def told(images):
+        del images
+        times.append(time.perf_counter())
+        if len(times) == 3:
+            raise StopIteration
+
+    with contextlib.suppress(StopIteration):
+        training.pace_epochs(told)
+    return (times[2] - times[1]) / 2000 * 1e3
