@@ -2,8 +2,8 @@
 
 python train_jax.py --config configs/vit_vs_cnn_digits.py
 
-Time: about 80 s of CPU, most of it training; not timed on quiet cores yet. Result:
-test top-1 97.8 % (ViT) and 99.4 % (CNN), seed 0.
+Time: a minute and a half on 2 busy CPU cores. Result: test top-1 97.8 % (ViT) and 99.4 % (CNN),
+seed 0.
 """
 
 from configs import vit_digits
