@@ -33,9 +33,9 @@ class Conv3x3(nnx.Conv):
         On CPUs the fast way adds up in an order that rounds about three times as much; without
         `fast` XLA computes.
         """
-        kernel, bias = self.kernel[...], self.bias[...]
-        if fast and cpu.active() and kernels.convolution_fits(x, kernel):
-            return kernels.convolution(x, kernel, bias, self.padding[0][0])
+        kernel, bias, padding = self.kernel[...], self.bias[...], self.padding[0][0]
+        if fast and cpu.active() and kernels.convolution_fits(x, kernel, padding):
+            return kernels.convolution(x, kernel, bias, padding)
         return super().__call__(x)
 
 

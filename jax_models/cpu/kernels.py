@@ -31,18 +31,28 @@ def _like(array):
 _MAPS, _KERNEL = (0, 3, 1, 2), (3, 2, 0, 1)
 
 
-def convolution_fits(x: jax.Array, kernel: jax.Array) -> bool:
+def convolution_fits(x: jax.Array, kernel: jax.Array, padding: int) -> bool:
     """Whether `convolution` takes these and is worth it."""
     work = 2 * math.prod(kernel.shape) * math.prod(x.shape[:3])
-    return work >= LEAST_FLOPS and onednn.usable(x, kernel)
+    if work < LEAST_FLOPS or not onednn.usable(x, kernel):
+        return False
+    x, kernel, out = x.shape, kernel.shape, _convolved(x.shape, kernel.shape, padding)
+    return (
+        _convolve.is_fast(x, kernel, kernel[-1:], out, padding=padding)
+        and _convolution_input_gradient.is_fast(out, kernel, x, padding=padding)
+        and _convolution_kernel_gradient.is_fast(x, out, kernel, kernel[-1:], padding=padding)
+    )
+
+
+def _convolved(x, kernel, padding):
+    (b, h, w, _), (kh, kw, _, d) = x, kernel
+    return b, h + 2 * padding - kh + 1, w + 2 * padding - kw + 1, d
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def convolution(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: int) -> jax.Array:
     """x [B,H,W,C], kernel [kh,kw,C,D], bias [D] -> [B,H',W',D]; zero pixels on each side."""
-    b, h, w, _ = x.shape
-    kh, kw, _, d = kernel.shape
-    out = jax.ShapeDtypeStruct((b, h + 2 * padding - kh + 1, w + 2 * padding - kw + 1, d), x.dtype)
+    out = jax.ShapeDtypeStruct(_convolved(x.shape, kernel.shape, padding), x.dtype)
     return _convolve(out, x, kernel, bias, padding=padding)
 
 

@@ -30,7 +30,7 @@ KERNEL_LAYOUT, KERNEL_GRADIENT_LAYOUT = 131, 132
 SRC, DST, WEIGHTS, BIAS = 1, 17, 33, 41
 GRADIENT = 128  # marks the gradient of one of the four above
 FACTOR = 32768 | 2  # what a result is multiplied by, see `Library.matmul`
-_ALLOCATE = ctypes.c_void_p(-1)
+_ALIGNMENT = 64  # bytes
 
 
 @functools.cache
@@ -98,13 +98,14 @@ class Operation:
 
     def __init__(self, library: "Library", *views):
         self._library, self._primitives, self.is_fast = library, [], True
+        self._temporaries, self._scratch = [], 0
         self._places, self.views, count = [], [], 0
         for view in views:
             layout, number, first = view if isinstance(view, tuple) else (view, None, 0)
             if number is None:
                 number, count = count, count + 1
             self._places.append((number, 4 * first))
-            self.views.append(library.memory(layout, None))
+            self.views.append(library.memory(layout))
 
     def add(self, description, memories: dict[int, ctypes.c_void_p]) -> None:
         """Add a primitive, with a memory object for each of its arguments."""
@@ -122,14 +123,21 @@ class Operation:
         self.add(description, {SRC: source, DST: target})
 
     def temporary(self, layout) -> ctypes.c_void_p:
-        """Memory of the operation's own."""
-        return self._library.memory(layout, _ALLOCATE)
+        """Memory for the time of a run; all operations share it, for they run one by one."""
+        memory = self._library.memory(layout)
+        self._temporaries.append((memory, self._scratch))
+        self._scratch += -(-self._library.size(layout) // _ALIGNMENT) * _ALIGNMENT
+        return memory
 
     def run(self, addresses: list[int]) -> None:
         """Compute."""
         place, execute = self._library.place, self._library.execute
         for view, (number, offset) in zip(self.views, self._places, strict=True):
             place(view, addresses[number] + offset)
+        if self._temporaries:
+            scratch = self._library.scratch(self._scratch)
+            for memory, offset in self._temporaries:
+                place(memory, scratch + offset)
         for primitive, count, arguments in self._primitives:
             execute(primitive, count, arguments)
 
@@ -152,6 +160,8 @@ class Library:
         self._place = self._dll.dnnl_memory_set_data_handle
         self._place.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
         self._execute = self._dll.dnnl_primitive_execute
+        self._dll.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+        self._buffer = np.empty(0, np.uint8)
         self.engine = self.new("engine_create", _CPU, ctypes.c_size_t(0))
         self._stream = self.new("stream_create", self.engine, _IN_ORDER)
 
@@ -172,6 +182,16 @@ class Library:
     def execute(self, primitive, count: int, arguments) -> None:
         """Run a primitive and wait for it."""
         _check(self._execute(primitive, self._stream, count, arguments), "primitive_execute")
+
+    def size(self, layout) -> int:
+        """Bytes of an array."""
+        return self._dll.dnnl_memory_desc_get_size(layout)
+
+    def scratch(self, size: int) -> int:
+        """Address of that much memory, aligned; what it held may be gone."""
+        if self._buffer.size < size + _ALIGNMENT:
+            self._buffer = np.empty(size + _ALIGNMENT, np.uint8)
+        return -(-self._buffer.ctypes.data // _ALIGNMENT) * _ALIGNMENT
 
     def layout(self, shape, order=None, *, strides=None, fixed: bool = True):
         """Describe where values lie.
@@ -202,9 +222,9 @@ class Library:
         self.call("primitive_desc_query", description, _IMPLEMENTATION, 0, ctypes.byref(name))
         return name.value.decode()
 
-    def memory(self, layout, address: ctypes.c_void_p | None) -> ctypes.c_void_p:
-        """A memory object, for a buffer given later (None) or allocated."""
-        return self.new("memory_create", layout, self.engine, address)
+    def memory(self, layout) -> ctypes.c_void_p:
+        """A memory object for a buffer that is given later."""
+        return self.new("memory_create", layout, self.engine, None)
 
     def matmul(self, a, b, out, *, bias=None, factor=None) -> ctypes.c_void_p:
         """Describe out = a·b (+ bias), entry by entry times an array laid out as `factor`."""

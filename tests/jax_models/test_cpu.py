@@ -149,6 +149,22 @@ def test_convolution_equals_xlas(b, h, w, c, size, d, padding):
 
 
 @with_onednn
+def test_calls_of_different_sizes_do_not_disturb_each_other():
+    """They share their temporary memory."""
+    small = draw(2, 8, 8, 8), draw(3, 3, 8, 8, seed=1), draw(8)
+    large = draw(2, 16, 16, 64), draw(3, 3, 64, 64, seed=1), draw(64)
+    alone = [kernels.convolution(*args, 1) for args in (small, large)]
+
+    @jax.jit
+    def together(small, large):
+        return kernels.convolution(*small, 1), kernels.convolution(*large, 1)
+
+    for _ in range(5):
+        for a, b in zip(together(small, large), alone, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@with_onednn
 def test_same_convolution_same_bits():
     args = draw(5, 16, 16, 24), draw(3, 3, 24, 40, seed=1), draw(40, seed=2)
     runs = [
@@ -201,7 +217,7 @@ def test_without_the_package_xla_computes(monkeypatch):
 
 
 def test_small_work_is_left_to_xla():
-    assert not kernels.convolution_fits(draw(1, 5, 5, 2), draw(3, 3, 2, 3))
+    assert not kernels.convolution_fits(draw(1, 5, 5, 2), draw(3, 3, 2, 3), 1)
     assert not kernels.linear_fits(draw(5, 7), draw(7, 3))
     assert not kernels.attention_fits(draw(2, 5, 3, 2, 7))
     assert not kernels.layer_norm_fits(draw(5, 7))
@@ -259,6 +275,9 @@ def test_published_models_meet_no_reference_code():
         assert kernels.linear_fits(draw(rows, d), draw(d, f))
     for shape in ((128, 65, 3, 4, 32), (100, 65, 3, 4, 16), (32, 17, 3, 4, 32), (64, 65, 3, 8, 32)):
         assert kernels.attention_fits(jax.ShapeDtypeStruct(shape, jnp.float32))
+    for side, c, d in ((32, 3, 64), (16, 128, 128), (4, 512, 512), (32, 256, 128)):
+        assert kernels.convolution_fits(draw(16, side, side, c), draw(3, 3, c, d), 1)
+    assert kernels.convolution_fits(draw(32, 28, 28, 1), draw(3, 3, 1, 32), 0)
     q, k = (jax.ShapeDtypeStruct((100, n, 1, 16), jnp.float32) for n in (1024, 256))
     assert kernels.attention_fits(q, k, k)
 
