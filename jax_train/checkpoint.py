@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import sys
+import threading
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,17 +88,28 @@ def _record_is_whole(step: Path) -> bool:
 
 
 def _hush_closed_loops() -> None:
-    """Keep quiet about reads and writes of Orbax that end after a failure that was told."""
-    before = sys.unraisablehook
+    """Keep quiet about reads and writes of Orbax that end after a failure that was told.
 
-    def hook(unraisable):
-        text = f"{unraisable.exc_value}"
-        if "Event loop is closed" not in text and "TensorStore" not in text:
-            before(unraisable)
+    They end in threads of TensorStore's, which print what is raised there.
+    """
+    if getattr(sys.excepthook, "hushes", False):
+        return
+    printing, unraisable = sys.excepthook, sys.unraisablehook
 
-    if not getattr(before, "hushes", False):
-        hook.hushes = True
-        sys.unraisablehook = hook
+    def is_late(error) -> bool:
+        elsewhere = threading.current_thread() is not threading.main_thread()
+        return elsewhere and ("Event loop is closed" in f"{error}" or "TensorStore" in f"{error}")
+
+    def on_exception(kind, error, traceback):
+        if not is_late(error):
+            printing(kind, error, traceback)
+
+    def on_unraisable(facts):
+        if not is_late(facts.exc_value):
+            unraisable(facts)
+
+    on_exception.hushes = True
+    sys.excepthook, sys.unraisablehook = on_exception, on_unraisable
 
 
 def _rank(figures: dict[str, float]) -> float:
@@ -118,6 +130,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, tell=lambda line: None, *, read_only: bool = False):
+        _hush_closed_loops()
         for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self.folder, self._tell, self._read_only = folder.absolute(), tell, read_only
@@ -232,7 +245,6 @@ class Checkpoints:
                 f"The checkpoint of step {step} in {self.folder} cannot be read: {error}."
             ) from error
         except Exception as error:  # of many kinds: files, JSON, TensorStore
-            _hush_closed_loops()
             reason = " ".join(str(error).split()) or type(error).__name__
             raise Damaged(reason[:150]) from error
         names = [jax.tree_util.keystr(path, simple=True, separator=".")
@@ -273,7 +285,6 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # OSError, or TensorStore's errors as ValueError
-            _hush_closed_loops()
             reason = " ".join(str(error).split())
             raise UserError(
                 f"A checkpoint cannot be written to {self.folder}: "

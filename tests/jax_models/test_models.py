@@ -13,6 +13,7 @@ from flax import nnx
 
 import jax_models
 import torch_ref
+from jax_models import cpu
 from tests.jax_models.small import (
     COVERED,
     MODELS,
@@ -202,9 +203,16 @@ def test_attention_of_every_query_sums_to_one(name):
 @pytest.mark.parametrize("train", [False, True])
 def test_intermediates_do_not_change_the_logits(name, train):
     images = draw_images(name)
-    logits = build(name)(images, train=train, rngs=dropout_rngs())
-    same, _ = build(name)(images, train=train, rngs=dropout_rngs(), return_intermediates=True)
-    np.testing.assert_array_equal(logits, same)
+
+    def both():
+        logits = build(name)(images, train=train, rngs=dropout_rngs())
+        return logits, build(name)(
+            images, train=train, rngs=dropout_rngs(), return_intermediates=True
+        )[0]
+
+    np.testing.assert_allclose(*both(), atol=2e-6)  # fused attention rounds differently
+    with cpu.using(False):
+        np.testing.assert_allclose(*both(), atol=2e-6)
 
 
 # Images that do not fit
