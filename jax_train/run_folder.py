@@ -16,6 +16,10 @@ from jax_train.report import write_atomically
 _LOCK = ".lock"
 
 
+# What a start leaves that found no room for config.json.
+_BEFORE = {_LOCK, "config.json.part"}
+
+
 def check(workdir: Path, config: ConfigDict) -> None:
     """Refuse a folder that holds something else than a run of this config.
 
@@ -32,7 +36,7 @@ def check(workdir: Path, config: ConfigDict) -> None:
                 pass
         if stored.exists():
             lines = differences(config, stored)
-        elif workdir.exists() and any(path.name != _LOCK for path in workdir.iterdir()):
+        elif workdir.exists() and {path.name for path in workdir.iterdir()} - _BEFORE:
             raise UserError(
                 f"--workdir {workdir} is not empty and holds no run (no config.json). Choose "
                 "another one."

@@ -228,6 +228,22 @@ def test_folder_of_something_else_is_refused(tmp_path):
         run_folder.check(tmp_path, tiny_config())
 
 
+def test_start_that_found_the_disk_full_may_be_repeated(tmp_path, monkeypatch):
+    def full(self, text):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(type(folder), "write_text", full)
+        with pytest.raises(UserError, match=r"No space left on device.*make room"):
+            run_folder.create(folder, tiny_config())
+    assert [path.name for path in folder.iterdir()] == ["config.json.part"]
+    run_folder.check(folder, tiny_config())
+    run_folder.create(folder, tiny_config())
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
 def test_finished_run_is_set_aside_and_nothing_is_lost(tmp_path):
     for expected in ("run.1", "run.2"):
         (tmp_path / "run").mkdir()
