@@ -55,21 +55,18 @@ class ConvNet(nnx.Module):
         """
         layers.check_images(images, self.in_channels, self.img_size)
         self._check_halvings(images.shape)
-        x, attention, features = images, [], []
-        for stage in self.stages:
-            x, weights = layers.run_part(
-                stage, x, train=train, rngs=rngs, maps=return_intermediates, remat=self.remat
-            )
-            features.append(x)
-            if weights is not None:
-                attention.append(weights)
+        x, attention, features = layers.run_parts(
+            self.stages, images, train=train, rngs=rngs, maps=return_intermediates,
+            remat=self.remat,
+        )  # fmt: skip
         if self.flatten:
             x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         else:
             x = x.mean(axis=(1, 2))
         logits = self.head(x, train=train, rngs=rngs)
         if return_intermediates:
-            return logits, {"attention": tuple(attention), "features": tuple(features)}
+            attention = tuple(weights for weights in attention if weights is not None)
+            return logits, {"attention": attention, "features": features}
         return logits
 
     def _check_halvings(self, shape):

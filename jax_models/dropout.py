@@ -1,5 +1,7 @@
 """Dropout with masks that are cheap to make and depend on nothing but a key and a position."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -55,6 +57,49 @@ class Dropout(nnx.Module):
                 "rngs=nnx.Rngs(dropout=key), or build it with dropout=0."
             )
         return dropout_mask(rngs.dropout(), shape, self.rate)
+
+
+class DrawnKeys(nnx.Object):
+    """Stands in for `nnx.Rngs` where the keys are drawn already: `dropout()` gives them in turn.
+
+    Args:
+      keys: typed PRNG keys, stacked.
+    """
+
+    def __init__(self, keys: jax.Array):
+        self._keys = nnx.data(keys)
+        self._calls = 0
+
+    def dropout(self) -> jax.Array:
+        """The next key, or keys per example."""
+        self._calls += 1
+        return self._keys[self._calls - 1]
+
+
+def draw_keys(
+    part: nnx.Module, count: int, rngs: nnx.Rngs | None, call: Callable[[nnx.Rngs], object]
+) -> jax.Array | None:
+    """Draw the keys that `count` parts alike would draw when called in turn: [count, n, ...].
+
+    None if the part drops nothing; `call(rngs)` calls it.
+    """
+    parts = (module for _, module in nnx.iter_modules(part))
+    if rngs is None or not any(isinstance(m, Dropout) and m.rate for m in parts):
+        return None
+    keys = [rngs.dropout()]
+    counter = _Counter(keys[0])
+    jax.eval_shape(lambda: call(counter))
+    keys += [rngs.dropout() for _ in range(count * counter.calls - 1)]
+    return jnp.stack(keys).reshape(count, counter.calls, *keys[0].shape)
+
+
+class _Counter:
+    def __init__(self, key):
+        self._key, self.calls = key, 0
+
+    def dropout(self):
+        self.calls += 1
+        return self._key
 
 
 def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:

@@ -37,7 +37,9 @@ def model_keywords(name: str) -> dict[str, object]:
     return {p.name: p.default for p in parameters if p.name != "rngs"}
 
 
-def create_model(name: str, *, rngs: nnx.Rngs, remat: bool = False, **settings) -> nnx.Module:
+def create_model(
+    name: str, *, rngs: nnx.Rngs, remat: bool = False, scan_layers: bool = False, **settings
+) -> nnx.Module:
     """Build a registered model.
 
     Args:
@@ -45,6 +47,8 @@ def create_model(name: str, *, rngs: nnx.Rngs, remat: bool = False, **settings) 
       rngs: random streams; the initial weights are drawn from `rngs.params`.
       remat: in training, work blocks and stages out again for the gradient instead of keeping
         their inside: less memory, about a third more computation, the same results.
+      scan_layers: run the blocks of a ViT in a loop whose inside is compiled once: a deep model
+        compiles in a fraction of the time, its steps take longer.
       **settings: constructor keywords of the model, see `model_keywords(name)`.
 
     Returns:
@@ -63,6 +67,13 @@ def create_model(name: str, *, rngs: nnx.Rngs, remat: bool = False, **settings) 
     model = build(rngs=rngs, **settings)
     if remat:
         model.remat = True
+    if scan_layers:
+        if not hasattr(model, "scan_layers"):
+            raise ValueError(
+                f"scan_layers=True needs blocks that are alike, which {name!r} has not: leave it "
+                "out, or choose a ViT."
+            )
+        model.scan_layers = True
     return model
 
 

@@ -96,7 +96,7 @@ class VisionTransformer(nnx.Module):
         self.pos_embed = nnx.Param(position_init(rngs.params(), (1, tokens, width)))
         self.dropout = layers.Dropout(dropout)
         self.norm = norm
-        self.remat = False  # see `create_model`
+        self.remat = self.scan_layers = False  # see `create_model`
         self._torch_names = tuple(torch_names.items())  # static parts of a model are hashable
 
     def __call__(
@@ -121,16 +121,13 @@ class VisionTransformer(nnx.Module):
         layers.check_images(images, self.patch_embed.in_channels, self.patch_embed.img_size)
         x = self.embed(images)
         x = self.dropout(x, train=train, rngs=rngs)
-        attention, features = [], []
-        for block in self.blocks:
-            x, weights = layers.run_part(
-                block, x, train=train, rngs=rngs, maps=return_intermediates, remat=self.remat
-            )
-            attention.append(weights)
-            features.append(x)
+        run = layers.scan_parts if self.scan_layers else layers.run_parts
+        x, attention, features = run(
+            self.blocks, x, train=train, rngs=rngs, maps=return_intermediates, remat=self.remat
+        )
         logits = self.head(_norm(self.norm, x[:, 0]), train=train, rngs=rngs)
         if return_intermediates:
-            return logits, {"attention": tuple(attention), "features": tuple(features)}
+            return logits, {"attention": attention, "features": features}
         return logits
 
     def embed(self, images: jax.Array) -> jax.Array:

@@ -41,7 +41,7 @@ def model_configs(config: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def _of_model(config: ConfigDict, name: str) -> ConfigDict:
-    known = {"name", "remat", *jax_models.model_keywords(name)}
+    known = {"name", "remat", "scan_layers", *jax_models.model_keywords(name)}
     own = config.copy_and_resolve_references()
     with own.unlocked():
         own.compare = ()
@@ -49,6 +49,7 @@ def _of_model(config: ConfigDict, name: str) -> ConfigDict:
         for field in own.model:
             if field not in known:
                 own.model[field] = None
+        own.model.scan_layers &= "depth" in known
     return own
 
 

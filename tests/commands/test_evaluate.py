@@ -11,30 +11,14 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
-from configs import common
 from jax_train import __main__ as commands
 from jax_train import build, data, evaluate, metrics, trained
 from jax_train.data_stream import StreamedDataset
 from jax_train.errors import UserError
 from jax_train.train import train
+from tests import tiny
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # its runs are trained once
-
-
-def tiny_config(model):
-    config = common.get_config()
-    config.model.name = model
-    if model == "vit":
-        config.model.patch_size, config.model.embed_dim = 4, 8
-        config.model.depth, config.model.num_heads = 1, 2
-    else:
-        config.model.widths = (5, 7)
-    config.data.train_split, config.data.val_split = "train[:300]", "train[300:350]"
-    config.data.test_split = "test[:61]"
-    config.train.epochs, config.train.batch_size = 2, 30
-    config.eval.batch_size = 25  # the last batch has 11
-    config.optim.learning_rate = 1e-2
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +28,7 @@ def folders(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_VIT_CNN_CACHE", str(root / "cache"))
         for model in ("vit", "simple_cnn"):
-            train(tiny_config(model), root / model)
+            train(tiny.config(model, **tiny.EVALUATED), root / model)
         yield {model: root / model for model in ("vit", "simple_cnn")}
 
 

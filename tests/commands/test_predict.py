@@ -17,22 +17,11 @@ from jax_train import __main__ as commands
 from jax_train import build, images, predict, trained
 from jax_train.errors import UserError
 from jax_train.train import train
+from tests import tiny
 
 pytestmark = pytest.mark.xdist_group("predict")  # its runs are trained once
 ROOT = Path(__file__).resolve().parents[2]
 ANIMALS = ("a cat of the rarer, long-haired, tailless kind", "cow", "dog")
-
-
-def vit_config():
-    config = common.get_config()
-    config.model.patch_size, config.model.embed_dim = 4, 8
-    config.model.depth, config.model.num_heads = 1, 2
-    config.data.train_split, config.data.val_split = "train[:300]", "train[300:350]"
-    config.data.test_split = "test[:61]"
-    config.train.epochs, config.train.batch_size = 2, 30
-    config.eval.batch_size = 25  # all as in test_evaluate, so that it is compiled once
-    config.optim.learning_rate = 1e-2
-    return config
 
 
 def cnn_config(folder):
@@ -56,7 +45,7 @@ def runs(tmp_path_factory):
         Image.fromarray(pixels).save(folder / "pets" / name / f"{i}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_VIT_CNN_CACHE", str(folder / "cache"))
-        train(vit_config(), folder / "vit")
+        train(tiny.config(**tiny.EVALUATED), folder / "vit")
         train(cnn_config(folder / "pets"), folder / "cnn")
         yield folder
 
@@ -64,7 +53,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def digits(runs):
     """23 test digits as PNG files, which lose nothing: their folder, and the raw images."""
-    raw = build.load_split(vit_config(), "test[:23]").images
+    raw = build.load_split(tiny.config(**tiny.EVALUATED), "test[:23]").images
     (runs / "digits").mkdir()
     for i, image in enumerate(raw):
         Image.fromarray(image[:, :, 0]).save(runs / "digits" / f"{i:02}.png")

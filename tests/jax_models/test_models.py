@@ -173,6 +173,70 @@ def test_every_parameter_learns(name):
     assert used == set(SMALL[name].no_gradient)
 
 
+# Scanned layers
+
+WITH_BLOCKS = [name for name in COVERED if "depth" in SMALL[name].settings]
+vits = pytest.mark.parametrize("name", WITH_BLOCKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "remat"), [*((name, False) for name in WITH_BLOCKS), ("vit", True)]
+)
+def test_scanned_layers_train_as_plain_ones(name, remat):
+    plain = build(name)
+    scanned = build(name)
+    scanned.scan_layers, scanned.remat = True, remat
+    images = draw_images(name)
+
+    def run(model):
+        graphdef, params = nnx.split(model)
+
+        @jax.jit
+        def loss(params):
+            logits = nnx.merge(graphdef, params)(images, train=True, rngs=dropout_rngs())
+            return jnp.square(logits).sum(), logits
+
+        return jax.grad(loss, has_aux=True)(nnx.to_pure_dict(params))
+
+    (ours, logits), (theirs, expected) = run(scanned), run(plain)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)  # with the same dropout masks
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-6),
+        ours, theirs,
+    )  # fmt: skip
+
+
+@vits
+def test_scanned_layers_give_the_same_intermediates(name):
+    scanned = build(name)
+    scanned.scan_layers = True
+    images = draw_images(name)
+    logits, out = scanned(images, return_intermediates=True)
+    expected, plain = shared(name)(images, return_intermediates=True)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    for kind in ("attention", "features"):
+        assert len(out[kind]) == len(plain[kind])
+        for a, b in zip(out[kind], plain[kind], strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_scanned_layers_are_compiled_once():
+    def products(scan_layers):
+        model = jax_models.create_model(
+            "vit", rngs=nnx.Rngs(0), **SMALL["vit"].settings | {"depth": 12},
+            scan_layers=scan_layers,
+        )  # fmt: skip
+        program = jax.jit(lambda x: model(x)).lower(draw_images("vit")).as_text()
+        return program.count("stablehlo.dot_general")
+
+    assert 0 < products(True) < products(False) / 5
+
+
+def test_scanned_layers_need_blocks_that_are_alike():
+    with pytest.raises(ValueError, match="scan_layers=True needs blocks that are alike"):
+        jax_models.create_model("simple_cnn", rngs=nnx.Rngs(0), scan_layers=True)
+
+
 # Intermediates
 
 

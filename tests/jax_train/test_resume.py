@@ -10,33 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
 from jax_train import checkpoint, run_folder, stopping
 from jax_train.errors import UserError
 from jax_train.stopping import Stopped
 from jax_train.train import Trainer, train
+from tests import tiny
 
 PER_EPOCH, STEPS = 4, 12
-
-
-def tiny_config(model="vit", **changes):
-    config = common.get_config()
-    config.model.name = model
-    if model == "vit":
-        config.model.patch_size, config.model.embed_dim = 4, 8
-        config.model.depth, config.model.num_heads = 1, 2
-    else:
-        config.model.widths = (5, 7)
-    config.data.train_split = "train[:150]"
-    config.data.val_split = "train[150:200]"
-    config.data.test_split = "test[:60]"
-    config.augment.crop_padding = 1
-    config.train.epochs = 3
-    config.train.batch_size = 32
-    config.log.every_steps = 3
-    config.optim.learning_rate = 3e-3
-    config.update_from_flattened_dict(changes)
-    return config
 
 
 def state_of(folder):
@@ -76,7 +56,7 @@ def unbroken(tmp_path_factory):
         key = tuple(sorted(changes.items()))
         if key not in known:
             folder = tmp_path_factory.mktemp("unbroken") / "run"
-            train(tiny_config(**changes), folder)
+            train(tiny.config(**changes), folder)
             known[key] = state_of(folder)
         return known[key]
 
@@ -102,9 +82,9 @@ def test_stopped_at_any_step_a_run_ends_with_the_same_bits(
     stop_after(monkeypatch, *stops)
     for step in stops:
         with pytest.raises(Stopped, match=f"after step {step} of 12"):
-            train(tiny_config(**changes), tmp_path / "run")
+            train(tiny.config(**changes), tmp_path / "run")
         assert run_folder.results(tmp_path / "run") is None
-    train(tiny_config(**changes), tmp_path / "run")
+    train(tiny.config(**changes), tmp_path / "run")
     assert state_of(tmp_path / "run") == expected
 
 
@@ -116,7 +96,7 @@ def test_a_kill_between_checkpoints_goes_back_to_the_last(unbroken, tmp_path, mo
             raise KeyboardInterrupt
         return is_due(self, step, before)
 
-    config = tiny_config(**{"checkpoint.every_steps": 3})
+    config = tiny.config(**{"checkpoint.every_steps": 3})
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_is_due", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -142,7 +122,7 @@ def test_a_second_signal_ends_at_once(monkeypatch):
 
 
 def test_checkpoints_come_every_so_many_steps_and_minutes(tmp_path):
-    config = tiny_config(**{"checkpoint.every_steps": 3, "train.epochs": 2})
+    config = tiny.config(**{"checkpoint.every_steps": 3, "train.epochs": 2})
     saved, save = [], checkpoint.Checkpoints.save
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -153,7 +133,7 @@ def test_checkpoints_come_every_so_many_steps_and_minutes(tmp_path):
         train(config, tmp_path / "steps")
         assert saved == [3, 4, 6, 8]
         saved.clear()
-        minutes = tiny_config(**{"checkpoint.every_minutes": 1e-9, "train.epochs": 2})
+        minutes = tiny.config(**{"checkpoint.every_minutes": 1e-9, "train.epochs": 2})
         train(minutes, tmp_path / "minutes")
         assert saved == [3, 4, 6, 8]  # log points and evaluations
 
@@ -164,7 +144,7 @@ def stopped(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 6)
         with pytest.raises(Stopped):
-            train(tiny_config(), tmp_path / "run")
+            train(tiny.config(), tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -192,7 +172,7 @@ FAULTS = {
 def test_a_damaged_checkpoint_is_set_aside_and_an_older_one_used(unbroken, stopped, capfd, fault):
     FAULTS[fault](stopped / "checkpoints/6")
     capfd.readouterr()
-    train(tiny_config(), stopped)
+    train(tiny.config(), stopped)
     out, err = capfd.readouterr()
     assert "the checkpoint of step 6 is damaged" in err
     assert "6.damaged" in " ".join(err.split())
@@ -205,7 +185,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_an_older_one_used(unbroken, stopp
 def test_with_all_checkpoints_damaged_a_run_starts_again(unbroken, stopped, capfd):
     for step in ("4", "6"):
         flip(max(data_files(stopped / "checkpoints" / step), key=lambda p: p.stat().st_size))
-    train(tiny_config(), stopped)
+    train(tiny.config(), stopped)
     assert capfd.readouterr().err.count("is damaged") == 2
     assert state_of(stopped) == unbroken()
 
@@ -233,16 +213,16 @@ def test_a_folder_in_use_is_refused_and_a_dead_runs_lock_is_not_held(tmp_path):
     folder = tmp_path / "run"
     with run_folder.locked(folder):
         with pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on"):
-            train(tiny_config(), folder)
+            train(tiny.config(), folder)
         with pytest.raises(UserError, match="is in use"):
-            run_folder.check(folder, tiny_config())
-    run_folder.check(folder, tiny_config())  # the file is still there
+            run_folder.check(folder, tiny.config())
+    run_folder.check(folder, tiny.config())  # the file is still there
     with run_folder.locked(folder):
         pass
 
 
 def test_a_step_that_is_not_finite_stops_the_run(tmp_path):
-    config = tiny_config(**{"optim.learning_rate": 1e30, "optim.name": "sgd"})
+    config = tiny.config(**{"optim.learning_rate": 1e30, "optim.name": "sgd"})
     with pytest.raises(UserError) as caught:
         train(config, tmp_path / "run")
     message = " ".join(str(caught.value).split())
@@ -267,7 +247,7 @@ def test_steps_that_are_not_finite_can_be_skipped(unbroken, tmp_path, monkeypatc
         return jnp.where(bad, jnp.nan, losses)
 
     monkeypatch.setattr(metrics, "cross_entropy", sometimes_nan)
-    config = tiny_config(**{"train.on_nonfinite": "skip", "train.epochs": 6})
+    config = tiny.config(**{"train.on_nonfinite": "skip", "train.epochs": 6})
     results = train(config, tmp_path / "run")
     assert "skipped: the loss or gradient of step" in capsys.readouterr().out
     assert np.isfinite(results["val"]["top1"])
@@ -276,7 +256,7 @@ def test_steps_that_are_not_finite_can_be_skipped(unbroken, tmp_path, monkeypatc
 
 
 def test_an_epoch_of_skipped_steps_only_ends_too(tmp_path):
-    config = tiny_config(**{
+    config = tiny.config(**{
         "train.on_nonfinite": "skip", "optim.learning_rate": 1e30, "optim.name": "sgd",
         "train.epochs": 2, "checkpoint.report": "last",
     })  # fmt: skip
@@ -294,7 +274,7 @@ def test_after_going_on_the_kept_checkpoint_is_named(stopped, monkeypatch):
         metrics, "cross_entropy", lambda logits, labels, smoothing=0.0: logits.sum(-1) * jnp.nan
     )
     with pytest.raises(UserError) as caught:
-        train(tiny_config(), stopped)
+        train(tiny.config(), stopped)
     message = " ".join(str(caught.value).split())
     assert "gradient of step 7 is not finite" in message
     assert "the checkpoint of step 6 is kept" in message
@@ -305,7 +285,7 @@ def test_other_versions_are_told_on_resuming(stopped, monkeypatch, capsys):
 
     versions = report.versions()
     monkeypatch.setattr(report, "versions", lambda: versions | {"jax": "9.9.9"})
-    train(tiny_config(), stopped)
+    train(tiny.config(), stopped)
     told = " ".join(capsys.readouterr().out.split())
     assert (
         f"note: the last bits may differ from an unbroken run: jax {versions['jax']} -> 9.9.9"

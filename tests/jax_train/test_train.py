@@ -7,31 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from configs import common
 from jax_train import config as config_checks
 from jax_train import data, report, run_folder
 from jax_train.build import channel_statistics, load_splits, resolve
 from jax_train.errors import UserError
 from jax_train.train import Trainer, train
-
-
-def tiny_config(**changes):
-    config = common.get_config()
-    config.model.patch_size = 4
-    config.model.embed_dim = 8
-    config.model.depth = 1
-    config.model.num_heads = 2
-    config.data.train_split = "train[:150]"
-    config.data.val_split = "train[150:200]"
-    config.data.test_split = "test[:60]"
-    config.augment.crop_padding = 1
-    config.train.epochs = 3
-    config.train.batch_size = 32
-    config.eval.batch_size = 37
-    config.log.every_steps = 3
-    config.optim.learning_rate = 3e-3
-    config.update_from_flattened_dict(changes)
-    return config
+from tests import tiny
 
 
 def final_weights(folder):
@@ -52,7 +33,7 @@ def rows(folder):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    results = train(tiny_config(), folder)
+    results = train(tiny.config(), folder)
     return folder, results
 
 
@@ -110,14 +91,14 @@ def test_training_learns(finished):
 
 def test_same_config_gives_the_same_bits(finished, tmp_path):
     folder, results = finished
-    again = train(tiny_config(), tmp_path / "again")
+    again = train(tiny.config(), tmp_path / "again")
     assert again["test"] == results["test"]
     for a, b in zip(final_weights(folder), final_weights(tmp_path / "again"), strict=True):
         assert a.tobytes() == b.tobytes()
 
 
 def test_best_weights_are_those_of_the_best_validation(tmp_path):
-    config = tiny_config(**{"optim.learning_rate": 0.3, "train.epochs": 4})
+    config = tiny.config(**{"optim.learning_rate": 0.3, "train.epochs": 4})
     results = train(config, tmp_path / "run")
     scores = {int(r["step"]): float(r["top1"]) for r in rows(tmp_path / "run")
               if r["split"] == "val"}  # fmt: skip
@@ -131,7 +112,7 @@ def test_best_weights_are_those_of_the_best_validation(tmp_path):
 
 
 def test_run_without_validation_reports_its_last_weights(tmp_path):
-    config = tiny_config(**{"data.val_split": "", "train.epochs": 2})
+    config = tiny.config(**{"data.val_split": "", "train.epochs": 2})
     results = train(config, tmp_path / "run")
     assert results["val"] is None
     assert (results["reported_weights"], results["reported_epoch"]) == ("last", 2)
@@ -139,7 +120,7 @@ def test_run_without_validation_reports_its_last_weights(tmp_path):
 
 
 def test_images_used_twice_are_told(capsys):
-    config = tiny_config(**{"data.val_split": "test[:30]", "data.test_split": "train[:20]+test"})
+    config = tiny.config(**{"data.val_split": "test[:30]", "data.test_split": "train[:20]+test"})
     notes = load_splits(config).notes()
     assert notes == [
         "note: 20 test images are among the training images",
@@ -155,7 +136,7 @@ def test_images_used_twice_are_told(capsys):
     ],
 )  # fmt: skip
 def test_ways_to_run_give_the_same_figures(finished, tmp_path, changes):
-    results = train(tiny_config(**changes), tmp_path / "run")
+    results = train(tiny.config(**changes), tmp_path / "run")
     for ours, plain in zip(rows(tmp_path / "run"), rows(finished[0]), strict=True):
         assert ours["split"] == plain["split"]
         assert float(ours["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-4)
@@ -165,7 +146,7 @@ def test_ways_to_run_give_the_same_figures(finished, tmp_path, changes):
 @pytest.mark.parametrize("limit", [16.0, 0.0])
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_nothing_moves_between_host_and_device_unasked(tmp_path, monkeypatch, limit, parallel):
-    config = tiny_config(**{
+    config = tiny.config(**{
         "train.epochs": 1, "log.every_steps": 100, "data.memory_limit": limit, "parallel": parallel,
     })  # fmt: skip
     run_epoch = Trainer._run_epoch
@@ -207,16 +188,16 @@ def test_statistics_are_those_of_the_scaled_pixels():
 )  # fmt: skip
 def test_impossible_configs_are_refused_before_a_folder_is_made(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        train(tiny_config(**changes), tmp_path / "run")
+        train(tiny.config(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_folder_of_another_config_is_refused_with_a_diff(finished):
     folder, _ = finished
-    run_folder.check(folder, tiny_config())
-    run_folder.check(folder, tiny_config(**{"log.every_steps": 7}))
+    run_folder.check(folder, tiny.config())
+    run_folder.check(folder, tiny.config(**{"log.every_steps": 7}))
     with pytest.raises(UserError) as caught:
-        run_folder.check(folder, tiny_config(**{"seed": 1, "optim.learning_rate": 1.0}))
+        run_folder.check(folder, tiny.config(**{"seed": 1, "optim.learning_rate": 1.0}))
     assert "config.seed: 0 there, 1 asked for" in str(caught.value)
     assert "config.optim.learning_rate: 0.003 there, 1.0 asked for" in str(caught.value)
     assert "crop_padding" not in str(caught.value)
@@ -225,7 +206,7 @@ def test_folder_of_another_config_is_refused_with_a_diff(finished):
 def test_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "holiday.txt").write_text("keep")
     with pytest.raises(UserError, match="not empty and holds no run"):
-        run_folder.check(tmp_path, tiny_config())
+        run_folder.check(tmp_path, tiny.config())
 
 
 def test_start_that_found_the_disk_full_may_be_repeated(tmp_path, monkeypatch):
@@ -237,10 +218,10 @@ def test_start_that_found_the_disk_full_may_be_repeated(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(folder), "write_text", full)
         with pytest.raises(UserError, match=r"No space left on device.*make room"):
-            run_folder.create(folder, tiny_config())
+            run_folder.create(folder, tiny.config())
     assert [path.name for path in folder.iterdir()] == ["config.json.part"]
-    run_folder.check(folder, tiny_config())
-    run_folder.create(folder, tiny_config())
+    run_folder.check(folder, tiny.config())
+    run_folder.create(folder, tiny.config())
     assert [path.name for path in folder.iterdir()] == ["config.json"]
 
 
@@ -258,7 +239,7 @@ def test_torn_last_row_of_metrics_is_dropped(tmp_path):
 
 
 def test_resolving_leaves_the_callers_config_alone():
-    config = tiny_config()
+    config = tiny.config()
     before = config_checks.to_json(config)
     resolve(config, load_splits(config))
     assert config_checks.to_json(config) == before

@@ -3,33 +3,18 @@
 import numpy as np
 import pytest
 
-from configs import common
 from jax_train import build, trained
 from jax_train.errors import UserError
 from jax_train.train import train
-
-
-def tiny_config(model):
-    config = common.get_config()
-    config.model.name = model
-    if model == "vit":
-        config.model.patch_size, config.model.embed_dim = 4, 8
-        config.model.depth, config.model.num_heads = 1, 2
-    else:
-        config.model.widths = (5, 7)
-    config.data.train_split = "train[:150]"
-    config.data.val_split = "train[150:200]"
-    config.data.test_split = "test[:61]"
-    config.train.epochs = 3
-    config.train.batch_size = 32
-    config.optim.learning_rate = 3e-3
-    return config
+from tests import tiny
 
 
 @pytest.fixture(scope="module", params=["vit", "simple_cnn", "bfloat16"])
 def finished(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    config = tiny_config("vit" if request.param == "bfloat16" else request.param)
+    config = tiny.config(
+        "vit" if request.param == "bfloat16" else request.param, **{"data.test_split": "test[:61]"}
+    )
     if request.param == "bfloat16":
         config.dtype = "bfloat16"
     return folder, train(config, folder)
