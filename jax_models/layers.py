@@ -57,13 +57,11 @@ class Linear(nnx.Linear):
             bias_init=bias or bias_init(in_features), rngs=rngs,
         )  # fmt: skip
 
-    def __call__(self, x: jax.Array, factors: jax.Array | None = None) -> jax.Array:
-        """x [..., D] -> [..., F], times `factors` [F] if given."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., D] -> [..., F]."""
         kernel, bias = self.kernel[...], self.bias[...]
-        if factors is not None:
-            kernel, bias = kernel * factors, bias * factors
         if cpu.active() and kernels.linear_fits(x, kernel):
-            return kernels.linear(x, kernel, bias)
+            return kernels.linear(x, (kernel,), (bias,))[0]
         return x @ kernel + bias
 
 
@@ -156,7 +154,7 @@ def attend(
             y = jax.nn.dot_product_attention(q, k, v, scale=scale)
             return y.reshape(*y.shape[:2], -1), None
         if cpu.active() and kernels.attention_fits(q, k, v):
-            y = kernels.attention((q if scale == 1 else q * scale, k, v), None)
+            y = kernels.attention(q if scale == 1 else q * scale, k, v, None)
             return y.reshape(*y.shape[:2], -1), None
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * scale
     # A softmax needs more digits than bfloat16 has.
@@ -210,23 +208,29 @@ class Attention(nnx.Module):
 
         Without `maps` the attention may be None.
         """
-        b, t, d = x.shape
-        head_dim = d // self.num_heads
-        shape = b, t, 3, self.num_heads, head_dim
-        packed = jax.ShapeDtypeStruct(shape, x.dtype)
-        if cpu.active() and not maps and kernels.attention_fits(packed):
-            # Scaling the kernel's columns for the queries is less work than scaling the scores.
-            factors = jnp.where(jnp.arange(3 * d) < d, x.dtype.type(head_dim**-0.5), 1)
-            keep = self.dropout.factors((b, self.num_heads, t, t), train=train, rngs=rngs)
-            qkv = self.qkv(x, factors).reshape(shape)
-            y, weights = kernels.attention((qkv,), keep).reshape(b, t, d), None
+        heads = *x.shape[:2], self.num_heads, x.shape[2] // self.num_heads
+        part = jax.ShapeDtypeStruct(heads, x.dtype)
+        if cpu.active() and not maps and kernels.attention_fits(part, part, part):
+            y, weights = self._fast(x, heads, train, rngs), None
         else:
-            q, k, v = jnp.moveaxis(self.qkv(x).reshape(shape), 2, 0)
+            q, k, v = (y.reshape(heads) for y in jnp.split(self.qkv(x), 3, axis=-1))
             drop = None
             if train and self.dropout.rate:
                 drop = functools.partial(self.dropout, train=train, rngs=rngs)
-            y, weights = attend(q, k, v, scale=head_dim**-0.5, drop=drop, maps=maps)
+            y, weights = attend(q, k, v, scale=heads[-1] ** -0.5, drop=drop, maps=maps)
         return self.projection(y), weights
+
+    def _fast(self, x, heads, train, rngs):
+        """The CPU's way, to which the three projections are arrays apart."""
+        weights, biases = (
+            jnp.split(array[...], 3, axis=-1) for array in (self.qkv.kernel, self.qkv.bias)
+        )
+        # Scaling the projection for the queries is less work than scaling the scores.
+        weights[0], biases[0] = (array[0] * heads[-1] ** -0.5 for array in (weights, biases))
+        parts = kernels.linear(x, tuple(weights), tuple(biases))
+        b, t, h, _ = heads
+        keep = self.dropout.factors((b, h, t, t), train=train, rngs=rngs)
+        return kernels.attention(*(part.reshape(heads) for part in parts), keep).reshape(x.shape)
 
 
 def gelu(x: jax.Array) -> jax.Array:

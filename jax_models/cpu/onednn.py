@@ -1,7 +1,7 @@
 """oneDNN, the library PyTorch computes with on CPUs, for use in compiled JAX functions.
 
 Its C API, version 3 (https://uxlfoundation.github.io/oneDNN/v3.2/), is called through ctypes; the
-library comes from the package onednn-cpu-gomp. What is computed with it is in `kernels.py`.
+library comes from the package onednn-cpu-gomp. What is computed with it is in `kernels/`.
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from importlib import metadata
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,15 @@ _PACKAGE, _LIBRARY = "onednn-cpu-gomp", "libdnnl.so.3"
 _WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "100000"}
 
 # Values of oneDNN's enumerations.
-_CPU, _IN_ORDER, _FLOAT32, _ANY_LAYOUT, _IMPLEMENTATION = 1, 1, 3, 1, 8
-MULTIPLY = 0x1FFF1
+_CPU, _IN_ORDER, _FLOAT32, _ANY_LAYOUT, _IMPLEMENTATION, _RANK = 1, 1, 3, 1, 8, 256
+_MULTIPLY = 0x1FFF1
 TRAINING, DIRECT, SOFTMAX = 64, 1, 0x30000
 KERNEL_LAYOUT, KERNEL_GRADIENT_LAYOUT = 131, 132
 SRC, DST, WEIGHTS, BIAS = 1, 17, 33, 41
 GRADIENT = 128  # marks the gradient of one of the four above
-FACTOR = 32768 | 2  # what a result is multiplied by, see `Library.matmul`
+_FACTOR = 32768 | 2  # what a result is multiplied by
 _ALIGNMENT = 64  # bytes
+LEAST_FLOPS = 4e6
 
 
 @functools.cache
@@ -49,6 +51,16 @@ def usable(*arrays: jax.Array) -> bool:
         and jax.device_count() == 1
         and library() is not None
     )
+
+
+def worth(flops: float, *arrays: jax.Array) -> bool:
+    """Whether these can be computed with, and so many operations take longer than a call does."""
+    return flops >= LEAST_FLOPS and usable(*arrays)
+
+
+def like(array: jax.Array) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array."""
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 class Kernel:
@@ -87,6 +99,13 @@ class Kernel:
             self._prepare(shapes, tuple(integers)).run(addresses)
 
 
+class View(NamedTuple):
+    """A memory object, and how the values lie in it."""
+
+    memory: ctypes.c_void_p
+    layout: ctypes.c_void_p
+
+
 class Operation:
     """Primitives that run one after the other on buffers given anew each time.
 
@@ -98,42 +117,80 @@ class Operation:
 
     def __init__(self, library: "Library", *views):
         self._library, self._primitives, self.is_fast = library, [], True
-        self._temporaries, self._scratch = [], 0
-        self._places, self.views, count = [], [], 0
-        for view in views:
-            layout, number, first = view if isinstance(view, tuple) else (view, None, 0)
-            if number is None:
-                number, count = count, count + 1
+        self._temporaries, self._scratch, self._constants = [], 0, []
+        self._places, self.views = [], []
+        for i, view in enumerate(views):
+            layout, number, first = view if isinstance(view, tuple) else (view, i, 0)
             self._places.append((number, 4 * first))
-            self.views.append(library.memory(layout))
+            self.views.append(library.view(layout))
 
-    def add(self, description, memories: dict[int, ctypes.c_void_p]) -> None:
-        """Add a primitive, with a memory object for each of its arguments."""
-        arguments = (_Argument * len(memories))(*(_Argument(k, m) for k, m in memories.items()))
+    def add(self, description, views: dict[int, View]) -> None:
+        """Add a primitive, with a view for each of its arguments."""
+        arguments = (_Argument * len(views))(*(_Argument(k, v.memory) for k, v in views.items()))
         primitive = self._library.new("primitive_create", description)
-        self._primitives.append((primitive, len(memories), arguments))
+        self._primitives.append((primitive, len(views), arguments))
         self.is_fast &= "ref" not in self._library.implementation(description)
 
-    def add_copy(self, source, source_layout, target, target_layout) -> None:
-        """Add a copy between two layouts."""
+    def copy(self, source: View, target: View) -> None:
+        """Add target = source, which may lie otherwise."""
         engine = self._library.engine
         description = self._library.new(
-            "reorder_primitive_desc_create", source_layout, engine, target_layout, engine, None
+            "reorder_primitive_desc_create", source.layout, engine, target.layout, engine, None
         )
         self.add(description, {SRC: source, DST: target})
 
-    def temporary(self, layout) -> ctypes.c_void_p:
+    def multiply(self, a: View, b: View, out: View) -> None:
+        """Add out = a * b, entry by entry."""
+        description = self._library.new(
+            "binary_primitive_desc_create", self._library.engine, _MULTIPLY, a.layout, b.layout,
+            out.layout, None,
+        )  # fmt: skip
+        self.add(description, {SRC: a, SRC + 1: b, DST: out})
+
+    def product(
+        self, a: View, b: View, out: View, *, bias: View | None = None, times: View | None = None,
+        add: bool = False,
+    ) -> None:  # fmt: skip
+        """Add out = a·b (+ bias, a row) (* times, entry by entry), or with `add` out += a·b."""
+        library, attributes, views = self._library, None, {SRC: a, WEIGHTS: b, DST: out}
+        if times is not None or add:
+            after = library.new("post_ops_create")
+            if add:
+                whole = ctypes.c_float(1), ctypes.c_int32(0), _FLOAT32
+                library.call("post_ops_append_sum", after, *whole)
+            else:
+                library.call("post_ops_append_binary", after, _MULTIPLY, times.layout)
+                views[_FACTOR] = times
+            attributes = library.new("primitive_attr_create")
+            library.call("primitive_attr_set_post_ops", attributes, after)
+        if bias is not None:
+            views[BIAS] = bias
+        description = library.new(
+            "matmul_primitive_desc_create", library.engine, a.layout, b.layout,
+            None if bias is None else bias.layout, out.layout, attributes,
+        )  # fmt: skip
+        self.add(description, views)
+
+    def temporary(self, layout) -> View:
         """Memory for the time of a run; all operations share it, for they run one by one."""
-        memory = self._library.memory(layout)
-        self._temporaries.append((memory, self._scratch))
+        view = self._library.view(layout)
+        self._temporaries.append((view.memory, self._scratch))
         self._scratch += -(-self._library.size(layout) // _ALIGNMENT) * _ALIGNMENT
-        return memory
+        return view
+
+    def ones(self, layout) -> View:
+        """An array of ones."""
+        view = self._library.view(layout)
+        values = np.ones(self._library.size(layout) // 4, np.float32)
+        self._constants.append(values)
+        self._library.place(view.memory, values.ctypes.data)
+        return view
 
     def run(self, addresses: list[int]) -> None:
         """Compute."""
         place, execute = self._library.place, self._library.execute
         for view, (number, offset) in zip(self.views, self._places, strict=True):
-            place(view, addresses[number] + offset)
+            place(view.memory, addresses[number] + offset)
         if self._temporaries:
             scratch = self._library.scratch(self._scratch)
             for memory, offset in self._temporaries:
@@ -222,19 +279,25 @@ class Library:
         self.call("primitive_desc_query", description, _IMPLEMENTATION, 0, ctypes.byref(name))
         return name.value.decode()
 
-    def memory(self, layout) -> ctypes.c_void_p:
+    def view(self, layout) -> View:
         """A memory object for a buffer that is given later."""
-        return self.new("memory_create", layout, self.engine, None)
+        return View(self.new("memory_create", layout, self.engine, None), layout)
 
-    def matmul(self, a, b, out, *, bias=None, factor=None) -> ctypes.c_void_p:
-        """Describe out = a·b (+ bias), entry by entry times an array laid out as `factor`."""
-        attributes = None
-        if factor is not None:
-            what = self.new("post_ops_create")
-            self.call("post_ops_append_binary", what, MULTIPLY, factor)
-            attributes = self.new("primitive_attr_create")
-            self.call("primitive_attr_set_post_ops", attributes, what)
-        return self.new("matmul_primitive_desc_create", self.engine, a, b, bias, out, attributes)
+    def turned(self, view: View) -> View:
+        """The same memory as a stack of the transposed matrices."""
+        rank = self._rank(view.layout)
+        axes = (ctypes.c_int * rank)(*range(rank - 2), rank - 1, rank - 2)
+        layout = self.new("memory_desc_permute_axes", view.layout, axes)
+        return View(view.memory, layout)
+
+    def _rank(self, layout) -> int:
+        rank = ctypes.c_int()
+        self.call("memory_desc_query", layout, _RANK, ctypes.byref(rank))
+        return rank.value
+
+    def rows(self, shape):
+        """Layout of a matrix, or of a vector as a row."""
+        return self.layout(shape if len(shape) == 2 else (1, *shape))
 
 
 def _load() -> ctypes.CDLL:

@@ -219,18 +219,30 @@ def test_without_the_package_xla_computes(monkeypatch):
 def test_small_work_is_left_to_xla():
     assert not kernels.convolution_fits(draw(1, 5, 5, 2), draw(3, 3, 2, 3), 1)
     assert not kernels.linear_fits(draw(5, 7), draw(7, 3))
-    assert not kernels.attention_fits(draw(2, 5, 3, 2, 7))
+    assert not kernels.attention_fits(*[draw(2, 5, 2, 7)] * 3)
     assert not kernels.layer_norm_fits(draw(5, 7))
 
 
 @with_onednn
-@pytest.mark.parametrize(("n", "d", "f"), [(8320, 128, 512), (1009, 131, 127), (700, 1, 3001)])
-def test_linear_equals_xlas(n, d, f):
-    args = draw(n, d), draw(d, f, seed=1) / d**0.5, draw(f, seed=2)
-    assert kernels.linear_fits(*args[:2]) == (2 * n * d * f >= 4e6)
-    ours = value_and_gradients(kernels.linear, *args)
-    plain = value_and_gradients(lambda x, kernel, bias: x @ kernel + bias, *args)
-    assert_close(ours, plain, 1e-5)
+@pytest.mark.parametrize(
+    ("n", "d", "widths"),
+    [(8320, 128, (512,)), (1009, 131, (127,)), (700, 1, (3001,)), (1009, 31, (29, 37, 2003))],
+)
+def test_linear_equals_xlas(n, d, widths):
+    x, count = draw(n, d), len(widths)
+    weights = [draw(d, f, seed=i) / d**0.5 for i, f in enumerate(widths)]
+    biases = [draw(f, seed=i) for i, f in enumerate(widths)]
+    assert kernels.linear_fits(x, *weights) == (2 * n * d * sum(widths) >= 4e6)
+
+    def ours(x, *rest):
+        return jnp.concatenate(kernels.linear(x, rest[:count], rest[count:]), axis=-1)
+
+    def plain(x, *rest):
+        outs = [x @ kernel + bias for kernel, bias in zip(rest[:count], rest[count:], strict=True)]
+        return jnp.concatenate(outs, axis=-1)
+
+    args = x, *weights, *biases
+    assert_close(value_and_gradients(ours, *args), value_and_gradients(plain, *args), 1e-5)
 
 
 @with_onednn
@@ -258,14 +270,8 @@ def test_attention_equals_xlas(b, q, k, h, d, drops):
     args = draw(b, q, h, d) / 2, draw(b, k, h, d, seed=1), draw(b, k, h, d, seed=2)
     keep = jnp.round(draw(b, h, q, k, seed=3) ** 2) if drops else None
     plain = value_and_gradients(lambda *args: plain_attention(*args, keep), *args)
-    apart = value_and_gradients(lambda *args: kernels.attention(args, keep), *args)
-    assert_close(apart, plain, 1e-5)
-    if q == k:
-
-        def packed(q, k, v):
-            return kernels.attention((jnp.stack([q, k, v], axis=2),), keep)
-
-        assert_close(value_and_gradients(packed, *args), plain, 1e-5)
+    ours = value_and_gradients(lambda *args: kernels.attention(*args, keep), *args)
+    assert_close(ours, plain, 1e-5)
 
 
 @with_onednn
@@ -273,8 +279,8 @@ def test_published_models_meet_no_reference_code():
     """oneDNN's reference code is a thousand times slower; XLA would have to compute instead."""
     for rows, d, f in ((8320, 128, 384), (8320, 512, 128), (544, 3000, 128), (102400, 16, 128)):
         assert kernels.linear_fits(draw(rows, d), draw(d, f))
-    for shape in ((128, 65, 3, 4, 32), (100, 65, 3, 4, 16), (32, 17, 3, 4, 32), (64, 65, 3, 8, 32)):
-        assert kernels.attention_fits(jax.ShapeDtypeStruct(shape, jnp.float32))
+    for shape in ((128, 65, 4, 32), (100, 65, 4, 16), (32, 17, 4, 32), (64, 65, 8, 32)):
+        assert kernels.attention_fits(*[jax.ShapeDtypeStruct(shape, jnp.float32)] * 3)
     for side, c, d in ((32, 3, 64), (16, 128, 128), (4, 512, 512), (32, 256, 128)):
         assert kernels.convolution_fits(draw(16, side, side, c), draw(3, 3, c, d), 1)
     assert kernels.convolution_fits(draw(32, 28, 28, 1), draw(3, 3, 1, 32), 0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_models.cpu import kernels
+from jax_models.cpu import onednn
 from jax_train import compare, costs, drawing_results, page, run_folder, trained
 from tests.jax_train import browser, hostile
 
@@ -197,9 +197,9 @@ def test_groups_hold_every_image_once(compared_runs):
     assert len(three[4].images) == len(groups[2].images)  # right by two of three
 
 
-@pytest.mark.parametrize("least", [kernels.LEAST_FLOPS, 0])  # XLA does not see into the kernels
+@pytest.mark.parametrize("least", [onednn.LEAST_FLOPS, 0])  # XLA does not see into the kernels
 def test_flops_are_those_counted_by_hand(compared_runs, least, monkeypatch):
-    monkeypatch.setattr(kernels, "LEAST_FLOPS", least)
+    monkeypatch.setattr(onednn, "LEAST_FLOPS", least)
     run = trained.open_run(compared_runs[0] / "simple_cnn")
     found = costs.flops(run, (8, 8, 3))
     # Two convolutions a stage; at the border a 3x3 window loses (3 - 2/side) of 3 rows, columns.

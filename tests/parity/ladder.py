@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import jax_models
 from jax_models import cpu, dropout, torch_weights
-from jax_models.cpu import kernels
+from jax_models.cpu import onednn
 from jax_train import metrics, steps
 from tests.parity.cases import CASES, PRIME, Pair, as_dtype, full_size, largest, to_torch
 from tests.parity.training import training
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="without the CPU's ways")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    kernels.LEAST_FLOPS = 0  # so that small models meet oneDNN too
+    onednn.LEAST_FLOPS = 0  # so that small models meet oneDNN too
     result = {"errors": {}}
     with cpu.using(not args.plain):
         for name in jax_models.list_models():

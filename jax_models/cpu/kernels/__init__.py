@@ -1,0 +1,17 @@
+"""Convolutions, Linear layers, layer norm and attention by oneDNN, forward and backward.
+
+XLA's convolutions are several times slower on CPUs, and for the gradient of a kernel XLA first
+transposes one of the two large arrays. Sums are added up in another order than XLA's, so results
+differ in the last bits. Each function comes with `…_fits`, which says whether it takes the given
+arrays and is worth it; where not, use XLA's.
+"""
+
+from jax_models.cpu.kernels.attend import attention, attention_fits
+from jax_models.cpu.kernels.convolve import convolution, convolution_fits
+from jax_models.cpu.kernels.normalise import layer_norm, layer_norm_fits
+from jax_models.cpu.kernels.project import linear, linear_fits
+
+__all__ = [
+    "attention", "attention_fits", "convolution", "convolution_fits", "layer_norm",
+    "layer_norm_fits", "linear", "linear_fits",
+]  # fmt: skip

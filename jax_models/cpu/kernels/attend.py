@@ -1,0 +1,108 @@
+"""Dot-product attention: queries [B,Q,h,d], keys and values [B,K,h,d], maps [B,h,Q,K]."""
+
+import math
+
+import jax
+
+from jax_models.cpu import onednn
+from jax_models.cpu.onednn import DST, GRADIENT, SRC, Kernel, Operation
+
+
+def attention_fits(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
+    """Whether `attention` takes these and is worth it."""
+    maps = _maps(q, k).shape
+    if not onednn.worth(4 * math.prod(maps) * q.shape[-1], q, k, v):
+        return False
+    parts = q.shape, k.shape, v.shape
+    return _attention.is_fast(*parts, maps, q.shape, maps, maps) and (
+        _attention_gradient.is_fast(*parts, maps, maps, q.shape, maps, *parts)
+    )
+
+
+def _maps(q, k):
+    (b, queries, h, _), keys = q.shape, k.shape[1]
+    return jax.ShapeDtypeStruct((b, h, queries, keys), q.dtype)
+
+
+@jax.custom_vjp
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array | None) -> jax.Array:
+    """Dot-product attention with scores that are not scaled.
+
+    Args:
+      q: queries [B,Q,h,d].
+      k: keys [B,K,h,d].
+      v: values [B,K,h,d].
+      keep: factors of the attention weights [B,h,Q,K] for dropout, or None.
+
+    Returns:
+      [B,Q,h,d].
+    """
+    return _attention_forward(q, k, v, keep)[0]
+
+
+def _attention_forward(q, k, v, keep):
+    out, maps = onednn.like(q), _maps(q, k)
+    if keep is None:
+        y, weights = _attention([out, maps], q, k, v)
+        return y, (q, k, v, weights, weights, ())
+    y, weights, dropped = _attention([out, maps, maps], q, k, v, keep)
+    return y, (q, k, v, weights, dropped, (keep,))
+
+
+def _attention_backward(residuals, gradient):
+    *arrays, keep = residuals
+    results = [onednn.like(part) for part in arrays[:3]]
+    return *_attention_gradient(results, *arrays, gradient, *keep), None
+
+
+attention.defvjp(_attention_forward, _attention_backward)
+
+_HEADS = 0, 2, 1, 3  # [B,T,h,d] as a stack [B,h] of matrices [T,d]
+_MAPS = 0, 1, 2, 3
+
+
+@Kernel
+def _attention(library, shapes):
+    has_keep = len(shapes) == 7
+    rest = [_MAPS, _HEADS, _MAPS, _MAPS] if has_keep else [_HEADS, _MAPS]
+    operation = Operation(library, *map(library.layout, shapes, [_HEADS] * 3 + rest))
+    q, k, v, *rest = operation.views
+    *keep, y, weights, dropped = rest if has_keep else [*rest, rest[-1]]
+    operation.product(q, library.turned(k), weights)
+    operation.add(_softmax(library, weights.layout), {SRC: weights, DST: weights})
+    if has_keep:
+        operation.multiply(weights, *keep, dropped)
+    operation.product(dropped, v, y)
+    return operation
+
+
+@Kernel
+def _attention_gradient(library, shapes):
+    keep = [_MAPS] if len(shapes) == 10 else []
+    order = [*[_HEADS] * 3, _MAPS, _MAPS, _HEADS, *keep, *[_HEADS] * 3]
+    operation = Operation(library, *map(library.layout, shapes, order))
+    q, k, v, weights, dropped, y, *keep, for_q, for_k, for_v = operation.views
+    inner = operation.temporary(weights.layout)
+    operation.product(y, library.turned(v), inner, times=keep[0] if keep else None)
+    operation.add(
+        _softmax_gradient(library, weights.layout),
+        {DST: weights, DST | GRADIENT: inner, SRC | GRADIENT: inner},
+    )
+    operation.product(inner, k, for_q)
+    operation.product(library.turned(inner), q, for_k)
+    operation.product(library.turned(dropped), y, for_v)
+    return operation
+
+
+def _softmax(library, maps):
+    return library.new(
+        "softmax_forward_primitive_desc_create", library.engine, onednn.TRAINING, onednn.SOFTMAX,
+        maps, maps, 3, None,
+    )  # fmt: skip
+
+
+def _softmax_gradient(library, maps):
+    return library.new(
+        "softmax_backward_primitive_desc_create", library.engine, onednn.SOFTMAX, maps, maps, maps,
+        3, _softmax(library, maps), None,
+    )  # fmt: skip

@@ -1,0 +1,88 @@
+"""Layer norm over the last axis of x [N,D]."""
+
+import ctypes
+import functools
+import struct
+
+import jax
+
+from jax_models.cpu import onednn
+from jax_models.cpu.onednn import DST, GRADIENT, SRC, Kernel, Operation
+
+_SCALE, _BIAS, _MEAN, _VARIANCE = 51, 52, 49, 50
+_SCALE_GRADIENT, _BIAS_GRADIENT, _WITH_BOTH, _BACKWARD = 255, 256, 2 | 4, 128
+
+
+def layer_norm_fits(x: jax.Array) -> bool:
+    """Whether `layer_norm` takes this and is worth it."""
+    return onednn.worth(64 * x.size, x)  # as long as so many operations of a product
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """Layer norm of x [..., D] over its last axis."""
+    return _layer_norm_of_rows(x.reshape(-1, x.shape[-1]), scale, bias, epsilon).reshape(x.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm_of_rows(x, scale, bias, epsilon):
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(x, scale, bias, epsilon):
+    statistic = jax.ShapeDtypeStruct(x.shape[:1], x.dtype)
+    results = onednn.like(x), statistic, statistic
+    y, mean, variance = _normalise(results, x, scale, bias, epsilon=_as_integer(epsilon))
+    return y, (x, scale, bias, mean, variance)
+
+
+def _layer_norm_backward(epsilon, residuals, gradient):
+    results = [onednn.like(array) for array in residuals[:3]]
+    return tuple(
+        _normalise_gradient(results, *residuals, gradient, epsilon=_as_integer(epsilon))
+    )  # fmt: skip
+
+
+_layer_norm_of_rows.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+def _as_integer(number: float) -> int:
+    """The bits of a float, because a call's attributes are integers."""
+    return struct.unpack("<q", struct.pack("<d", number))[0]
+
+
+class _LayerNorm:
+    """Layouts of a layer norm's arrays."""
+
+    def __init__(self, library, x, epsilon: int):
+        self.x = library.layout(x)
+        number = ctypes.c_float(struct.unpack("<d", struct.pack("<q", epsilon))[0])
+        self.rest = library.layout(x[:1]), number, _WITH_BOTH
+        self.forward = library.new(
+            "layer_normalization_forward_primitive_desc_create", library.engine, onednn.TRAINING,
+            self.x, self.x, *self.rest, None,
+        )  # fmt: skip
+
+
+@Kernel
+def _normalise(library, shapes, epsilon):
+    arrays = _LayerNorm(library, shapes[0], epsilon)
+    operation = Operation(library, *map(library.layout, shapes))
+    kinds = SRC, _SCALE, _BIAS, DST, _MEAN, _VARIANCE
+    operation.add(arrays.forward, dict(zip(kinds, operation.views, strict=True)))
+    return operation
+
+
+@Kernel
+def _normalise_gradient(library, shapes, epsilon):
+    arrays = _LayerNorm(library, shapes[0], epsilon)
+    description = library.new(
+        "layer_normalization_backward_primitive_desc_create", library.engine, _BACKWARD,
+        arrays.x, arrays.x, arrays.x, *arrays.rest, arrays.forward, None,
+    )  # fmt: skip
+    operation = Operation(library, *map(library.layout, shapes))
+    kinds = (
+        SRC, _SCALE, _BIAS, _MEAN, _VARIANCE, DST | GRADIENT, SRC | GRADIENT,
+        _SCALE_GRADIENT, _BIAS_GRADIENT,
+    )  # fmt: skip
+    operation.add(description, dict(zip(kinds, operation.views, strict=True)))
+    return operation

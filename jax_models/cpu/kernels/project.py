@@ -1,0 +1,98 @@
+"""Linear layers: x [N,D], kernel [D,F]; several of one input in one call."""
+
+import math
+
+import jax
+
+from jax_models.cpu import onednn
+from jax_models.cpu.onednn import Kernel, Operation
+
+# Gradients of wider kernels are worked out in parts: above it oneDNN's product is half as fast.
+_WIDEST = 1536
+
+
+def linear_fits(x: jax.Array, *kernels: jax.Array) -> bool:
+    """Whether `linear` takes these and is worth it."""
+    rows, d = math.prod(x.shape[:-1]), x.shape[-1]
+    shapes = [kernel.shape for kernel in kernels]
+    if not onednn.worth(2 * rows * d * sum(f for _, f in shapes), x, *kernels):
+        return False
+    x, outs, biases = (rows, d), [(rows, f) for _, f in shapes], [(f,) for _, f in shapes]
+    return (
+        _linear.is_fast(x, *shapes, *biases, *outs)
+        and _input_gradient.is_fast(*outs, *shapes, x)
+        and _kernel_gradient.is_fast(x, *outs, *shapes, *biases)
+    )
+
+
+def linear(
+    x: jax.Array, kernels: tuple[jax.Array, ...], biases: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
+    """x [..., D] @ kernel [D,F] + bias [F] -> [..., F], for each kernel and bias."""
+    outs = _linear_of_rows(x.reshape(-1, x.shape[-1]), kernels, biases)
+    return tuple(out.reshape(*x.shape[:-1], -1) for out in outs)
+
+
+@jax.custom_vjp
+def _linear_of_rows(x, kernels, biases):
+    outs = [jax.ShapeDtypeStruct((x.shape[0], kernel.shape[1]), x.dtype) for kernel in kernels]
+    return tuple(_linear(outs, x, *kernels, *biases))
+
+
+def _linear_forward(x, kernels, biases):
+    return _linear_of_rows(x, kernels, biases), (x, kernels, biases)
+
+
+def _linear_backward(residuals, gradients):
+    x, kernels, biases = residuals
+    (for_x,) = _input_gradient([onednn.like(x)], *gradients, *kernels)
+    results = [onednn.like(array) for array in (*kernels, *biases)]
+    others = tuple(_kernel_gradient(results, x, *gradients))
+    return for_x, others[: len(kernels)], others[len(kernels) :]
+
+
+_linear_of_rows.defvjp(_linear_forward, _linear_backward)
+
+
+def _groups(views, parts: int):
+    """(kernel, bias, …) of each layer, from all kernels, then all biases, and so on."""
+    return zip(*(views[i : i + parts] for i in range(0, len(views), parts)), strict=True)
+
+
+@Kernel
+def _linear(library, shapes):
+    operation = Operation(library, *map(library.rows, shapes))
+    x, *rest = operation.views
+    for kernel, bias, out in _groups(rest, len(rest) // 3):
+        operation.product(x, kernel, out, bias=bias)
+    return operation
+
+
+@Kernel
+def _input_gradient(library, shapes):
+    operation = Operation(library, *map(library.rows, shapes))
+    *rest, x = operation.views
+    for i, (out, kernel) in enumerate(_groups(rest, len(rest) // 2)):
+        operation.product(out, library.turned(kernel), x, add=i > 0)
+    return operation
+
+
+@Kernel
+def _kernel_gradient(library, shapes):
+    (rows, d), *rest = shapes
+    outs, kernels, biases = zip(*_groups(range(1, len(shapes)), len(rest) // 3), strict=True)
+    widths = [shapes[number][1] for number in kernels]
+    views = [library.rows((rows, d))]
+    for f, *numbers in zip(widths, outs, kernels, biases, strict=True):
+        for first in range(0, f, _WIDEST):
+            width = min(_WIDEST, f - first)
+            for height, number in zip((rows, d, 1), numbers, strict=True):
+                layout = library.layout((height, width), strides=(f, 1))
+                views.append((layout, number, first))
+    operation = Operation(library, *views)
+    x, *views = operation.views
+    ones = operation.ones(library.rows((1, rows)))
+    for out, kernel, bias in zip(views[::3], views[1::3], views[2::3], strict=True):
+        operation.product(library.turned(x), out, kernel)
+        operation.product(ones, out, bias)
+    return operation
