@@ -102,6 +102,16 @@ class _Counter:
         return self._key
 
 
+def fold_in(keys: jax.Array, number: int) -> jax.Array:
+    """Keys for the `number`-th mask, from typed PRNG keys: a cheap `jax.random.fold_in`.
+
+    Each word goes through a bijection that depends on the number, so that different keys stay
+    different.
+    """
+    words = jax.random.key_data(keys) ^ _mix(jnp.uint32(number) + jnp.uint32(0x9E3779B9))
+    return jax.random.wrap_key_data(_mix(words), impl=jax.random.key_impl(keys))
+
+
 def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
     """Boolean mask of `shape` that is False with probability `rate`.
 

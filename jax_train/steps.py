@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jax_models.dropout import fold_in
 from jax_train import metrics
 from jax_train.augment import Augmentation
 from jax_train.parallel import Layout
@@ -82,9 +83,8 @@ class ExampleRngs(nnx.Object):
 
     def dropout(self) -> jax.Array:
         """Fresh keys [B]; the n-th call gives the n-th set."""
-        keys = jax.vmap(jax.random.fold_in, (0, None))(self._keys, self._calls)
         self._calls += 1
-        return keys
+        return fold_in(self._keys, self._calls - 1)
 
 
 def init_rngs(seed: int) -> nnx.Rngs:
