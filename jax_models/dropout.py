@@ -36,19 +36,13 @@ class Dropout(nnx.Module):
         Raises:
           ValueError: `train` without `rngs`.
         """
-        mask = self._mask(x.shape, train, rngs)
+        mask = self.mask(x.shape, train, rngs)
         if mask is None:
             return x
         return jnp.where(mask, x / (1 - self.rate), jnp.zeros((), x.dtype))
 
-    def factors(
-        self, shape: tuple[int, ...], *, train: bool, rngs: nnx.Rngs | None
-    ) -> jax.Array | None:
-        """What a call would multiply an array of this shape by, float32; None if nothing."""
-        mask = self._mask(shape, train, rngs)
-        return None if mask is None else jnp.where(mask, jnp.float32(1 / (1 - self.rate)), 0)
-
-    def _mask(self, shape, train, rngs):
+    def mask(self, shape: tuple[int, ...], train: bool, rngs: nnx.Rngs | None) -> jax.Array | None:
+        """Which values a call would keep; None for all, as they are."""
         if not train or self.rate == 0:
             return None
         if rngs is None:

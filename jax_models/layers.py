@@ -225,11 +225,13 @@ class Attention(nnx.Module):
         weights, biases = (
             jnp.split(array[...], 3, axis=-1) for array in (self.qkv.kernel, self.qkv.bias)
         )
-        # Scaling the projection for the queries is less work than scaling the scores.
-        weights[0], biases[0] = (array[0] * heads[-1] ** -0.5 for array in (weights, biases))
+        b, n, h, d = heads
+        keep = self.dropout.mask((b, h, n, n), train, rngs)
+        # Scaling the projections for queries and values is less work than scaling the maps.
+        for part, scale in ((0, d**-0.5), (2, 1 if keep is None else 1 / (1 - self.dropout.rate))):
+            weights[part], biases[part] = scale * weights[part], scale * biases[part]
+        keep = None if keep is None else keep.astype(jnp.uint8)
         parts = kernels.linear(x, tuple(weights), tuple(biases))
-        b, t, h, _ = heads
-        keep = self.dropout.factors((b, h, t, t), train=train, rngs=rngs)
         return kernels.attention(*(part.reshape(heads) for part in parts), keep).reshape(x.shape)
 
 

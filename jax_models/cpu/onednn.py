@@ -20,11 +20,12 @@ import numpy as np
 from jax_models.cpu import ffi
 
 _PACKAGE, _LIBRARY = "onednn-cpu-gomp", "libdnnl.so.3"
-# How its threads wait: a little while, because XLA's threads need the cores too.
-_WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "100000"}
+# How its threads wait for work: a little while, because XLA's threads need the cores too. "active"
+# is what makes them wait at all where there are more threads than cores, as with XLA's there are.
+_WAITING = {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "10000"}
 
 # Values of oneDNN's enumerations.
-_CPU, _IN_ORDER, _FLOAT32, _ANY_LAYOUT, _IMPLEMENTATION, _RANK = 1, 1, 3, 1, 8, 256
+_CPU, _IN_ORDER, _FLOAT32, _UINT8, _ANY_LAYOUT, _IMPLEMENTATION, _RANK = 1, 1, 3, 6, 1, 8, 256
 _MULTIPLY = 0x1FFF1
 TRAINING, DIRECT, SOFTMAX = 64, 1, 0x30000
 KERNEL_LAYOUT, KERNEL_GRADIENT_LAYOUT = 131, 132
@@ -112,7 +113,7 @@ class Operation:
     Args:
       library: where they come from.
       *views: of the buffers: the layout of the next one, or (layout, number of the buffer, first
-        value).
+        byte).
     """
 
     def __init__(self, library: "Library", *views):
@@ -121,7 +122,7 @@ class Operation:
         self._places, self.views = [], []
         for i, view in enumerate(views):
             layout, number, first = view if isinstance(view, tuple) else (view, i, 0)
-            self._places.append((number, 4 * first))
+            self._places.append((number, first))
             self.views.append(library.view(layout))
 
     def add(self, description, views: dict[int, View]) -> None:
@@ -250,7 +251,7 @@ class Library:
             self._buffer = np.empty(size + _ALIGNMENT, np.uint8)
         return -(-self._buffer.ctypes.data // _ALIGNMENT) * _ALIGNMENT
 
-    def layout(self, shape, order=None, *, strides=None, fixed: bool = True):
+    def layout(self, shape, order=None, *, strides=None, fixed: bool = True, small: bool = False):
         """Describe where values lie.
 
         Args:
@@ -258,6 +259,7 @@ class Library:
           order: which axis in memory each axis of oneDNN's is; by default the same.
           strides: of the axes in memory, in values, where the array is part of another.
           fixed: False leaves the layout to the primitive.
+          small: uint8 values instead of float32.
         """
         order = range(len(shape)) if order is None else order
         sizes = longs(*(shape[axis] for axis in order))
@@ -267,7 +269,7 @@ class Library:
         strides = strides or [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
         kind = "memory_desc_create_with_strides"
         ordered = longs(*(strides[axis] for axis in order))
-        return self.new(kind, len(order), sizes, _FLOAT32, ordered)
+        return self.new(kind, len(order), sizes, _UINT8 if small else _FLOAT32, ordered)
 
     def chosen(self, description, what: int) -> ctypes.c_void_p:
         """A layout that a primitive chose."""

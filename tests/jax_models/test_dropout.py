@@ -275,6 +275,20 @@ def test_calls_on_one_stream_are_uncorrelated():
     assert_uncorrelated(np.stack(calls))
 
 
+def test_masks_of_folded_keys_are_uncorrelated():
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(jnp.arange(61))
+    calls = [mask(dropout.fold_in(keys, number), (61, 23, 29)) for number in range(31)]
+    assert_uncorrelated(np.stack(calls))
+    assert_uncorrelated(np.stack(calls, axis=1))
+
+
+def test_folded_keys_are_all_different():
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(jnp.arange(211))
+    words = [jax.random.key_data(dropout.fold_in(keys, number)) for number in range(101)]
+    words = np.concatenate([jax.random.key_data(keys), *words])
+    assert len(np.unique(words, axis=0)) == len(words)
+
+
 def test_blocks_and_heads_of_a_model_drop_different_weights():
     model, images = build("vit", dropout=0.5, depth=3), draw_images("vit", batch=41)
     rngs = nnx.Rngs(dropout=jax.random.key(0))

@@ -14,8 +14,8 @@ def attention_fits(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
     if not onednn.worth(4 * math.prod(maps) * q.shape[-1], q, k, v):
         return False
     parts = q.shape, k.shape, v.shape
-    return _attention.is_fast(*parts, maps, q.shape, maps, maps) and (
-        _attention_gradient.is_fast(*parts, maps, maps, q.shape, maps, *parts)
+    return _attention.is_fast(*parts, maps, q.shape, maps) and (
+        _attention_gradient.is_fast(*parts, maps, q.shape, maps, *parts)
     )
 
 
@@ -32,7 +32,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array | None) 
       q: queries [B,Q,h,d].
       k: keys [B,K,h,d].
       v: values [B,K,h,d].
-      keep: factors of the attention weights [B,h,Q,K] for dropout, or None.
+      keep: uint8 factors of the attention weights [B,h,Q,K] for dropout, or None.
 
     Returns:
       [B,Q,h,d].
@@ -41,12 +41,9 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array | None) 
 
 
 def _attention_forward(q, k, v, keep):
-    out, maps = onednn.like(q), _maps(q, k)
-    if keep is None:
-        y, weights = _attention([out, maps], q, k, v)
-        return y, (q, k, v, weights, weights, ())
-    y, weights, dropped = _attention([out, maps, maps], q, k, v, keep)
-    return y, (q, k, v, weights, dropped, (keep,))
+    keep = () if keep is None else (keep,)
+    y, weights = _attention([onednn.like(q), _maps(q, k)], q, k, v, *keep)
+    return y, (q, k, v, weights, keep)
 
 
 def _attention_backward(residuals, gradient):
@@ -57,31 +54,25 @@ def _attention_backward(residuals, gradient):
 
 attention.defvjp(_attention_forward, _attention_backward)
 
-_HEADS = 0, 2, 1, 3  # [B,T,h,d] as a stack [B,h] of matrices [T,d]
-_MAPS = 0, 1, 2, 3
-
 
 @Kernel
 def _attention(library, shapes):
-    has_keep = len(shapes) == 7
-    rest = [_MAPS, _HEADS, _MAPS, _MAPS] if has_keep else [_HEADS, _MAPS]
-    operation = Operation(library, *map(library.layout, shapes, [_HEADS] * 3 + rest))
-    q, k, v, *rest = operation.views
-    *keep, y, weights, dropped = rest if has_keep else [*rest, rest[-1]]
+    operation = _operation(library, shapes, "hhhkhm" if len(shapes) == 6 else "hhhhm")
+    q, k, v, *keep, y, weights = operation.views
     operation.product(q, library.turned(k), weights)
     operation.add(_softmax(library, weights.layout), {SRC: weights, DST: weights})
-    if has_keep:
+    if keep:
+        dropped = operation.temporary(weights.layout)
         operation.multiply(weights, *keep, dropped)
-    operation.product(dropped, v, y)
+        weights = dropped
+    operation.product(weights, v, y)
     return operation
 
 
 @Kernel
 def _attention_gradient(library, shapes):
-    keep = [_MAPS] if len(shapes) == 10 else []
-    order = [*[_HEADS] * 3, _MAPS, _MAPS, _HEADS, *keep, *[_HEADS] * 3]
-    operation = Operation(library, *map(library.layout, shapes, order))
-    q, k, v, weights, dropped, y, *keep, for_q, for_k, for_v = operation.views
+    operation = _operation(library, shapes, "hhhmhkhhh" if len(shapes) == 9 else "hhhmhhhh")
+    q, k, v, weights, y, *keep, for_q, for_k, for_v = operation.views
     inner = operation.temporary(weights.layout)
     operation.product(y, library.turned(v), inner, times=keep[0] if keep else None)
     operation.add(
@@ -90,8 +81,19 @@ def _attention_gradient(library, shapes):
     )
     operation.product(inner, k, for_q)
     operation.product(library.turned(inner), q, for_k)
-    operation.product(library.turned(dropped), y, for_v)
+    if keep:
+        operation.multiply(weights, *keep, inner)
+        weights = inner
+    operation.product(library.turned(weights), y, for_v)
     return operation
+
+
+def _operation(library, shapes, kinds: str):
+    """Views by kind: h for [B,T,h,d] as a stack [B,h] of matrices, m for maps, k for `keep`."""
+    return Operation(library, *(
+        library.layout(shape, (0, 2, 1, 3) if kind == "h" else None, small=kind == "k")
+        for shape, kind in zip(shapes, kinds, strict=True)
+    ))  # fmt: skip
 
 
 def _softmax(library, maps):

@@ -88,7 +88,7 @@ def _kernel_gradient(library, shapes):
             width = min(_WIDEST, f - first)
             for height, number in zip((rows, d, 1), numbers, strict=True):
                 layout = library.layout((height, width), strides=(f, 1))
-                views.append((layout, number, first))
+                views.append((layout, number, 4 * first))
     operation = Operation(library, *views)
     x, *views = operation.views
     ones = operation.ones(library.rows((1, rows)))
