@@ -15,7 +15,7 @@ from jax_models import cpu
 from jax_train import build, metrics, optim, steps
 from jax_train.parallel import Layout
 from jax_train.train import train
-from tests.jax_train.test_train import tiny_config
+from tests import tiny
 
 PER_EPOCH = 2
 MODELS = jax_models.list_models()
@@ -171,7 +171,7 @@ def test_nothing_is_compiled_after_the_first_epoch(tmp_path):
         if name.endswith("backend_compile_duration"):
             events.append(seconds)
 
-    config = tiny_config()
+    config = tiny.config()
     config.train.epochs = 4
     jax.monitoring.register_event_duration_secs_listener(count)
     from jax_train import train as module
