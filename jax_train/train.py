@@ -108,6 +108,8 @@ class Trainer:
         self.schedule = optim.schedule_tables(config, self.steps_per_epoch)
         self.recipe = build.create_recipe(config, self.schedule, self.layout, self.steps_per_epoch)
         self._eval_batch = self.layout.round_up(config.eval.batch_size)
+        fields = config.checkpoint
+        self._due = fields.every_steps, fields.every_minutes, config.log.every_steps
         self._trace()
 
     def _trace(self) -> None:
@@ -131,6 +133,7 @@ class Trainer:
             Progress(shapes, sums), where,
         )  # fmt: skip
         self.init = jax.jit(init, out_shardings=self._shardings)
+        self._zero_sums = jax.jit(metrics.zero_train_sums, out_shardings=self.layout.replicated)
         self._order = jax.jit(
             functools.partial(steps.epoch_order, recipe, num_examples=len(self.splits.train)),
             out_shardings=self.layout.replicated,
@@ -190,9 +193,6 @@ class Trainer:
             "data": "streamed" if isinstance(self.splits.train, StreamedDataset) else "resident",
         }
 
-    def _zero_sums(self) -> metrics.TrainSums:
-        return self.layout.replicate(metrics.zero_train_sums())
-
     def _announce(self, step: int) -> None:
         if not processes.is_main():
             return
@@ -237,30 +237,34 @@ class Trainer:
     def _run_epoch(self, epoch: int, first: int, state: steps.TrainState, train_feed):
         order = self._order(self.layout.replicate(np.int32(epoch)))
         step, end = epoch * self.steps_per_epoch + first, (epoch + 1) * self.steps_per_epoch
+        # Looking a field of the config up takes as long as a step of a small model.
+        batch_size, log_every = self.config.train.batch_size, self.config.log.every_steps
+        alone = jax.process_count() == 1
         for length, call in train_feed.train_calls(order, first, self._steps_per_call()):
             function = self._step_function(train_feed, length, (state, self._sums, *call))
             state, self._sums = function(state, self._sums, *call)
             self.layout.wait(self._sums)
             step, before = step + length, step
             self.log.advance(length)
-            self._clock.count(length * self.config.train.batch_size, self._sums)
-            if _passes(before, step, self.config.log.every_steps):
+            self._clock.count(length * batch_size, self._sums)
+            logged = _passes(before, step, log_every)
+            if logged:
                 self._log(step)
             if step < end:  # at the end of an epoch, evaluation comes first
                 if self._is_due(step, before):
                     self._save(state, step)
                 # Several processes have to agree on the step, which takes a message.
-                if jax.process_count() == 1 or _passes(before, step, self.config.log.every_steps):
+                if logged or (alone and self._signals.asked):
                     self._stop_if_asked(state, step)
         return state
 
     def _is_due(self, step: int, before: int | None = None) -> bool:
         """Whether a checkpoint is due after `step`, the last one before having been `before`."""
-        fields = self.config.checkpoint
+        every_steps, every_minutes, log_every = self._due
         before = step - self._steps_per_call() if before is None else before
-        due = fields.every_steps > 0 and _passes(before, step, fields.every_steps)
-        if fields.every_minutes > 0 and _passes(before, step, self.config.log.every_steps):
-            late = time.monotonic() - self._saved_at > 60 * fields.every_minutes
+        due = every_steps > 0 and _passes(before, step, every_steps)
+        if every_minutes > 0 and _passes(before, step, log_every):
+            late = time.monotonic() - self._saved_at > 60 * every_minutes
             due |= processes.on_main(lambda: late)
         return due
 
@@ -290,6 +294,8 @@ class Trainer:
     def _step_function(self, train_feed, length: int, args: tuple):
         """The compiled steps; says how much memory the first one takes."""
         if length not in self._compiled:
+            if not self._compiled:
+                self.log.line("compiling the training step")
             batch = train_feed.batch_argument
             compiled = self.layout.compile(
                 train_feed.train_function(self.recipe, length), args, donate=(0, 1),
