@@ -65,6 +65,7 @@ def _first_step(case: str, changes: dict, cache: str) -> float:
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     done = subprocess.run(
         [sys.executable, "-c", FIRST_STEP, case, json.dumps(changes)],
-        cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     return float(done.stdout)
