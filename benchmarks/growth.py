@@ -57,6 +57,7 @@ def _table(points) -> str:
 
 def _draw(points) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     axes = figure.subplots(2, len(AXES), sharex="col")
@@ -66,6 +67,8 @@ def _draw(points) -> None:
             for name, style in zip(SIDES, ("o-", "s--"), strict=True):
                 ax.plot(values, [points[axis, v, name][row] for v in values], style, label=name)
             ax.set(xscale="log", yscale="log")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:,.0f}")
             ax.set_xticks(values, map(str, values))
             ax.minorticks_off()
             ax.grid(alpha=0.3)

@@ -55,7 +55,7 @@ _linear_of_rows.defvjp(_linear_forward, _linear_backward)
 
 
 def _groups(views, parts: int):
-    """(kernel, bias, …) of each layer, from all kernels, then all biases, and so on."""
+    """(kernel, bias, …) of each layer, from views of all kernels, then all biases, and so on."""
     return zip(*(views[i : i + parts] for i in range(0, len(views), parts)), strict=True)
 
 
@@ -80,10 +80,9 @@ def _input_gradient(library, shapes):
 @Kernel
 def _kernel_gradient(library, shapes):
     (rows, d), *rest = shapes
-    outs, kernels, biases = zip(*_groups(range(1, len(shapes)), len(rest) // 3), strict=True)
-    widths = [shapes[number][1] for number in kernels]
     views = [library.rows((rows, d))]
-    for f, *numbers in zip(widths, outs, kernels, biases, strict=True):
+    for numbers in _groups(range(1, len(shapes)), len(rest) // 3):  # of out, kernel, bias
+        f = shapes[numbers[0]][1]
         for first in range(0, f, _WIDEST):
             width = min(_WIDEST, f - first)
             for height, number in zip((rows, d, 1), numbers, strict=True):
