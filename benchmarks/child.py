@@ -82,7 +82,7 @@ def _epochs(training):
 
 
 def _tell(**facts):
-    print(json.dumps(facts), flush=True)
+    print(json.dumps(facts), file=sys.__stdout__, flush=True)
 
 
 def _forget_peak():

@@ -156,7 +156,8 @@ class Training:
         with torch.inference_mode():
             for images, labels in zip(
                 self.images[: len(self.images) // 5].split(self.config.eval.batch_size),
-                self.labels.split(self.config.eval.batch_size), strict=False,
+                self.labels[: len(self.labels) // 5].split(self.config.eval.batch_size),
+                strict=True,
             ):  # fmt: skip
                 right += (self.run(self.pipeline(images, train=False)).argmax(1) == labels).sum()
         int(right)
