@@ -68,12 +68,12 @@ class _Convolution:
             onednn.DIRECT, self.x, self.any_kernel, self.bias, self.out, *self.geometry, None,
         )  # fmt: skip
 
-    def reordered(self, library, operation, kernel, description):
-        """The kernel in the layout a primitive chose: a copy that the operation makes first."""
-        chosen = library.chosen(description, onednn.KERNEL_LAYOUT)
-        copy = operation.temporary(chosen)
-        operation.copy(kernel, copy)
-        return copy
+
+def _reordered(library, operation, kernel, description):
+    """The kernel in the layout a primitive chose: a copy that the operation makes first."""
+    copy = operation.temporary(library.chosen(description, onednn.KERNEL_LAYOUT))
+    operation.copy(kernel, copy)
+    return copy
 
 
 @Kernel
@@ -82,7 +82,7 @@ def _convolve(library, shapes, padding):
     arrays = _Convolution(library, x, kernel, out, padding)
     operation = Operation(library, arrays.x, arrays.kernel, arrays.bias, arrays.out)
     x, kernel, bias, out = operation.views
-    kernel = arrays.reordered(library, operation, kernel, arrays.forward)
+    kernel = _reordered(library, operation, kernel, arrays.forward)
     operation.add(arrays.forward, {SRC: x, WEIGHTS: kernel, BIAS: bias, DST: out})
     return operation
 
@@ -97,7 +97,7 @@ def _convolution_input_gradient(library, shapes, padding):
     )  # fmt: skip
     operation = Operation(library, arrays.out, arrays.kernel, arrays.x)
     out, kernel, x = operation.views
-    kernel = arrays.reordered(library, operation, kernel, description)
+    kernel = _reordered(library, operation, kernel, description)
     operation.add(description, {DST | GRADIENT: out, WEIGHTS: kernel, SRC | GRADIENT: x})
     return operation
 
