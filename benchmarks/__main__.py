@@ -4,6 +4,7 @@
   python -m benchmarks train epoch           these parts only
   python -m benchmarks train --cases vit     of this model only
   python -m benchmarks --record              also rewrite the tables in docs/performance.md
+  python -m benchmarks --quick               see in minutes that all works; no figures to keep
 
 Each side of each row is a process of its own; the processes take turns, and a sample during which
 other programs used the machine is taken again.
@@ -27,8 +28,15 @@ SIDES = {
 }
 
 
-def table(task: str, cases: list[str], rounds: int) -> str:
-    """Images per second of each side on a task, and the ratio to the fastest PyTorch."""
+def table(task: str, cases: list[str], rounds: int, changes: dict) -> str:
+    """Images per second of each side on a task, and the ratio to the fastest PyTorch.
+
+    Args:
+      task: "train", "eval" or "epoch".
+      cases: of `tasks.CASES`.
+      rounds: samples of each side.
+      changes: to each job (see `child.py`).
+    """
     lines = [
         "| model | batch | JAX | PyTorch | fused attention | compiled | JAX / best | spread |",
         "|---|---|---|---|---|---|---|---|",
@@ -36,11 +44,11 @@ def table(task: str, cases: list[str], rounds: int) -> str:
     taken = kept = 0
     for case in cases:
         sides = {n: s for n, s in SIDES.items() if "vit" in case or n != "fused attention"}
-        jobs = {name: side | {"case": case, "task": task} for name, side in sides.items()}
+        jobs = {name: side | {"case": case, "task": task} | changes for name, side in sides.items()}
         got = race.race(jobs, rounds)
         best = max(got[name].median for name in got if name != "JAX")
         cells = [f"{got[name].median:,.0f}" if name in got else "–" for name in SIDES]
-        batch = tasks.config_of(case).train.batch_size
+        batch = tasks.CASES[case].batch_size
         spread = max(samples.spread for samples in got.values())
         lines.append(
             f"| `{case}` | {batch} | {' | '.join(cells)} | **{got['JAX'].median / best:.2f}** "
@@ -58,32 +66,31 @@ def _disturbance(taken: int, kept: int) -> str:
     return f"{again}, {kept} of them in vain." if kept else f"{again}."
 
 
-def memory(cases: list[str], rounds: int) -> str:
+def memory(cases: list[str], changes: dict) -> str:
     """Peak resident memory of training steps, with the allocator as it is by default."""
     lines = ["| model | batch | JAX, MB | PyTorch, MB | JAX / PyTorch |", "|---|---|---|---|---|"]
-    del rounds
     for case in cases:
-        jobs = {
-            name: SIDES[name] | {"case": case, "task": "train", "memory": True, "seconds": 0.01}
-            for name in ("JAX", "PyTorch")
-        }
+        job = {"case": case, "task": "train", "memory": True, "seconds": 0.01} | changes
+        jobs = {name: SIDES[name] | job for name in ("JAX", "PyTorch")}
         got = race.race(jobs, 2, allocator={})
         ours, theirs = (got[name].peaks[-1] for name in jobs)
-        batch = tasks.config_of(case).train.batch_size
+        batch = tasks.CASES[case].batch_size
         lines.append(f"| `{case}` | {batch} | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
 PARTS = {
-    "train": lambda args: table("train", args.cases, args.rounds),
-    "epoch": lambda args: table("epoch", args.cases, max(2, args.rounds // 2)),
-    "eval": lambda args: table("eval", args.cases, args.rounds),
-    "memory": lambda args: memory(args.cases, args.rounds),
-    "startup": lambda args: startup.tables(args.rounds),
-    "host": lambda args: host.table(args.rounds),
-    "growth": lambda args: growth.measure_and_draw(args.record),
+    "train": lambda args: table("train", args.cases, args.rounds, args.changes),
+    "epoch": lambda args: table("epoch", args.cases, max(1, args.rounds // 2), args.changes),
+    "eval": lambda args: table("eval", args.cases, args.rounds, args.changes),
+    "memory": lambda args: memory(args.cases, args.changes),
+    "startup": lambda args: startup.tables(args.rounds, args.quick),
+    "host": lambda args: host.table(args.rounds, args.quick),
+    "growth": lambda args: growth.measure_and_draw(args.record, args.quick),
 }
+# Of one sample this short nothing can be concluded.
+QUICK = {"changes": {"train.batch_size": 2, "eval.batch_size": 2}, "seconds": 0.01, "batches": 5}
 
 
 def machine() -> str:
@@ -108,8 +115,12 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=tasks.MODELS, default=list(tasks.MODELS),
                         metavar="MODEL", help=f"of {', '.join(tasks.MODELS)}")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, help="samples of each side")
-    parser.add_argument("--record", action="store_true", help=f"rewrite {PAGE.name}")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--record", action="store_true", help=f"rewrite {PAGE.name}")
+    how.add_argument("--quick", action="store_true", help="one short sample of batches of 2")
     args = parser.parse_args()
+    args.changes = QUICK if args.quick else {}
+    args.rounds = 1 if args.quick else args.rounds
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
     for part in args.parts or PARTS:

@@ -1,7 +1,7 @@
 """One process of a race: sets a task up, then runs it each time a line comes in.
 
-Prints one JSON line when it is ready and one after each run. What is timed follows on an untimed
-run, because a process that waited has lost its caches, and on some machines its program's pages.
+Prints one JSON line when it is ready and one after each run. Short runs follow on an untimed one,
+because a process that waited has lost its caches, and on some machines its program's pages.
 """
 
 import ctypes
@@ -18,33 +18,58 @@ def main() -> None:
     if job["side"] == "jax":
         _use_cache()
     training = _create(job)
-    if job["task"] == "epoch" and job["side"] == "jax":
-        _epochs(training)
-        return
-    run = getattr(
-        training, {"train": "train_steps", "eval": "eval_steps", "epoch": "epochs"}[job["task"]]
-    )
+    if job["task"] != "epoch":
+        _repeat(job, training.train_steps if job["task"] == "train" else training.eval_steps)
+    elif job["side"] == "jax":
+        _follow(training)
+    else:
+        training.epochs(1)  # what is compiled is compiled now
+        _answer(lambda: training.epochs(1))
+
+
+def _repeat(job, run):
     for _ in range(3):
         begin = time.perf_counter()
         run(1)
         once = time.perf_counter() - begin
-    count = max(1, round(job.get("seconds", 1.5) / once)) if job["task"] != "epoch" else 1
+    count = max(1, round(job.get("seconds", 1.5) / once))
+    before = _forget_peak if job.get("memory") else lambda: run(-(-count // 4))
+    _answer(lambda: run(count), before)
+
+
+def _answer(run, before=lambda: None):
+    """Run once for each line that comes in, `before` it untimed."""
     _tell(ready=True)
     for _ in sys.stdin:
-        if job.get("memory"):
-            _forget_peak()
-        else:
-            run(-(-count // 4))
+        before()
         begin = time.perf_counter()
-        images = run(count)
+        images = run()
         _tell(seconds=time.perf_counter() - begin, images=images, peak=_peak())
+
+
+def _follow(training):
+    """The same for the epochs of the engine's own loop, the first of which compiles."""
+    begin = None
+
+    def told(images):
+        nonlocal begin
+        if begin is None:
+            _tell(ready=True)
+        else:
+            _tell(seconds=time.perf_counter() - begin, images=images, peak=_peak())
+        if not sys.stdin.readline():
+            os._exit(0)
+        begin = time.perf_counter()
+
+    training.pace_epochs(told)
 
 
 def _create(job):
     from benchmarks import tasks
 
     config = tasks.config_of(job["case"], **job.get("changes", {}))
-    batches = job.get("batches", 10)
+    batches = tasks.CASES[job["case"]].epoch if job["task"] == "epoch" else 10
+    batches = job.get("batches", batches)
     data = tasks.random_images(config, batches * config.train.batch_size)
     if job["side"] == "torch":
         from benchmarks import torch_side
@@ -60,25 +85,6 @@ def _use_cache():
     from jax_train.train import enable_compilation_cache
 
     enable_compilation_cache()
-
-
-def _epochs(training):
-    begin, warm = None, False
-
-    def told(images):
-        nonlocal begin, warm
-        if warm:  # this was the untimed one
-            warm, begin = False, time.perf_counter()
-            return
-        if begin is None:  # the first epoch compiles
-            _tell(ready=True)
-        else:
-            _tell(seconds=time.perf_counter() - begin, images=images, peak=_peak())
-        if not sys.stdin.readline():
-            os._exit(0)
-        warm = True
-
-    training.pace_epochs(told)
 
 
 def _tell(**facts):

@@ -86,7 +86,7 @@ class Training:
         Ends by an exception of `told`.
         """
         with self.config.unlocked():
-            self.config.train.epochs = 10_000
+            self.config.train.epochs = 100
             self.config.log.progress = False
         with tempfile.TemporaryDirectory() as folder:
             trainer = _Paced(self.config, self.splits, Path(folder))

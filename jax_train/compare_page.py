@@ -12,8 +12,8 @@ from jax_models.vit import VisionTransformer
 from jax_train import compare, drawing_cnn, drawing_results, drawing_vit, explain
 from jax_train.compare import Compared, Group, agreement, p_text
 from jax_train.drawing import Example, Picture
-from jax_train.evaluate import WIDTH, shorten
 from jax_train.page import Page, count, interval, metric, percent
+from jax_train.printing import WIDTH, shorten
 from jax_train.run_page import data_name, notes, splits, take
 from jax_train.train import enable_compilation_cache
 

@@ -1,41 +1,29 @@
-"""Figures of a trained model on any split: the work behind `evaluate`, and test-time augmentation.
-
-With test-time augmentation a model sees several views of an image, and the mean of its
-probabilities (softmax of the logits) counts. Its logarithm then stands where the logits stood, so
-that loss, accuracy and all else are computed as ever.
-"""
+"""Figures of a trained model on any split: the work behind `evaluate`."""
 
 import contextlib
-import csv
-import dataclasses
-import functools
-import io
-import itertools
 import math
 import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jax_train import augment, build, data, metrics, report, steps, trained
+from jax_train import build, data, metrics, printing, trained
 from jax_train.data import Dataset, Examples
 from jax_train.data_sources import open_source, progress_bar
 from jax_train.data_stream import StreamedDataset
 from jax_train.errors import UserError
 from jax_train.images import image_shape
+from jax_train.printing import shorten
+from jax_train.scoring import Scorer, parse_tta, tta_notes, views
 from jax_train.train import enable_compilation_cache
 from jax_train.trained import TrainedRun
 
-TTA = ("flip", "crops")
 _MOST_CLASSES = 30  # shown in the table; of more only the worst
 _WORST = 20
-WIDTH = 80  # columns of what is printed
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,7 +34,7 @@ class Evaluation:
       data: name of the data set.
       split: as given.
       class_names: K names.
-      tta: test-time augmentation, from `TTA`.
+      tta: test-time augmentation, from `scoring.TTA`.
       labels: int32 [N], the true classes.
       predictions: int32 [N], the classes of the largest probability.
       confidences: float32 [N], that probability.
@@ -79,12 +67,12 @@ class Evaluation:
     @property
     def top1_interval(self) -> tuple[float, float]:
         """95 % confidence interval of the top-1 accuracy, in [0, 1]."""
-        return wilson_interval(int(np.trace(self.confusion)), len(self.labels))
+        return metrics.wilson_interval(int(np.trace(self.confusion)), len(self.labels))
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error in 15 bins, in [0, 1]; see `calibration_error`."""
-        return calibration_error(self.confidences, self.predictions == self.labels)
+        """Expected calibration error in 15 bins, in [0, 1]; see `metrics`."""
+        return metrics.calibration_error(self.confidences, self.predictions == self.labels)
 
     @property
     def images_per_sec(self) -> float:
@@ -108,169 +96,6 @@ class Evaluation:
         return wrong.argmax(axis=1), wrong.max(axis=1)
 
 
-def wilson_interval(right: int, count: int) -> tuple[float, float]:
-    """95 % confidence interval of a share: the score interval of E. B. Wilson (1927).
-
-    https://doi.org/10.1080/01621459.1927.10502953
-
-    Args:
-      right: successes.
-      count: trials, at least one.
-
-    Returns:
-      Lower and upper bound, in [0, 1].
-    """
-    z, share = 1.959963984540054, right / count  # z: 97.5 % of the normal distribution
-    middle = share + z**2 / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    low, high = ((middle + sign * half) / (1 + z**2 / count) for sign in (-1, 1))
-    return (0.0 if right == 0 else low), (1.0 if right == count else high)
-
-
-def calibration_error(confidences: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3).
-
-    The mean, over all images, of the gap between mean confidence and accuracy in the image's bin;
-    the bins are equally wide and closed above.
-
-    Args:
-      confidences: probability [N] of the predicted class.
-      right: bool [N], whether that class is the true one.
-      bins: their number.
-
-    Returns:
-      From 0 to 1; nan if a confidence is none.
-    """
-    if not np.isfinite(confidences).all():
-        return math.nan
-    confidences = confidences.astype(np.float64)
-    place = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(place, confidences - right, bins)
-    return float(np.abs(gaps).sum() / len(confidences))
-
-
-# Test-time augmentation
-
-
-def parse_tta(text: str) -> tuple[str, ...]:
-    """Read 'flip', 'crops' or 'flip,crops'; '' is none.
-
-    Raises:
-      UserError: it is something else.
-    """
-    asked = [part.strip() for part in text.split(",")] if text else []
-    if unknown := [part for part in asked if part not in TTA]:
-        raise UserError(f"--tta {text}: {unknown[0]!r} is none of {', '.join(TTA)}. Give one or "
-                        "both, as in --tta flip,crops.")  # fmt: skip
-    return tuple(name for name in TTA if name in asked)
-
-
-def views(run: TrainedRun, tta: Sequence[str]) -> list[tuple[np.ndarray, bool]]:
-    """Views of an image as (place [2] of the crop in the padded image, whether it is mirrored).
-
-    Args:
-      run: the model.
-      tta: 'flip' adds the mirror image of each view. 'crops' adds to the image itself four that
-        are shifted to the corners by the recipe's crop padding, at least 1 pixel of what the
-        model sees; black comes in.
-    """
-    near, far = crop_padding(run), 2 * crop_padding(run)
-    places = [(near, near)]
-    if "crops" in tta:
-        places += [(0, 0), (0, far), (far, 0), (far, far)]
-    mirrors = (False, True) if "flip" in tta else (False,)
-    return list(itertools.product(np.array(places, np.int32), mirrors))
-
-
-def crop_padding(run: TrainedRun) -> int:
-    """Pixels by which crops are shifted: those of the recipe, at least 1."""
-    return max(1, run.config.augment.crop_padding)
-
-
-class Scorer:
-    """What a run says of images: its logits, or, with augmentation, log mean probabilities.
-
-    Args:
-      run: the model.
-      tta: see `views`.
-    """
-
-    def __init__(self, run: TrainedRun, tta: Sequence[str] = ()):
-        self._weights = run.params, run.stats
-        self._views = views(run, tta) if tta else []
-        self._logits = jax.jit(functools.partial(steps.logits, run.recipe))
-        of_view = functools.partial(_view_log_probabilities, run.recipe, crop_padding(run))
-        self._of_view = jax.jit(of_view)
-        self._tally = jax.jit(_tally)
-        self._tally_images = jax.jit(functools.partial(_tally_images, run.recipe))
-
-    def scores(self, images: np.ndarray) -> jax.Array:
-        """Scores [B,K], float32 at least, of raw images uint8 [B,H,W,C]; softmax them."""
-        if not self._views:
-            return self._logits(*self._weights, images)
-        parts = (self._of_view(*self._weights, images, *view) for view in self._views)
-        return functools.reduce(jnp.logaddexp, parts) - math.log(len(self._views))
-
-    def probabilities(self, images: np.ndarray, batch_size: int) -> np.ndarray:
-        """Probabilities float32 [n,K] of raw images uint8 [n,H,W,C], n up to `batch_size`.
-
-        Each call runs a batch of that size, so that it is compiled once.
-        """
-        short = batch_size - len(images)
-        padded = np.concatenate([images, np.repeat(images[-1:], short, axis=0)])
-        return np.asarray(_softmax(self.scores(padded)))[: len(images)]
-
-    def tally(self, sums: metrics.EvalSums, images: np.ndarray, labels: np.ndarray, count: int):
-        """Add the first `count` examples of a batch to the sums.
-
-        Returns:
-          (sums, (predictions, confidences, true_probabilities)), as in `Evaluation` but [B].
-        """
-        count = np.int32(count)
-        if self._views:
-            return self._tally(sums, self.scores(images), labels, count)
-        return self._tally_images(*self._weights, sums, images, labels, count)
-
-
-def _view_log_probabilities(recipe, padding: int, params, stats, images, shift, mirror):
-    """Log probabilities [B,K] of one view: the crop at `shift` [2], of the mirror image or not."""
-    evaluate = recipe.augmentation.evaluate
-
-    def inputs(images):
-        whole = evaluate(images)
-        whole = jnp.where(mirror, whole[:, :, ::-1], whole)
-        shifts = jnp.broadcast_to(shift, (len(images), 2))
-        inside = augment.crop_at(jnp.ones_like(whole[:1, :, :, :1]), shifts[:1], padding)
-        # Black pixels come in before normalisation; afterwards they are no zeros.
-        return jnp.where(
-            inside > 0, augment.crop_at(whole, shifts, padding), evaluate(0 * images[:1])
-        )
-
-    augmentation = recipe.augmentation._replace(evaluate=inputs)
-    recipe = dataclasses.replace(recipe, augmentation=augmentation)
-    return jax.nn.log_softmax(steps.logits(recipe, params, stats, images))
-
-
-def _softmax(scores: jax.Array) -> jax.Array:
-    return jax.nn.softmax(scores.astype(jnp.float32))
-
-
-def _tally_images(recipe, params, stats, sums, images, labels, count):
-    # One program, as in training: the sums are then the same to the last bit.
-    return _tally(sums, steps.logits(recipe, params, stats, images), labels, count)
-
-
-def _tally(sums: metrics.EvalSums, scores: jax.Array, labels: jax.Array, count: jax.Array):
-    new = metrics.eval_sums(scores, labels, jnp.arange(len(labels)) < count)
-    shares = _softmax(scores)
-    true = jnp.take_along_axis(shares, labels[:, None], axis=-1)[:, 0]
-    parts = scores.argmax(axis=-1).astype(jnp.int32), shares.max(axis=-1), true
-    return jax.tree.map(jnp.add, sums, new), parts
-
-
-# Evaluating
-
-
 def evaluate(
     run: TrainedRun,
     split: str | Dataset | StreamedDataset,
@@ -287,7 +112,7 @@ def evaluate(
       run: the model.
       split: of the run's data, such as 'test' or 'train[:1000]'; or examples, in memory or
         streamed, with the run's image shape and classes.
-      tta: see `views`.
+      tta: see `scoring.views`.
       progress: show a progress bar, where stderr is a terminal and it takes longer than 2 s.
 
     Raises:
@@ -390,7 +215,7 @@ def evaluate_and_describe(
       split: None: the run's test split; of other data 'test'.
       name: other data with the run's classes; None: the run's own.
       data_dir: where it is prepared; of the run's own data None is where the run found it.
-      tta: see `parse_tta`.
+      tta: see `scoring.parse_tta`.
       csv_path: file for the table by class; None: none.
       overwrite: replace that file where it exists.
 
@@ -401,7 +226,7 @@ def evaluate_and_describe(
       UserError: an argument is wrong, or the run, the data or the file cannot be used.
     """
     parts = parse_tta(tta)
-    check_csv(csv_path, overwrite)
+    printing.check_csv(csv_path, overwrite)
     enable_compilation_cache()
     run = trained.open_run(folder)
     if data_dir and not name:
@@ -413,7 +238,7 @@ def evaluate_and_describe(
     held = examples if name else _examples(run, split)
     lines += [f"note: {note}" for note in notes(run, evaluation, held)]
     if csv_path:
-        write_csv(csv_path, by_class_rows(evaluation))
+        printing.write_csv(csv_path, by_class_rows(evaluation))
         lines.append(f"{csv_path}: {len(evaluation.class_names)} classes")
     return "\n".join(lines)
 
@@ -430,13 +255,6 @@ def notes(run: TrainedRun, evaluation: Evaluation, held: Examples) -> list[str]:
     if not np.isfinite(evaluation.confidences).all():
         found.append("some logits are no finite numbers: the training did not converge")
     return found
-
-
-def tta_notes(run: TrainedRun, tta: Sequence[str]) -> list[str]:
-    """A warning where mirror images are asked for that the recipe does not train on."""
-    if "flip" in tta and not run.config.augment.flip:
-        return ["this recipe trains on no mirror images; --tta flip may do harm"]
-    return []
 
 
 def _examples(run: TrainedRun, split: str) -> Examples:
@@ -478,7 +296,7 @@ def describe(run: TrainedRun, evaluation: Evaluation) -> str:
         macro, micro = figures[f"{key}_macro"], figures[f"{key}_micro"]
         lines.append(f"  {label:9} {macro:9.2%} {micro:9.2%}")
     lines += ["", *_table(evaluation)]
-    return "\n".join(shorten(line, WIDTH) for line in lines)
+    return "\n".join(shorten(line, printing.WIDTH) for line in lines)
 
 
 def _table(evaluation: Evaluation) -> list[str]:
@@ -502,11 +320,6 @@ def _table(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def shorten(text: str, width: int) -> str:
-    """Cut a text that is longer than `width` characters, and mark that by '…'."""
-    return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
 def by_class_rows(evaluation: Evaluation) -> list[list]:
     """Header and rows of the CSV file, a row for each class; shares are in [0, 1]."""
     by_class, (wrong, often) = evaluation.by_class, evaluation.most_confused
@@ -516,35 +329,3 @@ def by_class_rows(evaluation: Evaluation) -> list[list]:
         other = evaluation.class_names[wrong[k]] if often[k] else ""
         rows.append([name, int(by_class["images"][k]), *figures, other, int(often[k])])
     return rows
-
-
-def check_csv(path: str | None, overwrite: bool) -> None:
-    """Check, before anything slow starts, that a CSV file can be written.
-
-    Raises:
-      UserError: it exists and is not to be replaced, or its folder is missing or not writable.
-    """
-    if path is None:
-        return
-    folder = Path(path).absolute().parent
-    if Path(path).is_dir():
-        raise UserError(f"--csv {path} is a folder. Name a file, such as {path}/out.csv.")
-    if Path(path).exists() and not overwrite:
-        raise UserError(f"--csv {path} exists already; give --overwrite or choose another name.")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        what = "cannot be written to" if folder.is_dir() else "does not exist"
-        raise UserError(f"--csv {path}: the folder {folder} {what}. Choose another one.")
-
-
-def write_csv(path: str, rows: Sequence[Sequence]) -> None:
-    """Write rows as CSV; the file appears when it is complete.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    try:
-        report.write_atomically(Path(path), text.getvalue())
-    except OSError as error:
-        raise UserError(f"--csv {path} cannot be written: {error}. Choose another one.") from error

@@ -11,8 +11,9 @@ import numpy as np
 from jax_train import trained
 from jax_train.data_sources import progress_bar
 from jax_train.errors import UserError
-from jax_train.evaluate import WIDTH, Scorer, check_csv, parse_tta, shorten, tta_notes, write_csv
 from jax_train.images import FAR, count_differences, find_images, image_shape, read_images
+from jax_train.printing import WIDTH, check_csv, shorten, write_csv
+from jax_train.scoring import Scorer, parse_tta, tta_notes
 from jax_train.train import enable_compilation_cache
 from jax_train.trained import TrainedRun
 
@@ -50,7 +51,7 @@ def predict(
       run: the model.
       files: at least one; see `images.read_images` for what may be in them.
       top: classes to keep for each image, at least 1; more than there are means all.
-      tta: test-time augmentation, see `evaluate.views`.
+      tta: test-time augmentation, see `scoring.views`.
       keep_all: also keep the probabilities of all classes.
       progress: show a progress bar, where stderr is a terminal and it takes longer than 2 s.
 
@@ -92,7 +93,7 @@ def predict_and_describe(
       folder: the run folder.
       places: image files, and folders to search for them.
       top: classes to show for each file.
-      tta: see `evaluate.parse_tta`.
+      tta: see `scoring.parse_tta`.
       csv_path: file to write; None: none.
       keep_all: write the probabilities of all classes into it.
       overwrite: replace that file where it exists.

@@ -128,7 +128,7 @@ def test_augmented_figures_are_those_of_the_mean_probabilities(opened):
 @pytest.mark.parametrize(("right", "count"), [(0, 7), (7, 7), (353, 360), (1, 2), (49, 61)])
 def test_the_interval_is_wilsons(right, count):
     theirs = binomtest(right, count).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(evaluate.wilson_interval(right, count), theirs, atol=1e-12)
+    np.testing.assert_allclose(metrics.wilson_interval(right, count), theirs, atol=1e-12)
 
 
 def test_the_calibration_error_is_that_of_the_definition():
@@ -142,9 +142,9 @@ def test_the_calibration_error_is_that_of_the_definition():
         if inside.any():
             gap = abs(right[inside].mean() - confidences[inside].astype(float).mean())
             error += inside.mean() * gap
-    assert evaluate.calibration_error(confidences, right) == pytest.approx(error, rel=1e-6)
-    assert evaluate.calibration_error(np.float32([1, 1]), np.array([True, True])) == 0
-    assert math.isnan(evaluate.calibration_error(np.float32([np.nan, 1]), right[:2]))
+    assert metrics.calibration_error(confidences, right) == pytest.approx(error, rel=1e-6)
+    assert metrics.calibration_error(np.float32([1, 1]), np.array([True, True])) == 0
+    assert math.isnan(metrics.calibration_error(np.float32([np.nan, 1]), right[:2]))
 
 
 def test_figures_by_class():
