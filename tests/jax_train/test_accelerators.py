@@ -189,3 +189,19 @@ def test_nothing_is_compiled_after_the_first_epoch(tmp_path):
         module.Trainer = original
     assert epochs[0] > 0
     assert epochs[1:] == epochs[:1] * 3
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_the_compiled_step_grows_with_the_depth_and_not_with_its_square(clip_norm):
+    """What every parameter's update depends on must not be worked out again in each of them."""
+
+    def lines(depth):
+        changes = {
+            "model.depth": depth, "model.embed_dim": 8, "model.num_heads": 2, "model.mlp_dim": 8,
+            "train.batch_size": 2, "optim.clip_norm": clip_norm,
+        }  # fmt: skip
+        _, step, shapes = step_and_shapes("vit", **changes)
+        return jax.jit(step).lower(*shapes).compile().as_text().count("\n")
+
+    two, four, eight = map(lines, (2, 4, 8))
+    assert eight - four < 2.1 * (four - two)
