@@ -179,20 +179,10 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
     def clip(updates, params=None):
         del params
-        factor = jnp.minimum(1, max_norm / (global_norm(updates) + 1e-6))
+        factor = jnp.minimum(1, max_norm / (optax.tree.norm(updates) + 1e-6))
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
 
     return optax.stateless(clip)
-
-
-def global_norm(tree: Any) -> jax.Array:
-    """Square root of the sum of the squares of all arrays, as a norm of norms.
-
-    A chain of additions, as in `optax.tree.norm`, XLA would put into the update of every parameter
-    that depends on it, and the program would grow with the square of the depth.
-    """
-    norms = jnp.stack([jnp.sqrt(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(tree)])
-    return jnp.sqrt(jnp.square(norms).sum())
 
 
 def decay_mask(params: Any, exclude: Sequence[str]) -> Any:
