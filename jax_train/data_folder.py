@@ -38,7 +38,7 @@ SUFFIXES = frozenset(
 )
 # Pillow's readers for these; of its others one runs Ghostscript, whatever the file is called.
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_GREY = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"])
+GREY = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"])
 _BLOCK = 256  # files decoded in one go
 _REPORTED = 5  # damaged files named in one error
 
@@ -149,7 +149,7 @@ def _scan_split(root: Path) -> _Split:
     files, ignored, empty = [], Counter(), []
     for label, folder in enumerate(classes):
         before = len(files)
-        for relative, stat in _image_files(folder, root, ignored):
+        for relative, stat in image_files(folder, root, ignored):
             files.append((relative, label, stat))
         if len(files) == before:
             empty.append(folder.name)
@@ -166,7 +166,7 @@ def _scan_split(root: Path) -> _Split:
     return _Split(root, tuple(folder.name for folder in classes), tuple(files))
 
 
-def _image_files(folder: Path, root: Path, ignored: Counter) -> Iterable:
+def image_files(folder: Path, root: Path, ignored: Counter) -> Iterable:
     """Yield (path below root with `/`, stat) of the images; count the other files by suffix."""
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -202,7 +202,7 @@ def _read(split: _Split, channels: int, image_size: int | None, progress: bool) 
             # In blocks, so that an error ends the work soon.
             blocks = (paths[i : i + _BLOCK] for i in range(0, len(paths), _BLOCK))
             decoded = (result for block in blocks for result in pool.map(decode, block))
-            images = _collect(paths, decoded, advance=bar.update)
+            images = collect(paths, decoded, advance=bar.update)
     return Arrays(images, _labels(split), split.class_names)
 
 
@@ -213,13 +213,13 @@ def _open(split: _Split, channels: int, image_size: int | None) -> Records:
     first = split.root / split.files[0][0]
     if image_size is None:
         # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
-        shape = _collect([first], [decode(first)]).shape[1:]
+        shape = collect([first], [decode(first)]).shape[1:]
     else:
         shape = (image_size, image_size, channels)
 
     def read(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         paths = [split.root / split.files[i][0] for i in indices]
-        images = _collect(paths, map(decode, paths), like=(shape, first))
+        images = collect(paths, map(decode, paths), like=(shape, first))
         return images, labels[np.asarray(indices)]
 
     return Records(shape, split.class_names, read)
@@ -229,7 +229,7 @@ def _labels(split: _Split) -> np.ndarray:
     return np.array([label for _, label, _ in split.files], np.int32)
 
 
-def _collect(
+def collect(
     paths: list[Path],
     decoded: Iterable,
     *,
@@ -297,8 +297,8 @@ def _all_grey(splits: dict[str, _Split]) -> bool:
         for split in splits.values():
             for name, _, _ in split.files:
                 try:
-                    with Image.open(split.root / name, formats=_formats()) as image:
-                        if image.mode not in _GREY:
+                    with Image.open(split.root / name, formats=formats()) as image:
+                        if image.mode not in GREY:
                             return False
                 except Exception:  # damaged: reported when it is decoded
                     continue
@@ -306,7 +306,7 @@ def _all_grey(splits: dict[str, _Split]) -> bool:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
     """Those of the formats that this build of Pillow reads; with others it reads none at all."""
     from PIL import Image
 
@@ -316,7 +316,7 @@ def _formats() -> tuple[str, ...]:
 
 def _decode_or_error(path: Path, *, channels: int, image_size: int | None):
     try:
-        return _decode(path, channels, image_size)
+        return decode_image(path, channels, image_size)
     except Exception as error:  # Pillow's readers raise many kinds on damaged files
         return error
 
@@ -347,14 +347,14 @@ def _content(path: Path) -> str:
     line = start.decode("utf-8", "replace").strip().partition("\n")[0][:32]
     if line.isprintable() and "\ufffd" not in line:
         return f"no image but text that starts with {line!r}"
-    return f"no whole image of the formats {', '.join(_formats())}"
+    return f"no whole image of the formats {', '.join(formats())}"
 
 
-def _decode(path: Path, channels: int, image_size: int | None) -> np.ndarray:
+def decode_image(path: Path, channels: int, image_size: int | None) -> np.ndarray:
     """Return one image, upright, as uint8 [H, W, channels]."""
     from PIL import Image, ImageOps
 
-    with Image.open(path, formats=_formats()) as opened:
+    with Image.open(path, formats=formats()) as opened:
         # Pillow itself refuses only twice as many; filters of warnings are not safe in threads.
         if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(

@@ -59,7 +59,7 @@ def find_images(places: Sequence[str | os.PathLike]) -> list[Path]:
             found.append(place)
             continue
         ignored = Counter()
-        names = sorted(name for name, _ in data_folder._image_files(place, place, ignored))
+        names = sorted(name for name, _ in data_folder.image_files(place, place, ignored))
         if not names:
             left_out = ", ".join(f"{n} x {suffix}" for suffix, n in ignored.most_common(5))
             raise UserError(
@@ -96,7 +96,7 @@ def read_images(
     paths = [Path(path) for path in paths]
     with _in_threads() as in_threads:
         decoded = in_threads(lambda path: _read_or_error(path, image_shape), paths)
-        return data_folder._collect(paths, decoded, like=(tuple(image_shape), paths[0]))
+        return data_folder.collect(paths, decoded, like=(tuple(image_shape), paths[0]))
 
 
 def count_differences(
@@ -150,10 +150,10 @@ def _read(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
     except OSError as error:
         raise ValueError(f"cannot be opened: {error.strerror}") from error
     if height == width:
-        return data_folder._decode(path, channels, height)
+        return data_folder.decode_image(path, channels, height)
     from PIL import Image, ImageOps
 
-    pixels = data_folder._decode(path, channels, None)
+    pixels = data_folder.decode_image(path, channels, None)
     image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
     image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(image_shape)
@@ -163,10 +163,10 @@ def _differences(path: Path, image_shape: tuple[int, int, int]) -> set[str]:
     from PIL import Image
 
     kinds = set()
-    with Image.open(path, formats=data_folder._formats()) as image:
+    with Image.open(path, formats=data_folder.formats()) as image:
         if not 1 / FAR <= min(image.size) / min(image_shape[:2]) <= FAR:
             kinds.add("resized")
-        is_grey = image.mode in data_folder._GREY
+        is_grey = image.mode in data_folder.GREY
         if image.has_transparency_data and not image.mode.startswith("I"):
             alpha = image.convert("RGBA").getchannel("A")
             kinds |= {"transparent"} if alpha.getextrema()[0] < 255 else set()

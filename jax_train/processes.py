@@ -61,7 +61,7 @@ def on_main(function: Callable[[], object]) -> object:
     """Run a function in the first process and return its result, made of JSON's types, in all.
 
     Raises:
-      UserError: as the function did, in the first process; the others exit quietly with code 2.
+      Exception: what the function raised, in the first process; the others exit with code 2.
     """
     import jax
 
@@ -71,7 +71,7 @@ def on_main(function: Callable[[], object]) -> object:
     if is_main():
         try:
             result = function()
-        except UserError as raised:
+        except Exception as raised:  # of whatever kind: the others must not wait for ever
             error = raised
     failed, result = _broadcast([error is not None, result])
     if error:

@@ -216,8 +216,12 @@ def _git_commit() -> str | None:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file that is never seen half-written."""
     temporary = path.with_suffix(path.suffix + ".part")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def summary(results: dict, workdir: Path) -> str:

@@ -325,8 +325,8 @@ def test_cached_until_a_file_changes(tmp_path, monkeypatch):
     from jax_train import data_folder
 
     calls = []
-    real = data_folder._decode
-    monkeypatch.setattr(data_folder, "_decode", lambda *args: calls.append(0) or real(*args))
+    real = data_folder.decode_image
+    monkeypatch.setattr(data_folder, "decode_image", lambda *args: calls.append(0) or real(*args))
     _numbered(tmp_path / "d", ["1.png", "2.png"])
     first = _load(tmp_path / "d")
     assert len(calls) == 4

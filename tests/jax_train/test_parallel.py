@@ -89,3 +89,20 @@ def test_processes_need_all_three_flags():
 def test_one_process_does_its_own_work():
     assert processes.is_main()
     assert processes.on_main(lambda: {"a": [1]}) == {"a": [1]}
+
+
+@pytest.mark.parametrize("error", [UserError("no room"), OSError("gone")])
+def test_an_error_of_the_first_process_ends_the_others(monkeypatch, error):
+    told = []
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "_broadcast", lambda value: told.append(value) or told[0])
+    with pytest.raises(type(error)):
+        processes.on_main(fail)
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    with pytest.raises(SystemExit, match="2"):
+        processes.on_main(fail)
+    assert told[0][0] is True

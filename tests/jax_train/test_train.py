@@ -243,3 +243,10 @@ def test_resolving_leaves_the_callers_config_alone():
     before = config_checks.to_json(config)
     resolve(config, load_splits(config))
     assert config_checks.to_json(config) == before
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    (tmp_path / "results.json").mkdir()
+    with pytest.raises(OSError):
+        report.write_atomically(tmp_path / "results.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
