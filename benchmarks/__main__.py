@@ -48,7 +48,8 @@ def table(task: str, cases: list[str], rounds: int, changes: dict) -> str:
         got = race.race(jobs, rounds)
         best = max(got[name].median for name in got if name != "JAX")
         cells = [f"{got[name].median:,.0f}" if name in got else "–" for name in SIDES]
-        batch = tasks.CASES[case].batch_size
+        fields = tasks.config_of(case, **changes.get("changes", {}))
+        batch = (fields.eval if task == "eval" else fields.train).batch_size
         spread = max(samples.spread for samples in got.values())
         lines.append(
             f"| `{case}` | {batch} | {' | '.join(cells)} | **{got['JAX'].median / best:.2f}** "

@@ -70,7 +70,8 @@ def _create(job):
     config = tasks.config_of(job["case"], **job.get("changes", {}))
     batches = tasks.CASES[job["case"]].epoch if job["task"] == "epoch" else 10
     batches = job.get("batches", batches)
-    data = tasks.random_images(config, batches * config.train.batch_size)
+    count = max(batches * config.train.batch_size, config.eval.batch_size)
+    data = tasks.random_images(config, count)
     if job["side"] == "torch":
         from benchmarks import torch_side
 
