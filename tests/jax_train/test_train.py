@@ -247,6 +247,6 @@ def test_resolving_leaves_the_callers_config_alone():
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     (tmp_path / "results.json").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(IsADirectoryError):
         report.write_atomically(tmp_path / "results.json", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
