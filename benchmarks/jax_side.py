@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 import jax
-from flax import nnx
 from ml_collections import ConfigDict
 
 from jax_train import build, feed, metrics, optim, steps
@@ -46,9 +45,8 @@ class Training:
             config, optim.schedule_tables(config, self.per_epoch), self.layout, self.per_epoch
         )
         order = functools.partial(steps.epoch_order, recipe, num_examples=len(labels))
-        model = build.create_model(config, nnx.Rngs(0))
-        state = steps.init_state(model, recipe.optimizer, config.dtype)
-        self.carry = self.layout.replicate((state, metrics.zero_train_sums()))
+        init = functools.partial(_init, config, recipe)
+        self.carry = self.layout.replicate((jax.jit(init)(), metrics.zero_train_sums()))
         self.args = (
             feed.Resident(data, self.layout).arrays,
             self.layout.replicate(jax.jit(order)(0)),
@@ -93,6 +91,11 @@ class Training:
             trainer.told = lambda: told(self.per_epoch * self.config.train.batch_size)
             with contextlib.redirect_stdout(sys.stderr):  # what it prints is no sample
                 trainer.run()
+
+
+def _init(config, recipe):
+    model = build.create_model(config, steps.init_rngs(config.seed))
+    return steps.init_state(model, recipe.optimizer, config.dtype)
 
 
 class _Paced(Trainer):
