@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     config.model.head_dims = placeholder(tuple)  # hidden widths of an MLP head
     config.model.head_dropout = placeholder(float)  # rate in an MLP head
     config.model.remat = False  # compute activations again in the backward pass: saves memory
-    config.model.scan_layers = False  # ViTs: compile one block for all; steps take longer
+    config.model.scan_layers = False  # ViTs: one block compiled for all, in a loop
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits | cifar10 | cifar100 | mnist | other tfds | folder:PATH

@@ -47,8 +47,8 @@ def create_model(
       rngs: random streams; the initial weights are drawn from `rngs.params`.
       remat: in training, work blocks and stages out again for the gradient instead of keeping
         their inside: less memory, about a third more computation, the same results.
-      scan_layers: run the blocks of a ViT in a loop whose inside is compiled once: a deep model
-        compiles in a fraction of the time, its steps take longer.
+      scan_layers: run the blocks of a ViT in a loop whose inside is compiled once: a smaller
+        program, which on CPUs does not compile faster (docs/performance.md); slower steps.
       **settings: constructor keywords of the model, see `model_keywords(name)`.
 
     Returns:
