@@ -101,4 +101,5 @@ def _init(config, recipe):
 class _Paced(Trainer):
     def _end_epoch(self, *args):
         super()._end_epoch(*args)
+        self.checkpoints.wait()  # else it would be written while others are timed
         self.told()

@@ -49,18 +49,19 @@ def race(jobs: dict[str, dict], rounds: int, allocator: dict | None = None) -> d
       allocator: environment of all racers; by default `ALLOCATOR`.
     """
     environment = os.environ | (ALLOCATOR if allocator is None else allocator)
-    racers = {name: _start(job, environment) for name, job in jobs.items()}
     ready = {}
-    for name, racer in racers.items():
+    for name, job in jobs.items():  # one by one: threads of two would wait for each other's cores
+        racer = _start(job, environment)
         if racer.stdout.readline():
             ready[name] = racer
         else:
+            racer.wait()
             print(f"{name} did not start", file=sys.stderr)
     samples = {name: Samples() for name in ready}
     for _ in range(rounds):
         for name, racer in ready.items():
             _sample(racer, samples[name])
-    for racer in racers.values():
+    for racer in ready.values():
         racer.stdin.close()
         racer.wait()
     return samples
