@@ -57,5 +57,5 @@ def _loop(training) -> float:
             raise StopIteration
 
     with contextlib.suppress(StopIteration):
-        training.pace_epochs(told)
+        training.pace_epochs(told, saved=False)
     return (times[2] - times[1]) / training.per_epoch * 1e3

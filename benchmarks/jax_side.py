@@ -78,8 +78,10 @@ class Training:
         jax.block_until_ready(sums)
         return count * self.config.eval.batch_size
 
-    def pace_epochs(self, told) -> None:
+    def pace_epochs(self, told, saved: bool = True) -> None:
         """Run the training loop; call `told(images)` after each epoch, which may wait.
+
+        With `saved` an epoch ends when its checkpoint is written.
 
         Ends by an exception of `told`.
         """
@@ -88,6 +90,7 @@ class Training:
             self.config.log.progress = False
         with tempfile.TemporaryDirectory() as folder:
             trainer = _Paced(self.config, self.splits, Path(folder))
+            trainer.saved = saved
             trainer.told = lambda: told(self.per_epoch * self.config.train.batch_size)
             with contextlib.redirect_stdout(sys.stderr):  # what it prints is no sample
                 trainer.run()
@@ -101,5 +104,6 @@ def _init(config, recipe):
 class _Paced(Trainer):
     def _end_epoch(self, *args):
         super()._end_epoch(*args)
-        self.checkpoints.wait()  # else it would be written while others are timed
+        if self.saved:
+            self.checkpoints.wait()
         self.told()
