@@ -1,5 +1,6 @@
 """Dropout with masks that are cheap to make and depend on nothing but a key and a position."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -27,8 +28,13 @@ class Dropout(nnx.Module):
             raise ValueError(f"{name}={rate!r} is not a rate: give a number from 0 up to below 1.")
         self.rate = rate
 
-    def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None,
+        shape: tuple[int, ...] | None = None,
+    ) -> jax.Array:  # fmt: skip
         """Return x [B, ...], with `train` after dropping values out.
+
+        If x is the leading part of an array of `shape`, what is dropped is what would be there.
 
         `rngs.dropout()` gives one key, or one key per example [B]: then an example's mask follows
         from its own key alone and not from where in the batch, or on which device, it stands.
@@ -36,9 +42,10 @@ class Dropout(nnx.Module):
         Raises:
           ValueError: `train` without `rngs`.
         """
-        mask = self.mask(x.shape, train, rngs)
+        mask = self.mask(shape or x.shape, train, rngs)
         if mask is None:
             return x
+        mask = mask[tuple(map(slice, x.shape))]
         return jnp.where(mask, x / (1 - self.rate), jnp.zeros((), x.dtype))
 
     def mask(self, shape: tuple[int, ...], train: bool, rngs: nnx.Rngs | None) -> jax.Array | None:
@@ -96,37 +103,35 @@ class _Counter:
         return self._key
 
 
-def fold_in(keys: jax.Array, number: int) -> jax.Array:
+def fold_in(keys: jax.Array, number: int | jax.Array) -> jax.Array:
     """Keys for the `number`-th mask, from typed PRNG keys: a cheap `jax.random.fold_in`.
 
     Each word goes through a bijection that depends on the number, so that different keys stay
-    different.
+    different. Of one key, several numbers [N] make several keys [N].
     """
-    words = jax.random.key_data(keys) ^ _mix(jnp.uint32(number) + jnp.uint32(0x9E3779B9))
+    number = jnp.asarray(number, jnp.uint32)[..., None]
+    words = jax.random.key_data(keys) ^ _mix(number + jnp.uint32(0x9E3779B9))
     return jax.random.wrap_key_data(_mix(words), impl=jax.random.key_impl(keys))
 
 
 def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
     """Boolean mask of `shape` that is False with probability `rate`.
 
+    The first tokens' part of a mask [B,T,D] is the same however many tokens there are.
+
     Args:
       key: a typed PRNG key, or one per example, shape [shape[0]].
       shape: of the mask.
       rate: in [0, 1).
     """
+    if key.ndim == 0:
+        key = fold_in(key, jnp.arange(shape[0]))
     words = jax.random.key_data(key)
-    counted = shape if key.ndim == 0 else (1, *shape[1:])
-    words = words.reshape(*key.shape, *(1,) * (len(shape) - key.ndim), words.shape[-1])
-    position = jax.lax.iota(jnp.uint32, _size(counted)).reshape(counted)
+    words = words.reshape(shape[0], *(1,) * (len(shape) - 1), words.shape[-1])
+    one = 1, *shape[1:]
+    position = jax.lax.iota(jnp.uint32, math.prod(one)).reshape(one)
     bits = _mix(_mix(position ^ words[..., 0]) + words[..., -1])
     return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
-
-
-def _size(shape) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 def _mix(x):

@@ -59,10 +59,16 @@ class Linear(nnx.Linear):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., D] -> [..., F]."""
-        kernel, bias = self.kernel[...], self.bias[...]
-        if cpu.active() and kernels.linear_fits(x, kernel):
-            return kernels.linear(x, (kernel,), (bias,))[0]
-        return x @ kernel + bias
+        return linear(x, (self.kernel[...],), (self.bias[...],))[0]
+
+
+def linear(
+    x: jax.Array, weights: Sequence[jax.Array], biases: Sequence[jax.Array]
+) -> tuple[jax.Array, ...]:
+    """x [..., D] @ kernel [D,F] + bias [F] -> [..., F], for each kernel and bias."""
+    if cpu.active() and kernels.linear_fits(x, *weights):
+        return kernels.linear(x, tuple(weights), tuple(biases))
+    return tuple(x @ kernel + bias for kernel, bias in zip(weights, biases, strict=True))
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -202,29 +208,48 @@ class Attention(nnx.Module):
         self.projection = Linear(embed_dim, embed_dim, bias=bias, rngs=rngs)
 
     def __call__(
-        self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool = True
-    ) -> tuple[jax.Array, jax.Array | None]:
+        self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool = True,
+        queries: int | None = None,
+    ) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
         """x [B,T,D] -> (output [B,T,D], attention [B,h,T,T], in training after dropout).
 
-        Without `maps` the attention may be None.
+        Without `maps` the attention may be None. With `queries` only so many tokens, the first
+        ones, attend (to all): (output [B,Q,D], attention [B,h,Q,T]).
         """
         heads = *x.shape[:2], self.num_heads, x.shape[2] // self.num_heads
         part = jax.ShapeDtypeStruct(heads, x.dtype)
-        if cpu.active() and not maps and kernels.attention_fits(part, part, part):
+        if queries is not None:
+            y, weights = self._of_first(x, queries, heads, train, rngs, maps)
+        elif cpu.active() and not maps and kernels.attention_fits(part, part, part):
             y, weights = self._fast(x, heads, train, rngs), None
         else:
-            q, k, v = (y.reshape(heads) for y in jnp.split(self.qkv(x), 3, axis=-1))
-            drop = None
-            if train and self.dropout.rate:
-                drop = functools.partial(self.dropout, train=train, rngs=rngs)
-            y, weights = attend(q, k, v, scale=heads[-1] ** -0.5, drop=drop, maps=maps)
+            parts = (y.reshape(heads) for y in jnp.split(self.qkv(x), 3, axis=-1))
+            y, weights = self._attend(*parts, train, rngs, maps)
         return self.projection(y), weights
+
+    def _attend(self, q, k, v, train, rngs, maps):
+        drop = None
+        if train and self.dropout.rate:
+            whole = k.shape[0], self.num_heads, k.shape[1], k.shape[1]
+            drop = functools.partial(self.dropout, train=train, rngs=rngs, shape=whole)
+        return attend(q, k, v, scale=q.shape[-1] ** -0.5, drop=drop, maps=maps)
+
+    def _of_first(self, x, queries, heads, train, rngs, maps):
+        """Keys and values of all tokens, queries of the first ones alone."""
+        weights, biases = self._apart()
+        q = linear(x[:, :queries], weights[:1], biases[:1])
+        k, v = linear(x, weights[1:], biases[1:])
+        parts = (y.reshape(*y.shape[:2], *heads[2:]) for y in (*q, k, v))
+        return self._attend(*parts, train, rngs, maps)
+
+    def _apart(self):
+        """The three kernels and the three biases."""
+        whole = self.qkv.kernel[...], self.qkv.bias[...]
+        return (jnp.split(array, 3, axis=-1) for array in whole)
 
     def _fast(self, x, heads, train, rngs):
         """The CPU's way, to which the three projections are arrays apart."""
-        weights, biases = (
-            jnp.split(array[...], 3, axis=-1) for array in (self.qkv.kernel, self.qkv.bias)
-        )
+        weights, biases = self._apart()
         b, n, h, d = heads
         keep = self.dropout.mask((b, h, n, n), train, rngs)
         # Scaling the projections for queries and values is less work than scaling the maps.
@@ -343,7 +368,7 @@ def run_parts(
     """
     attention, outputs = [], []
     for part in parts:
-        x, weights = _run_part(part, x, rngs, train, maps, remat)
+        x, weights = run_part(part, x, rngs, train=train, maps=maps, remat=remat)
         attention.append(weights)
         outputs.append(x)
     return x, tuple(attention), tuple(outputs)
@@ -359,12 +384,15 @@ def scan_parts(
     """
     graphdef, _ = nnx.split(parts[0])
     states = [nnx.to_pure_dict(nnx.state(part)) for part in parts]
+    if not train:
+        rngs = None
     keys = draw_keys(parts[0], len(parts), rngs, lambda rngs: parts[0](x, train=train, rngs=rngs))
 
     def body(x, inputs):
         state, keys = inputs
         rngs = None if keys is None else DrawnKeys(keys)
-        x, weights = _run_part(nnx.merge(graphdef, state), x, rngs, train, maps, remat)
+        part = nnx.merge(graphdef, state)
+        x, weights = run_part(part, x, rngs, train=train, maps=maps, remat=remat)
         return x, (weights, x) if maps else None
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
@@ -373,9 +401,14 @@ def scan_parts(
     return x, attention, outputs
 
 
-def _run_part(part, x, rngs, train, maps, remat):
+def run_part(
+    part: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *, train: bool, maps: bool, remat: bool,
+    **others: int | None,
+) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+    """Call one block or stage, as `run_parts` does, with what others it takes."""
+
     def call(part, x, rngs):
-        return part(x, train=train, rngs=rngs, maps=maps)
+        return part(x, train=train, rngs=rngs, maps=maps, **others)
 
     return (nnx.remat(call) if remat and train else call)(part, x, rngs)
 

@@ -45,11 +45,17 @@ class Block(nnx.Module):
             setattr(self, name, norm if name in norms else None)
 
     def __call__(
-        self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None, maps: bool = True
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """x [B,T,D] -> (x [B,T,D], attention [B,h,T,T]); without `maps` that may be None."""
-        y, weights = self.attn(self._enter(self.norm1_in, x), train=train, rngs=rngs, maps=maps)
-        x = _norm(self.norm1_out, x + self.dropout(y, train=train, rngs=rngs))
+        self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None, maps: bool = True,
+        queries: int | None = None,
+    ) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+        """x [B,T,D] -> (x [B,T,D], attention [B,h,T,T]); without `maps` that may be None.
+
+        With `queries` only so many tokens, the first ones, are worked out: [B,Q,D], [B,h,Q,T].
+        """
+        y, weights = self.attn(
+            self._enter(self.norm1_in, x), train=train, rngs=rngs, maps=maps, queries=queries
+        )
+        x = _norm(self.norm1_out, x[:, :queries] + self.dropout(y, train=train, rngs=rngs))
         y = self.mlp(self._enter(self.norm2_in, x), train=train, rngs=rngs)
         return _norm(self.norm2_out, x + y), weights
 
@@ -121,10 +127,14 @@ class VisionTransformer(nnx.Module):
         layers.check_images(images, self.patch_embed.in_channels, self.patch_embed.img_size)
         x = self.embed(images)
         x = self.dropout(x, train=train, rngs=rngs)
-        run = layers.scan_parts if self.scan_layers else layers.run_parts
-        x, attention, features = run(
-            self.blocks, x, train=train, rngs=rngs, maps=return_intermediates, remat=self.remat
-        )
+        blocks, maps = list(self.blocks), return_intermediates
+        last = [] if maps else [blocks.pop()]
+        run = layers.scan_parts if self.scan_layers and blocks else layers.run_parts
+        x, attention, features = run(blocks, x, train=train, rngs=rngs, maps=maps, remat=self.remat)
+        for block in last:  # of it the head takes the class token alone
+            x, _ = layers.run_part(
+                block, x, rngs, train=train, maps=False, remat=self.remat, queries=1
+            )
         logits = self.head(_norm(self.norm, x[:, 0]), train=train, rngs=rngs)
         if return_intermediates:
             return logits, {"attention": attention, "features": features}

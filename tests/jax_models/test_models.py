@@ -229,7 +229,7 @@ def test_scanned_layers_are_compiled_once():
         program = jax.jit(lambda x: model(x)).lower(draw_images("vit")).as_text()
         return program.count("stablehlo.dot_general")
 
-    assert 0 < products(True) < products(False) / 5
+    assert 0 < products(True) < products(False) / 4  # the last block is no part of the loop
 
 
 def test_scanned_layers_need_blocks_that_are_alike():

@@ -113,7 +113,9 @@ def formula(name, model, image_size) -> float:
         first = 2 * tokens * model["in_channels"] * model["patch_size"] ** 2 * width
         t = tokens + 1
         block = 2 * t * (4 * width**2 + 2 * width * hidden) + 4 * t**2 * width
-        rest = model["depth"] * block + head(width, model)
+        # The last one for the class token alone, which attends to all.
+        last = 4 * t * width**2 + 2 * (2 * width**2 + 2 * width * hidden) + 4 * t * width
+        rest = (model["depth"] - 1) * block + last + head(width, model)
     elif name == "simple_cnn":
         first, rest, inputs, side = 0, 0, model["in_channels"], image_size
         for width in model["widths"]:

@@ -66,6 +66,8 @@ def forward(pair: Pair) -> Iterator[tuple[str, float]]:
     logits, out = run(pair.model, jnp.asarray(images))
     their_logits, their_out = pair.mirror(to_torch(images), return_intermediates=True)
     yield "logits", largest(logits, their_logits)
+    # Where no maps are asked for, the last block is worked out for the class token alone.
+    yield "logits", largest(jax.jit(lambda model, x: model(x))(pair.model, images), their_logits)
     for kind in ("attention", "features"):
         for ours, theirs in zip(out[kind], their_out[kind], strict=True):
             yield kind, largest(ours, theirs, feature_map=kind == "features")
@@ -179,6 +181,9 @@ def equal_masks():
         mask = masks.pop(0)
         if mask.ndim == 4 and x.ndim == 3:  # attention with heads folded into the batch
             mask = mask.reshape(x.shape)
+        elif mask.ndim == 3 and mask.shape != x.shape:  # the class token's; others do not matter
+            others = random.random((len(x), x.shape[1] - mask.shape[1], x.shape[2])) >= p
+            mask = np.concatenate([mask, others], axis=1)
         elif mask.shape != tuple(x.shape):
             mask = mask.transpose(0, 3, 1, 2)
         return x * torch.from_numpy(mask) / (1 - p)
