@@ -127,7 +127,7 @@ def create_recipe(
     Raises:
       UserError: the model, the optimizer or the augmentation cannot be built that way.
     """
-    model = nnx.eval_shape(lambda: create_model(config, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: create_model(config, steps.init_rngs(0)))
     model.set_attributes(BatchNorm, axis_name=layout.axis_name, raise_if_not_found=False)
     return steps.Recipe(
         graphdef=nnx.split(model, nnx.Param, ...)[0],

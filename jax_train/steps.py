@@ -87,9 +87,25 @@ class ExampleRngs(nnx.Object):
         return fold_in(self._keys, self._calls - 1)
 
 
-def init_rngs(seed: int) -> nnx.Rngs:
-    """The streams initial weights are drawn from."""
-    return nnx.Rngs(_stream(seed, WEIGHTS))
+class InitRngs:
+    """Stands in for `nnx.Rngs` where weights are drawn, with the same keys.
+
+    `nnx.Rngs` keeps its count in an array and asks it for its sharding. Of a traced array that is an
+    error, and JAX takes longer to word it than to trace the layer.
+    """
+
+    def __init__(self, key: jax.Array):
+        self._key, self._calls = key, 0
+
+    def params(self) -> jax.Array:
+        """The next key."""
+        self._calls += 1
+        return jax.random.fold_in(self._key, self._calls - 1)
+
+
+def init_rngs(seed: int) -> InitRngs:
+    """The keys initial weights are drawn with."""
+    return InitRngs(_stream(seed, WEIGHTS))
 
 
 def init_state(

@@ -63,6 +63,13 @@ def run(config, recipe, num_steps, per_call=1):
     return state, sums
 
 
+def test_initial_weights_are_drawn_with_the_keys_of_nnx_rngs():
+    ours = steps.init_rngs(3)
+    theirs = nnx.Rngs(jax.random.fold_in(jax.random.key(3), steps.WEIGHTS))
+    for _ in range(5):
+        assert (jax.random.key_data(ours.params()) == jax.random.key_data(theirs.params())).all()
+
+
 def test_an_epoch_shows_each_example_at_most_once():
     recipe = make_recipe(tiny_config())
     order = np.asarray(steps.epoch_order(recipe, 0, EXAMPLES))
