@@ -90,8 +90,8 @@ class ExampleRngs(nnx.Object):
 class InitRngs:
     """Stands in for `nnx.Rngs` where weights are drawn, with the same keys.
 
-    `nnx.Rngs` keeps its count in an array and asks it for its sharding. Of a traced array that is an
-    error, and JAX takes longer to word it than to trace the layer.
+    `nnx.Rngs` keeps its count in an array and asks it for its sharding. Of a traced array that is
+    an error, and JAX takes longer to word it than to trace the layer.
     """
 
     def __init__(self, key: jax.Array):
