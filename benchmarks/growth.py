@@ -60,7 +60,8 @@ def _draw(points) -> None:
 
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     axes = figure.subplots(2, len(AXES), sharex="col")
-    for column, (axis, (values, case, _)) in enumerate(AXES.items()):
+    for column, (axis, (values, case, changes)) in enumerate(AXES.items()):
+        batch = "" if "batch" in axis else f" (batch {changes(values[0])['train.batch_size']})"
         for row, what in enumerate(("images/s", "peak memory, MB")):
             ax = axes[row, column]
             for name, style in zip(SIDES, ("o-", "s--"), strict=True):
@@ -72,7 +73,7 @@ def _draw(points) -> None:
             ax.minorticks_off()
             ax.grid(alpha=0.3)
             if row:
-                ax.set_xlabel(axis.strip())
+                ax.set_xlabel(axis.strip() + batch)
             else:
                 ax.set_title(case)
             if not column:
