@@ -17,6 +17,7 @@ from jax_train.data_stream import StreamedDataset
 from jax_train.errors import UserError
 from jax_train.train import train
 from tests import tiny
+from tests.commands.refusals import check_refusal
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # its runs are trained once
 
@@ -237,16 +238,6 @@ def test_other_data_with_the_same_classes(folders, tmp_path, capsys, monkeypatch
     assert f"top-1              {same.figures['top1']:7.2%}" in text
     assert run(folders["simple_cnn"], "--data", "digits", "--split", "train[:7]") == 0
     assert "note: 7 of these images are among the training images" in capsys.readouterr().out
-
-
-def check_refusal(capsys, code, *words):
-    out, err = capsys.readouterr()
-    assert code == 2
-    assert out == ""
-    assert err.startswith("error:")
-    assert "\n\n" not in err
-    for word in words:
-        assert word in " ".join(err.split())
 
 
 def test_other_classes_and_shapes_are_refused(folders, tmp_path, capsys, monkeypatch):

@@ -18,6 +18,7 @@ from jax_train import build, images, predict, trained
 from jax_train.errors import UserError
 from jax_train.train import train
 from tests import tiny
+from tests.commands.refusals import check_refusal
 
 pytestmark = pytest.mark.xdist_group("predict")  # its runs are trained once
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,16 +226,6 @@ def test_help_imports_nothing_heavy():
 
 
 # Mistakes
-
-
-def check_refusal(capsys, code, *words):
-    out, err = capsys.readouterr()
-    assert code == 2
-    assert out == ""
-    assert err.startswith("error:")
-    assert "\n\n" not in err
-    for word in words:
-        assert word in " ".join(err.split())
 
 
 def test_wrong_arguments_get_one_paragraph(runs, digits, tmp_path, capsys):

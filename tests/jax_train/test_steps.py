@@ -8,43 +8,29 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs import common
-from jax_train import augment, metrics, optim, steps
-from jax_train.build import create_model
+from jax_train import metrics, optim, steps
+from jax_train.build import create_model, create_recipe
 from jax_train.parallel import Layout
+from tests import tiny
 
 EXAMPLES, BATCH = 53, 8
 
 
 def tiny_config(name="vit"):
-    config = common.get_config()
-    config.model.name = name
-    config.model.in_channels = 1
-    config.model.num_classes = 10
+    changes = {
+        "model.in_channels": 1, "model.num_classes": 10, "data.mean": (0.3,), "data.std": (0.4,),
+        "train.epochs": 2, "train.batch_size": BATCH,
+    }  # fmt: skip
     if name == "vit":
-        config.model.img_size = 8
-        config.model.patch_size = 4
-        config.model.embed_dim = 12
-        config.model.depth = 2
-        config.model.num_heads = 3
-        config.model.dropout = 0.2
-    else:
-        config.model.widths = (5, 7)
-    config.augment.crop_padding = 1
-    config.train.epochs = 2
-    config.train.batch_size = BATCH
-    return config
+        changes["model.img_size"] = 8
+    return tiny.config(name, **changes)
 
 
 def make_recipe(config, seed=0):
     per_epoch = EXAMPLES // BATCH
-    model = nnx.eval_shape(lambda: create_model(config, nnx.Rngs(0)))
-    return steps.Recipe(
-        graphdef=nnx.split(model, nnx.Param, ...)[0],
-        optimizer=optim.create_optimizer(config, optim.schedule_tables(config, per_epoch)),
-        augmentation=augment.build(config.augment, (0.3,), (0.4,)), layout=Layout(), seed=seed,
-        batch_size=BATCH, steps_per_epoch=per_epoch,
-    )  # fmt: skip
+    config = config.copy_and_resolve_references()
+    config.seed = seed
+    return create_recipe(config, optim.schedule_tables(config, per_epoch), Layout(), per_epoch)
 
 
 def random_data():
