@@ -87,7 +87,8 @@ def memory(cases: list[str], changes: dict) -> str:
 PARTS = {
     "train": lambda args: table("train", args.cases, args.rounds, args.changes),
     "epoch": lambda args: table("epoch", args.cases, max(1, args.rounds // 2), args.changes),
-    "eval": lambda args: table("eval", args.cases, args.rounds, args.changes),
+    # Batches are large, and a sample has to hold some.
+    "eval": lambda args: table("eval", args.cases, args.rounds, {"seconds": 3} | args.changes),
     "memory": lambda args: memory(args.cases, args.changes),
     "startup": lambda args: startup.tables(args.rounds, args.quick),
     "host": lambda args: host.table(args.rounds, args.quick),

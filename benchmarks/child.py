@@ -33,7 +33,7 @@ def _repeat(job, run):
         run(1)
         once = time.perf_counter() - begin
     count = max(1, round(job.get("seconds", 1.5) / once))
-    before = _forget_peak if job.get("memory") else lambda: run(-(-count // 4))
+    before = _forget_peak if job.get("memory") else lambda: run(-(-count // 2))
     _answer(lambda: run(count), before)
 
 

@@ -7,6 +7,10 @@ import jax
 from jax_models.cpu import onednn
 from jax_models.cpu.onednn import DST, GRADIENT, SRC, Kernel, Operation
 
+# Where the maps are not kept: images are taken by so many bytes of maps, and at least so many images.
+_BYTES, _LEAST_IMAGES = 16 << 20, 4
+_HEADS = 0, 2, 1, 3  # [B,T,h,d] as a stack [B,h] of matrices
+
 
 def attention_fits(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
     """Whether `attention` takes these and is worth it."""
@@ -14,8 +18,10 @@ def attention_fits(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
     if not onednn.worth(4 * math.prod(maps) * q.shape[-1], q, k, v):
         return False
     parts = q.shape, k.shape, v.shape
-    return _attention.is_fast(*parts, maps, q.shape, maps) and (
-        _attention_gradient.is_fast(*parts, maps, q.shape, maps, *parts)
+    return (
+        _attention.is_fast(*parts, maps, q.shape, maps)
+        and _attention_alone.is_fast(*parts, q.shape)
+        and _attention_gradient.is_fast(*parts, maps, q.shape, maps, *parts)
     )
 
 
@@ -37,6 +43,8 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array | None) 
     Returns:
       [B,Q,h,d].
     """
+    if keep is None:
+        return _attention_alone(onednn.like(q), q, k, v)
     return _attention_forward(q, k, v, keep)[0]
 
 
@@ -70,6 +78,31 @@ def _attention(library, shapes):
 
 
 @Kernel
+def _attention_alone(library, shapes):
+    """The output without the maps, for some images at a time."""
+    (batch, queries, heads, _), keys = shapes[0], shapes[1][1]
+    count = max(_LEAST_IMAGES, _BYTES // (4 * heads * queries * keys))
+    firsts = range(0, batch, count)
+    sizes = [min(count, batch - first) for first in firsts]
+    operation = Operation(library, *(
+        (library.layout((size, *shape[1:]), _HEADS), number, 4 * first * math.prod(shape[1:]))
+        for first, size in zip(firsts, sizes, strict=True)
+        for number, shape in enumerate(shapes)
+    ))  # fmt: skip
+    maps = {
+        size: operation.temporary(library.layout((size, heads, queries, keys)))
+        for size in set(sizes)
+    }
+    for i, size in enumerate(sizes):
+        q, k, v, y = operation.views[4 * i : 4 * i + 4]
+        operation.product(q, library.turned(k), maps[size])
+        softmax = _softmax(library, maps[size].layout)
+        operation.add(softmax, {SRC: maps[size], DST: maps[size]})
+        operation.product(maps[size], v, y)
+    return operation
+
+
+@Kernel
 def _attention_gradient(library, shapes):
     operation = _operation(library, shapes, "hhhmhkhhh" if len(shapes) == 9 else "hhhmhhhh")
     q, k, v, weights, y, *keep, for_q, for_k, for_v = operation.views
@@ -91,7 +124,7 @@ def _attention_gradient(library, shapes):
 def _operation(library, shapes, kinds: str):
     """Views by kind: h for [B,T,h,d] as a stack [B,h] of matrices, m for maps, k for `keep`."""
     return Operation(library, *(
-        library.layout(shape, (0, 2, 1, 3) if kind == "h" else None, small=kind == "k")
+        library.layout(shape, _HEADS if kind == "h" else None, small=kind == "k")
         for shape, kind in zip(shapes, kinds, strict=True)
     ))  # fmt: skip
 
