@@ -7,7 +7,7 @@ import jax
 from jax_models.cpu import onednn
 from jax_models.cpu.onednn import DST, GRADIENT, SRC, Kernel, Operation
 
-# Where the maps are not kept: images are taken by so many bytes of maps, and at least so many images.
+# Where the maps are not kept, images are taken by so many bytes of maps, and this many at least.
 _BYTES, _LEAST_IMAGES = 16 << 20, 4
 _HEADS = 0, 2, 1, 3  # [B,T,h,d] as a stack [B,h] of matrices
 
