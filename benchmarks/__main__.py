@@ -53,15 +53,16 @@ def table(task: str, cases: list[str], rounds: int, changes: dict) -> str:
         cells = [f"{got[name].median:,.0f}" if name in got else "–" for name in SIDES]
         fields = tasks.config_of(case, **changes.get("changes", {}))
         batch = (fields.eval if task == "eval" else fields.train).batch_size
-        spread = max(samples.spread for samples in got.values())
+        spread = f"±{max(samples.spread for samples in got.values()):.0%}" if rounds > 1 else "–"
         lines.append(
             f"| `{case}` | {batch} | {' | '.join(cells)} | **{got['JAX'].median / best:.2f}** "
-            f"| ±{spread:.0%} |"
+            f"| {spread} |"
         )
         print(lines[-1], flush=True)
         taken += sum(samples.disturbed for samples in got.values())
         kept += sum(samples.kept_disturbed for samples in got.values())
-    lines += ["", f"{rounds} samples of each. {_disturbance(taken, kept)}"]
+    count = "1 sample" if rounds == 1 else f"{rounds} samples"
+    lines += ["", f"{count} of each. {_disturbance(taken, kept)}"]
     return "\n".join(lines)
 
 
