@@ -2,7 +2,8 @@
 
 python train_jax.py --config configs/attention_cnn_cifar10.py
 
-Time: hours on a CPU. Result: not run to the end yet; its source printed 68 %.
+Time: about 17 minutes an epoch on 2 CPU cores, 10 epochs. Result: not run to the end
+yet; its source printed 68 %.
 """
 
 from configs import common

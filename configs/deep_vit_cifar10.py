@@ -2,7 +2,8 @@
 
 python train_jax.py --config configs/deep_vit_cifar10.py
 
-Time: days on a CPU. Result: not run to the end yet; its source printed 78.8 %.
+Time: about 5 minutes an epoch on 2 CPU cores, 180 epochs. Result: not run to the end
+yet; its source printed 78.8 %.
 """
 
 from configs import deep_vit_cifar100

@@ -2,7 +2,8 @@
 
 python train_jax.py --config configs/mlp_head_vit_cifar100.py
 
-Time: days on a CPU. Result: not run to the end yet; its source printed about 50 %.
+Time: about 4 minutes an epoch on 2 CPU cores, 100 epochs. Result: not run to the end
+yet; its source printed about 50 %.
 """
 
 from configs import common
