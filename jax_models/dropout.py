@@ -103,14 +103,13 @@ class _Counter:
         return self._key
 
 
-def fold_in(keys: jax.Array, number: int | jax.Array) -> jax.Array:
+def fold_in(keys: jax.Array, number: int) -> jax.Array:
     """Keys for the `number`-th mask, from typed PRNG keys: a cheap `jax.random.fold_in`.
 
     Each word goes through a bijection that depends on the number, so that different keys stay
-    different. Of one key, several numbers [N] make several keys [N].
+    different.
     """
-    number = jnp.asarray(number, jnp.uint32)[..., None]
-    words = jax.random.key_data(keys) ^ _mix(number + jnp.uint32(0x9E3779B9))
+    words = jax.random.key_data(keys) ^ _mix(jnp.uint32(number) + jnp.uint32(0x9E3779B9))
     return jax.random.wrap_key_data(_mix(words), impl=jax.random.key_impl(keys))
 
 
@@ -124,9 +123,9 @@ def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Arr
       shape: of the mask.
       rate: in [0, 1).
     """
-    if key.ndim == 0:
-        key = fold_in(key, jnp.arange(shape[0]))
     words = jax.random.key_data(key)
+    if key.ndim == 0:  # makes one for each example, of which the first is the key itself
+        words = words ^ _mix(jnp.arange(shape[0], dtype=jnp.uint32))[:, None]
     words = words.reshape(shape[0], *(1,) * (len(shape) - 1), words.shape[-1])
     one = 1, *shape[1:]
     position = jax.lax.iota(jnp.uint32, math.prod(one)).reshape(one)

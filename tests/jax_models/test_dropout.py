@@ -170,9 +170,7 @@ def test_the_mask_of_the_first_tokens_does_not_depend_on_how_many_there_are(one_
     key = jax.random.key(6) if one_key else jax.random.split(jax.random.key(6), 7)
     np.testing.assert_array_equal(mask(key, (7, 2, 13)), mask(key, (7, 11, 13))[:, :2])
     x = jnp.ones((7, 3, 2, 13))
-    dropped = dropout.Dropout(0.5)(
-        x, train=True, rngs=Keys(key), shape=(7, 3, 11, 13)
-    )  # fmt: skip
+    dropped = dropout.Dropout(0.5)(x, train=True, rngs=Keys(key), shape=(7, 3, 11, 13))
     np.testing.assert_array_equal(dropped > 0, mask(key, (7, 3, 11, 13))[:, :, :2])
 
 
@@ -195,6 +193,7 @@ def test_an_examples_mask_follows_from_its_own_key(shape):
     order = np.random.default_rng(0).permutation(17)
     np.testing.assert_array_equal(mask(keys[order], shape), masks[order])
     np.testing.assert_array_equal(mask(keys[5:8], (3, *shape[1:])), masks[5:8])
+    np.testing.assert_array_equal(mask(keys[3], (1, *shape[1:]))[0], masks[3])
     assert len({row.tobytes() for row in masks}) == 17
 
 

@@ -223,13 +223,13 @@ def test_scanned_layers_give_the_same_intermediates(name):
 def test_scanned_layers_are_compiled_once():
     def products(scan_layers):
         model = jax_models.create_model(
-            "vit", rngs=nnx.Rngs(0), **SMALL["vit"].settings | {"depth": 12},
+            "vit", rngs=nnx.Rngs(0), **SMALL["vit"].settings | {"depth": 18},
             scan_layers=scan_layers,
         )  # fmt: skip
         program = jax.jit(lambda x: model(x)).lower(draw_images("vit")).as_text()
         return program.count("stablehlo.dot_general")
 
-    assert 0 < products(True) < products(False) / 4  # the last block is no part of the loop
+    assert 0 < products(True) < products(False) / 5  # the last block is no part of the loop
 
 
 def test_scanned_layers_need_blocks_that_are_alike():

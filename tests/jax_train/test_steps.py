@@ -22,7 +22,7 @@ def tiny_config(name="vit"):
         "train.epochs": 2, "train.batch_size": BATCH,
     }  # fmt: skip
     if name == "vit":
-        changes["model.img_size"] = 8
+        changes |= {"model.img_size": 8, "model.depth": 2, "model.dropout": 0.2}
     return tiny.config(name, **changes)
 
 
