@@ -2,8 +2,8 @@
 
 python train_jax.py --config configs/deep_vit_cifar100.py
 
-Time: days on a CPU, with more than 20 GB of memory: made for accelerators. Result: not run
-to the end yet; its source printed 49.8 %. Beside the PyTorch mirror in part: docs/parity.md.
+Time: days on a CPU, with 7 GB of memory: made for accelerators. Result: not run to the end yet;
+its source printed 49.8 %. Beside the PyTorch mirror in part: docs/parity.md.
 """
 
 from configs import common

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_models import cpu
+from jax_models.cpu import memory
 from jax_train import (
     build,
     data_cache,
@@ -217,7 +218,7 @@ class Trainer:
             print(f"going on after step {step} of {self.total_steps} (epoch {epoch})")
 
     def _train(self, progress: Progress, step: int) -> steps.TrainState:
-        self._compiled = {}
+        self._compiled, self._calls = {}, 0
         self._saved_at = time.monotonic()
         state, self._sums = progress
         train_feed = feed.create(self.splits.train, self.layout)
@@ -244,6 +245,10 @@ class Trainer:
             function = self._step_function(train_feed, length, (state, self._sums, *call))
             state, self._sums = function(state, self._sums, *call)
             self.layout.wait(self._sums)
+            self._calls += 1
+            if self._calls & (self._calls - 1) == 0:  # 1, 2, 4, …: soon, then hardly ever
+                jax.block_until_ready(self._sums)
+                memory.trim()
             step, before = step + length, step
             self.log.advance(length)
             self._clock.count(length * batch_size, self._sums)
@@ -304,6 +309,7 @@ class Trainer:
             )  # fmt: skip
             if not self._compiled:
                 used = parallel.memory(compiled, args[0], train_feed.arrays)
+                memory.fit(used.step * jax.local_device_count())
                 self.log.line(
                     f"memory on each device: {_megabytes(used.state)} for the state, "
                     f"{_megabytes(used.step)} more in a step"
@@ -361,6 +367,7 @@ class Trainer:
         self._log(step)
         trained = metrics.train_figures(metrics.add_up(self._since_eval))
         self._since_eval = []
+        memory.trim()
         line = f"epoch {epoch:3d}  train loss {trained['loss']:.4f} top-1 {trained['top1']:6.2%}"
         figures = None
         with self._clock.paused():

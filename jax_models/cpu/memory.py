@@ -4,6 +4,11 @@ A training step on a CPU asks for large temporaries and gives them back each tim
 takes them from the system anew, and every page of them costs a fault: a third of the time of a
 step on a virtual machine. See https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html
 and madvise(2).
+
+What is kept is not always used again. An aligned block is cut from a larger one, small blocks
+settle in the cuttings, and the block that a step gave back is then too small for the next step,
+which takes another one: three to six of them stay. `trim` returns their pages, and steps that are
+large for the machine are not served in this way (`fit`).
 """
 
 import ctypes
@@ -11,9 +16,12 @@ import importlib.util
 import os
 import platform
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # of mallopt
+# Of mallopt.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -2, -3, -4, -8
+_LARGE = 32 << 20  # glibc's own limit: blocks from here on always come from the system
 _HUGE_PAGE, _MADV_HUGEPAGE = 2 << 20, 14
 _ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+_libc = None  # where the allocator is tuned
 
 
 def tune() -> bool:
@@ -27,13 +35,42 @@ def tune() -> bool:
         return False
     if "GLIBC_TUNABLES" in os.environ or any(map(importlib.util.find_spec, _ACCELERATORS)):
         return False
-    libc = ctypes.CDLL(None)
+    global _libc
+    _libc = libc = ctypes.CDLL(None)
     libc.mallopt(_ARENA_MAX, 1)  # one heap for all threads, which only then is used again
     libc.mallopt(_MMAP_MAX, 0)
     libc.mallopt(_TRIM_THRESHOLD, -1)  # never
     libc.mallopt(_TOP_PAD, 256 << 20)
-    _reserve(libc, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
+    _reserve(libc, _machine() // 4)
     return True
+
+
+def fit(size: int) -> bool:
+    """Choose whether large blocks are kept, now that the memory of a step is known.
+
+    Args:
+      size: bytes that a step asks for and gives back.
+
+    Returns:
+      Whether they are: where the allocator is tuned, and several such steps leave room for others.
+    """
+    if _libc is None:
+        return False
+    kept = size <= _machine() // 8
+    _libc.mallopt(_MMAP_THRESHOLD, _LARGE)
+    _libc.mallopt(_MMAP_MAX, 0 if kept else 65536)
+    return kept
+
+
+def trim() -> None:
+    """Return the pages of free blocks, where they are kept; the next step takes some anew."""
+    if _libc is not None:
+        _libc.malloc_trim(0)
+
+
+def _machine() -> int:
+    """Bytes of memory of the machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _reserve(libc, size: int) -> None:
