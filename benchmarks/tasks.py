@@ -18,17 +18,17 @@ class Case(NamedTuple):
     epoch: int
 
 
-# Epochs of 10 to 15 s, as whole ones of the data sets would take minutes.
+# Epochs of half a minute, as whole ones of the data sets would take several.
 CASES = {
-    "vit": Case("vit_cifar10", 128, 40),
-    "deep_vit": Case("deep_vit_cifar100", 64, 10),
-    "deep_vit, 6 blocks": Case("deep_vit_cifar10", 64, 30),
-    "raster_vit": Case("raster_vit_cifar10", 100, 200),
-    "mnist_vit": Case("vit_mnist", 32, 190),
-    "mlp_head_vit": Case("mlp_head_vit_cifar100", 32, 90),
-    "simple_cnn": Case("cnn_cifar10", 128, 25),
-    "attention_cnn": Case("attention_cnn_cifar10", 100, 10),
-    "mnist_cnn": Case("cnn_mnist", 32, 600),
+    "vit": Case("vit_cifar10", 128, 80),
+    "deep_vit": Case("deep_vit_cifar100", 64, 20),
+    "deep_vit, 6 blocks": Case("deep_vit_cifar10", 64, 80),
+    "raster_vit": Case("raster_vit_cifar10", 100, 500),
+    "mnist_vit": Case("vit_mnist", 32, 450),
+    "mlp_head_vit": Case("mlp_head_vit_cifar100", 32, 200),
+    "simple_cnn": Case("cnn_cifar10", 128, 45),
+    "attention_cnn": Case("attention_cnn_cifar10", 100, 15),
+    "mnist_cnn": Case("cnn_mnist", 32, 1800),
 }
 MODELS = tuple(CASES)
 _IMAGES = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100), "mnist": ((28, 28, 1), 10)}
