@@ -4,7 +4,14 @@ CONFIG ?= configs/vit_digits.py
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train compare test test-slow lint format parity curves layouts soak fuzz bench clean
+.PHONY: help train compare test test-slow lint format parity curves layouts soak fuzz bench clean
+
+help:
+	@echo "make train      train the digits example, or CONFIG=configs/NAME.py"
+	@echo "make compare    train a ViT and a CNN on digits and compare them"
+	@echo "make test       the whole suite; test-slow: the long proofs"
+	@echo "make bench      time every model against PyTorch"
+	@echo "make lint, format, parity, curves, layouts, soak, fuzz, clean: see CONTRIBUTING.md"
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -2,7 +2,7 @@
 
 python train_jax.py --config configs/vit_digits.py
 
-Time: 40 s on 2 CPU cores. Result: test top-1 98.2 % (mean of seeds 0, 1, 2: 98.1, 98.6, 98.1).
+Time: 40 s on 2 CPU cores. Result: test top-1 98.1 % (mean of seeds 0, 1, 2: 98.6, 97.8, 98.1).
 """
 
 from configs import common

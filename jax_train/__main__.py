@@ -43,18 +43,22 @@ def run_prepare(args: argparse.Namespace) -> None:
 
 
 def add_convert(commands) -> None:
-    """Add `convert`: weight files between PyTorch, safetensors and NumPy."""
+    """Add `convert`: weights of files and runs to PyTorch, safetensors and NumPy."""
     parser = commands.add_parser(
         "convert",
         help="convert weights between PyTorch (.pt), .safetensors and .npz",
-        description="Load a file of weights into a model, which proves that all of it fits, and "
+        description="Load a file of weights, or those of a run, into a model, which proves that "
+        "all of it fits, and "
         "write it in the format that the new name ends in: .pt, .pth or .bin (PyTorch), "
         ".safetensors or .npz (NumPy). Code in a .pt file is never run.",
     )
-    parser.add_argument("--model", required=True, metavar="NAME", help="name of the model")
     parser.add_argument(
-        "--from", required=True, dest="source", metavar="FILE", help="weights to read"
+        "--model", metavar="NAME", help="name of the model; a run folder says it by itself"
     )
+    parser.add_argument(
+        "--from", required=True, dest="source", metavar="FILE",
+        help="weights to read, or a run folder such as runs/vit_digits",
+    )  # fmt: skip
     parser.add_argument("--to", required=True, dest="target", metavar="FILE", help="file to write")
     parser.add_argument(
         "--set",
@@ -293,7 +297,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = list(sys.argv[1:] if argv is None else argv)
         if given and not given[0].startswith("-") and given[0] not in commands.choices:
             raise UserError(f"{given[0]!r} is no command{nearest(given[0], commands.choices)}.")
-        args = parser.parse_args(given)
+        args, unknown = parser.parse_known_args(given)
+        if unknown:  # told by the command, whose --help lists what it takes
+            commands.choices[given[0]].error(f"unrecognized arguments: {' '.join(unknown)}")
         args.run(args)
 
     return run_command(parse_and_run)

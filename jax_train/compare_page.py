@@ -113,7 +113,7 @@ def table(compared: Sequence[Compared]) -> list[tuple[str, str, list[str]]]:
             lambda one: percent(one.evaluation.calibration_error)),
         row("Final validation accuracy", "", _final_val),
         row("Best validation accuracy", "its epoch", _best_val),
-        row("Last training loss", "nats, of the last epoch",
+        row("Last training loss", "nats, of the last log points",
             lambda one: f"{one.history.last_train_loss:.4f}"),
         row("Weights", "that the figures are of", _weights),
         row("Parameters", "", lambda one: count(result(one, "parameters"))),

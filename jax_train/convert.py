@@ -1,4 +1,4 @@
-"""Weight files between PyTorch, safetensors and NumPy: the work behind `convert`.
+"""Weights of files and runs to PyTorch, safetensors and NumPy: the work behind `convert`.
 
 The file is loaded into the Flax model and written from there, so that every converted file is
 known to fit, and all three formats hold the same names: those of PyTorch's state dict.
@@ -26,14 +26,14 @@ LOOKS_ALIKE = 0.5  # share of common names; two different models share at most 0
 
 
 def convert_and_describe(
-    model_name: str, source: str | os.PathLike, target: str | os.PathLike, *,
+    model_name: str | None, source: str | os.PathLike, target: str | os.PathLike, *,
     settings: Sequence[str] = (), overwrite: bool = False,
 ) -> str:  # fmt: skip
-    """Convert a file of weights to the format its new name ends in.
+    """Convert a file of weights, or those a run reports, to the format the new name ends in.
 
     Args:
-      model_name: a registered model.
-      source: file to read, `.pt`, `.pth`, `.bin`, `.safetensors` or `.npz`.
+      model_name: a registered model; a run knows its own.
+      source: file to read, `.pt`, `.pth`, `.bin`, `.safetensors` or `.npz`, or a run folder.
       target: file to write, ending likewise; it appears when it is complete.
       settings: 'KEYWORD=VALUE' for constructor keywords of the model that are not the default.
       overwrite: replace `target` where it exists.
@@ -46,26 +46,57 @@ def convert_and_describe(
         fit the model; nothing is written.
     """
     source, target = Path(source), Path(target)
-    for option, path in (("--from", source), ("--to", target)):
-        if path.suffix not in ENDINGS:
-            raise UserError(
-                f"{option} {path}: the format follows from the ending, and {path.suffix!r} is "
-                f"none of {', '.join(ENDINGS)}. Give a file that ends in one of them."
-            )
-    try:
-        weight_files.check_is_file(source)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--from {error}") from None
+    is_run = (source / "config.json").is_file()
+    _check_ending("--to", target)
+    if not is_run:
+        _check_source(model_name, source)
     if target.exists() and (target.is_dir() or not overwrite):
         cure = "it is a folder: choose" if target.is_dir() else "give --overwrite or choose"
         raise UserError(f"--to {target} exists already; {cure} another name.")
-    model = build(model_name, parse_settings(settings))
-    notes = _load(model, _read(source), model_name, source)
+    if is_run:
+        model_name, model = _open_run(model_name, source, settings)
+        notes = []
+    else:
+        model = build(model_name, parse_settings(settings))
+        notes = _load(model, _read(source), model_name, source)
     state = torch_weights.export(model)
     write(state, target)
     values = sum(array.size for array in state.values())
     written = f"{target}: {len(state)} tensors of {model_name}, {values:,} values."
     return "\n".join([*(f"note: {note}" for note in notes), written])
+
+
+def _check_ending(option: str, path: Path) -> None:
+    if path.suffix not in ENDINGS:
+        raise UserError(
+            f"{option} {path}: the format follows from the ending, and {path.suffix!r} is "
+            f"none of {', '.join(ENDINGS)}. Give a file that ends in one of them."
+        )
+
+
+def _check_source(model_name: str | None, source: Path) -> None:
+    _check_ending("--from", source)
+    try:
+        weight_files.check_is_file(source)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--from {error}") from None
+    if model_name is None:
+        raise UserError(
+            f"--from {source} is a file of weights: say of which model, such as --model vit."
+        )
+
+
+def _open_run(model_name: str | None, folder: Path, settings) -> tuple[str, nnx.Module]:
+    """The name of a run's model, and the model with the weights that the run reports."""
+    from jax_train import trained
+
+    run = trained.open_run(folder)
+    if model_name not in (None, run.config.model.name) or settings:
+        raise UserError(
+            f"--from {folder} is a run of {run.config.model.name}, with its settings in "
+            "config.json: leave --model and --set out."
+        )
+    return run.config.model.name, run.model
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class History:
 
     @property
     def last_train_loss(self) -> float:
-        """Mean training loss of the last epoch that was trained, in nats."""
+        """Mean training loss of the log points in the last epoch, in nats."""
         epochs, losses, _ = self.train.T
         begin = np.ceil(epochs[-1] - 1e-6) - 1
         of_last = epochs > begin + 1e-6
@@ -159,10 +159,13 @@ def accuracy_by_class(shares: dict[str, np.ndarray], class_names: Sequence[str])
     axes = figure.subplots()
     table = np.array(list(shares.values()))
     axes.hlines(places, 100 * table.min(axis=0), 100 * table.max(axis=0), color="0.75", zorder=1)
-    for (name, values), colour, mark in zip(
-        shares.items(), _repeat(COLOURS, shares), _repeat(_MARKS, shares), strict=True
+    apart = np.linspace(-0.14, 0.14, len(shares))  # equal values must not hide each other
+    for (name, values), colour, mark, aside in zip(
+        shares.items(), _repeat(COLOURS, shares), _repeat(_MARKS, shares), apart, strict=True
     ):
-        axes.scatter(100 * values, places, color=colour, marker=mark, label=name, zorder=2, s=36)
+        axes.scatter(
+            100 * values, places + aside, color=colour, marker=mark, label=name, zorder=2, s=36
+        )
     axes.set_yticks(places, [drawing.short(name) for name in class_names], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("images of the class that are classified right (%)", fontsize=NORMAL)

@@ -85,7 +85,8 @@ class Page:
             raise UserError(
                 f"{self.path} cannot be written: {error}. Choose another place."
             ) from error
-        return f"{self.path} ({len(text.encode()) / 1e6:.1f} MB), its pictures in {self.folder}/"
+        size = len(text.encode()) / 1e6
+        return f"{self.path} ({size:.1f} MB)\n  its pictures: {self.folder}/"
 
 
 def _embed(png: bytes, alt: str) -> Image:

@@ -228,9 +228,9 @@ def summary(results: dict, workdir: Path) -> str:
     """The results of a run for people, at most 80 columns wide."""
     test, val = results["test"], results["val"]
     lines = [
-        f"{results['model']} on {results['data']}: {results['parameters']:,} parameters, "
-        f"{results['epochs']} epoch{'s'[: results['epochs'] > 1]} in {results['seconds']:,.0f} s "
-        f"({results['train_images_per_sec']:,.0f} images/s)"
+        f"{results['model']} on {results['data']}: {results['parameters']:,} parameters",
+        f"  {results['epochs']} epoch{'s'[: results['epochs'] > 1]} in {results['seconds']:,.0f} s "
+        f"({results['train_images_per_sec']:,.0f} images/s)",
     ]
     if val:
         lines.append(_line("validation", val, results["images"]["val"]))
@@ -240,7 +240,7 @@ def summary(results: dict, workdir: Path) -> str:
     else:
         lines.append(f"  weights: epoch {results['reported_epoch']}, the last")
     lines += [f"  {note}" for note in results["notes"]]
-    lines.append(f"  files: {workdir}/ curves.png, results.json, metrics.csv, …")
+    lines.append(f"  files: {workdir}/\n         curves.png, results.json, metrics.csv, …")
     return "\n".join(lines)
 
 

@@ -106,5 +106,8 @@ def _weights(folder: Path, like: Progress, results: dict | None) -> tuple[int, P
         best = bool(results) and results["reported_weights"] == "best"
         found = checkpoints.restore_best(like) if best else checkpoints.restore_newest(like)
     if found is None:
-        raise UserError(f"{folder}/checkpoints holds no complete checkpoint.")
+        raise UserError(
+            f"{folder}/checkpoints holds no complete checkpoint: run its training command again, "
+            "it goes on to the first one."
+        )
     return found[0], found[1]

@@ -26,7 +26,7 @@ def test_table_of_the_training_command_fits_the_terminal(compared_runs):
             for line in lines
         )
         assert json.loads((folder / model / "config.json").read_text())["compare"] == []
-    assert f"{folder / 'comparison.html'} (" in lines[-1]
+    assert f"{folder / 'comparison.html'} (" in lines[-2]
 
 
 def test_finished_runs_are_not_trained_again_and_other_configs_are_refused(compared_runs, capsys):

@@ -12,9 +12,10 @@ import pytest
 import safetensors.numpy
 import torch
 
+import jax_models
 import torch_ref
 from jax_train import __main__ as commands
-from jax_train import convert
+from jax_train import build, convert, trained
 from jax_train.errors import UserError
 
 RASTER = {
@@ -514,3 +515,44 @@ def test_the_command_runs_on_its_own_and_leaves_torch_alone(source, tmp_path):
 def test_errors_can_be_caught_from_python(tmp_path):
     with pytest.raises(UserError, match="there is no such file"):
         convert.convert_and_describe("vit", tmp_path / "a.pt", tmp_path / "b.npz")
+
+
+# Runs
+
+pages = pytest.mark.xdist_group("pages")
+
+
+@pages
+@pytest.mark.parametrize("name", ["vit", "simple_cnn"])
+def test_the_weights_of_a_run_go_into_the_mirror(name, compared_runs, tmp_path, capsys):
+    folder, target = compared_runs[0] / name, tmp_path / "trained.pt"
+    assert commands.main(["convert", "--from", str(folder), "--to", str(target)]) == 0
+    assert f"tensors of {name}" in capsys.readouterr().out
+    run = trained.open_run(folder)
+    known = jax_models.model_keywords(name)
+    fields = run.config.model.items()
+    settings = {key: value for key, value in fields if key in known and value is not None}
+    mirror = torch_ref.create_model(name, **settings).eval()
+    mirror.load_state_dict(torch.load(target, weights_only=True))
+    images = build.load_split(run.config, run.config.data.test_split).images[:7]
+    fields = run.config.data
+    pixels = (images / 255 - np.array(fields.mean)) / np.array(fields.std)
+    with torch.no_grad():
+        theirs = mirror(torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(run.logits(images), theirs, atol=1e-5, rtol=0)
+
+
+@pages
+@pytest.mark.parametrize("given", [["--model", "simple_cnn"], ["--set", "depth=3"]])
+def test_a_run_knows_its_model(given, compared_runs, tmp_path, capsys):
+    paths = ["--from", str(compared_runs[0] / "vit"), "--to", str(tmp_path / "x.npz")]
+    assert commands.main(["convert", *paths, *given]) == 2
+    assert "is a run of vit" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_weights_needs_the_name_of_its_model(tmp_path, capsys):
+    (tmp_path / "a.npz").touch()
+    paths = ["--from", str(tmp_path / "a.npz"), "--to", str(tmp_path / "b.npz")]
+    assert commands.main(["convert", *paths]) == 2
+    assert "such as --model vit" in capsys.readouterr().err

@@ -448,9 +448,12 @@ def test_help_is_quick_and_imports_no_library():
         (["frob"], "'frob' is no command (there are: compare, convert, evaluate, explain,"),
         (["prepar", "cifar10"], "'prepar' is no command (did you mean prepare?)."),
         ([], "required: COMMAND. See python -m jax_train --help"),
-        (["convert"], "required: --model, --from, --to. See python -m jax_train convert --help"),
+        (["convert"], "required: --from, --to. See python -m jax_train convert --help"),
         (["prepare"], "required: NAME"),
-        (["prepare", "cifar10", "--datadir=x"], "unrecognized arguments: --datadir=x"),
+        (
+            ["prepare", "cifar10", "--datadir=x"],
+            "arguments: --datadir=x. See python -m jax_train prepare --help",
+        ),
     ],
 )
 def test_a_mistaken_command_line_gets_one_paragraph(arguments, words, capsys, monkeypatch):

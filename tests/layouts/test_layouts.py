@@ -35,9 +35,10 @@ def check_equal(folder, model, name):
     ours, _ = compare.load(folder, model, name)
     gaps = compare.differences(ours, plain)
     if model == "simple_cnn" and name.startswith("accumulate"):
-        # Batch norm sees one part of the batch at a time, as in PyTorch: another computation.
-        assert 1e-8 < gaps["first loss"] < 1e-2
-        return
+        # Batch norm sees one part of the batch at a time, as in PyTorch: another computation, the
+        # same on any devices.
+        assert 1e-8 < gaps["first loss"] < 0.1
+        gaps = compare.differences(ours, compare.load(folder, model, "accumulate")[0])
     assert gaps["losses"] <= 1e-12, gaps
     assert gaps["parameters"] <= 1e-10, gaps
 
