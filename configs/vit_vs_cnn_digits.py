@@ -2,7 +2,7 @@
 
 python train_jax.py --config configs/vit_vs_cnn_digits.py
 
-Time: a minute and a half on 2 busy CPU cores. Result: test top-1 97.8 % (ViT) and 99.4 % (CNN),
+Time: a minute and a half on 2 busy CPU cores. Result: test top-1 97.5 % (ViT) and 99.4 % (CNN),
 seed 0.
 """
 
