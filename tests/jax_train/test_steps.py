@@ -138,3 +138,32 @@ def test_evaluation_counts_every_example_once(batch_size):
     assert figures["top1"] == pytest.approx(float((logits.argmax(-1) == data.labels).mean()))
     expected = float(metrics.cross_entropy(logits, data.labels).mean())
     assert figures["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_accumulation_shows_batch_norm_one_part_after_the_other():
+    config = tiny_config("simple_cnn")
+    config.train.accumulate_steps, config.augment.crop_padding = 2, 0
+    config.optim.name = "sgd"  # Adam would make much of rounded zeros
+    recipe = make_recipe(config)
+    state = steps.init_state(create_model(config, steps.init_rngs(0)), recipe.optimizer)
+    images, labels = (array[:BATCH].reshape(2, -1, *array.shape[1:]) for array in random_data())
+    zero = metrics.zero_train_sums()
+    trained, sums = steps.train_on_batch(recipe, state, zero, steps.Data(images, labels))
+
+    def losses(params):
+        model = nnx.merge(recipe.graphdef, params, state.stats)
+        parts = [
+            metrics.cross_entropy(model(recipe.augmentation.evaluate(x), train=True), y, 0.0).mean()
+            for x, y in zip(images, labels, strict=True)
+        ]
+        return sum(parts) / 2, nnx.state(model, nnx.BatchStat)
+
+    (loss, stats), grads = jax.value_and_grad(losses, has_aux=True)(state.params)
+    np.testing.assert_allclose(sums.loss / BATCH, loss, rtol=1e-6)
+    expected = steps.update(recipe, state, grads, stats)
+    for ours, theirs in zip(
+        jax.tree.leaves((trained.params, trained.stats)),
+        jax.tree.leaves((expected.params, expected.stats)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
