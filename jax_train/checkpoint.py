@@ -10,6 +10,7 @@ import logging
 import shutil
 import sys
 import threading
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,6 +109,8 @@ def _hush_closed_loops() -> None:
         if not is_late(facts.exc_value):
             unraisable(facts)
 
+    # Writes that a full disk kept from beginning.
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
     on_exception.hushes = True
     sys.excepthook, sys.unraisablehook = on_exception, on_unraisable
 
