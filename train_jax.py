@@ -78,7 +78,10 @@ def main(argv: list[str]) -> None:
             print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         sys.exit(stopping.EXIT_CODE)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "interrupted; the same command goes on from the last checkpoint, if any",
+            file=sys.stderr,
+        )
         sys.exit(130)
     if processes.is_main():
         print(text)

@@ -96,6 +96,7 @@ def _curves(name, title, label, lines, column, scale) -> Picture:
         best = f", best {y.max():.1f}" if scale == 100 else ""
         told.append(f"{line}: from {y[0]:.3g} to {y[-1]:.3g}{best}")
     axes.set_xlim(left=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch", fontsize=NORMAL)
     axes.set_ylabel(label, fontsize=NORMAL)
     axes.tick_params(labelsize=SMALL)

@@ -312,6 +312,8 @@ def _table(evaluation: Evaluation) -> list[str]:
     wrong, often = evaluation.most_confused
     for k in shown:
         taken_for = f"{shorten(names[wrong[k]], 16)} ({often[k]:,})" if often[k] else "-"
+        if often[k] and (ties := np.sum(np.delete(evaluation.confusion[k], k) == often[k]) - 1):
+            taken_for = f"{taken_for} and {ties} more"
         lines.append(
             f"  {shorten(names[k], width):{width}} {by_class['images'][k]:7,} "
             f"{by_class['precision'][k]:10.2%} {by_class['recall'][k]:8.2%} "

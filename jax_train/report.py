@@ -88,10 +88,14 @@ class Console:
             leave=False,
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
         )
+        self._moved = False
         self._quiet_until = time.monotonic() + 10
 
     def advance(self, steps: int) -> None:
         """Move the bar on."""
+        if not self._moved:
+            self._bar.unpause()  # what compiling took says nothing of the time that is left
+            self._moved = True
         self._bar.update(steps)
 
     def show(self, epoch: float, figures: dict[str, float], images_per_sec: float) -> None:
@@ -197,10 +201,11 @@ def environment() -> dict[str, object]:
     """Versions, device and git commit, for results.json."""
     import jax
 
-    device = jax.local_devices()[0]
+    device, count = jax.local_devices()[0], jax.device_count()
+    kind = "" if device.device_kind == device.platform else f" ({device.device_kind})"
     return {
         "versions": {"python": platform.python_version()} | versions(),
-        "device": f"{device.platform} ({device.device_kind}) x {jax.device_count()}",
+        "device": f"{device.platform}{kind}" + f" x {count}" * (count > 1),
         "git_commit": _git_commit(),
     }
 
@@ -285,6 +290,7 @@ def draw_curves(metrics: Path, png: Path, title: str) -> None:
                 mark = "o" if style == "-" and len(points) == 1 else style
                 axes.plot(*zip(*points, strict=True), mark, label=_LABELS[split], markersize=5)
         axes.set_xlim(left=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

@@ -32,11 +32,15 @@ class StopSignals:
     def _handle(self, number, frame) -> None:
         del frame
         if self.asked:
+            self._tell("stopped; the same command goes on from the last checkpoint, if any")
             os._exit(128 + number)
         self.asked = True
+        self._tell("stopping as soon as all is saved; once more stops at once")
+
+    @staticmethod
+    def _tell(text: str) -> None:
         # A write by hand: print may be in the middle of something else.
-        text = "\nstopping as soon as all is saved; once more stops at once\n"
-        os.write(sys.stderr.fileno(), text.encode())
+        os.write(sys.stderr.fileno(), f"\n{text}\n".encode())
 
     def __enter__(self) -> "StopSignals":
         for number in _SIGNALS:

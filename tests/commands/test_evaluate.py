@@ -195,6 +195,14 @@ def test_many_classes_with_long_names_fit_80_columns(folders):
     assert f1 == sorted(f1)
 
 
+def test_classes_taken_for_equally_often_are_counted(folders):
+    found = evaluation_of([[5, 2, 2, 0], [0, 6, 3, 0], [1, 1, 6, 1], [0, 0, 0, 4]], ["a", *"bcd"])
+    lines = evaluate.describe(trained.open_run(folders["vit"]), found).splitlines()[-4:]
+    assert [line.split("%")[-1].strip() for line in lines] == [
+        "b (2) and 1 more", "c (3)", "a (1) and 2 more", "-"
+    ]  # fmt: skip
+
+
 def test_of_five_classes_the_first_five_are_not_told(folders):
     opened = trained.open_run(folders["vit"])
     for classes in (2, 5, 6):

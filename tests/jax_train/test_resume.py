@@ -108,7 +108,7 @@ def test_a_kill_between_checkpoints_goes_back_to_the_last(unbroken, tmp_path, mo
     assert state_of(tmp_path / "run") == unbroken()
 
 
-def test_a_second_signal_ends_at_once(monkeypatch):
+def test_a_second_signal_ends_at_once(monkeypatch, capfd):
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
     before = signal.getsignal(signal.SIGINT)
@@ -116,8 +116,10 @@ def test_a_second_signal_ends_at_once(monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.asked
         assert codes == []
+        assert "once more stops at once" in capfd.readouterr().err
         os.kill(os.getpid(), signal.SIGTERM)
         assert codes == [128 + signal.SIGTERM]
+        assert "goes on from the last checkpoint, if any" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
 
 
