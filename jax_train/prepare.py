@@ -93,6 +93,9 @@ def prepare(
             for file, path in paths.items():
                 _verify(path, infos[_url(infos, file)])
         else:
+            if progress:
+                size = sum(info.size for info in infos.values()) / 1e6
+                print(f"{name} is not prepared in {root}: fetching it, {size:,.0f} MB", file=sys.stderr)
             with _tfds_bars(show):
                 paths = _download(tfds, name, root, recipe, infos)
         contents = recipe.read(paths)

@@ -342,13 +342,15 @@ def test_a_folder_that_is_not_complete_is_not_taken_for_data(small, tmp_path, ci
         )
 
 
-def test_no_network_is_said_at_once(tmp_path):
+def test_no_network_is_said_at_once(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = server.getsockname()[1]
     began = time.monotonic()
     with pytest.raises(UserError) as caught:
         prepare.prepare("cifar10", tmp_path / "d", url_base=f"http://127.0.0.1:{closed}/")
     assert time.monotonic() - began < 15
+    where = tmp_path / "d"
+    assert f"cifar10 is not prepared in {where}: fetching it, 170 MB" in capsys.readouterr().err
     message = str(caught.value)
     assert f"python -m jax_train prepare cifar10 --data_dir {tmp_path / 'd'}" in message
     assert "--archive cifar-10-binary.tar.gz" in message
