@@ -94,8 +94,8 @@ def prepare(
                 _verify(path, infos[_url(infos, file)])
         else:
             if progress:
-                size = sum(info.size for info in infos.values()) / 1e6
-                print(f"{name} is not prepared in {root}: fetching it, {size:,.0f} MB", file=sys.stderr)
+                size = f"{sum(info.size for info in infos.values()) / 1e6:,.0f} MB"
+                print(f"{name} is not prepared in {root}: fetching it, {size}", file=sys.stderr)
             with _tfds_bars(show):
                 paths = _download(tfds, name, root, recipe, infos)
         contents = recipe.read(paths)
