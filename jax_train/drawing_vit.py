@@ -101,7 +101,7 @@ def attention_over_images(
     """
     depth = len(attention)
     shown = sorted({0, depth // 2, depth - 1})
-    columns = [(f"block {i + 1}", attention[i].mean(axis=1)) for i in shown]
+    columns = [(f"block {i + 1} of {depth}", attention[i].mean(axis=1)) for i in shown]
     columns.append(("rollout", rollout))
     note = (
         "Brightest: most attended, written below; the scale of each map is its own. "
