@@ -28,10 +28,11 @@ _WAITING = {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "10000"}
 _CPU, _IN_ORDER, _FLOAT32, _UINT8, _ANY_LAYOUT, _IMPLEMENTATION, _RANK = 1, 1, 3, 6, 1, 8, 256
 _MULTIPLY = 0x1FFF1
 TRAINING, DIRECT, SOFTMAX = 64, 1, 0x30000
-KERNEL_LAYOUT, KERNEL_GRADIENT_LAYOUT = 131, 132
+KERNEL_LAYOUT, KERNEL_GRADIENT_LAYOUT, _SCRATCHPAD_LAYOUT = 131, 132, 136
 SRC, DST, WEIGHTS, BIAS = 1, 17, 33, 41
 GRADIENT = 128  # marks the gradient of one of the four above
 _FACTOR = 32768 | 2  # what a result is multiplied by
+_SCRATCHPAD, _GIVEN_BY_CALLER = 80, 1
 _ALIGNMENT = 64  # bytes
 LEAST_FLOPS = 4e6  # fewer operations take less time than a call does
 
@@ -119,6 +120,7 @@ class Operation:
     def __init__(self, library: "Library", *views):
         self._library, self._primitives, self.is_fast = library, [], True
         self._temporaries, self._scratch, self._constants = [], 0, []
+        self._scratchpads, self._largest_scratchpad = [], 0
         self._places, self.views = [], []
         for i, view in enumerate(views):
             layout, number, first = view if isinstance(view, tuple) else (view, i, 0)
@@ -127,6 +129,12 @@ class Operation:
 
     def add(self, description, views: dict[int, View]) -> None:
         """Add a primitive, with a view for each of its arguments."""
+        layout = self._library.chosen(description, _SCRATCHPAD_LAYOUT)
+        if size := self._library.size(layout):
+            scratchpad = self._library.view(layout)
+            views = {**views, _SCRATCHPAD: scratchpad}
+            self._scratchpads.append(scratchpad.memory)
+            self._largest_scratchpad = max(size, self._largest_scratchpad)
         arguments = (_Argument * len(views))(*(_Argument(k, v.memory) for k, v in views.items()))
         primitive = self._library.new("primitive_create", description)
         self._primitives.append((primitive, len(views), arguments))
@@ -135,17 +143,16 @@ class Operation:
     def copy(self, source: View, target: View) -> None:
         """Add target = source, which may lie otherwise."""
         engine = self._library.engine
-        description = self._library.new(
-            "reorder_primitive_desc_create", source.layout, engine, target.layout, engine, None
+        description = self._library.describe(
+            "reorder", source.layout, engine, target.layout, engine
         )
         self.add(description, {SRC: source, DST: target})
 
     def multiply(self, a: View, b: View, out: View) -> None:
         """Add out = a * b, entry by entry."""
-        description = self._library.new(
-            "binary_primitive_desc_create", self._library.engine, _MULTIPLY, a.layout, b.layout,
-            out.layout, None,
-        )  # fmt: skip
+        description = self._library.describe(
+            "binary", self._library.engine, _MULTIPLY, a.layout, b.layout, out.layout
+        )
         self.add(description, {SRC: a, SRC + 1: b, DST: out})
 
     def product(
@@ -153,7 +160,7 @@ class Operation:
         add: bool = False,
     ) -> None:  # fmt: skip
         """Add out = a·b (+ bias, a row) (* times, entry by entry), or with `add` out += a·b."""
-        library, attributes, views = self._library, None, {SRC: a, WEIGHTS: b, DST: out}
+        library, after, views = self._library, None, {SRC: a, WEIGHTS: b, DST: out}
         if times is not None or add:
             after = library.new("post_ops_create")
             if add:
@@ -162,13 +169,11 @@ class Operation:
             else:
                 library.call("post_ops_append_binary", after, _MULTIPLY, times.layout)
                 views[_FACTOR] = times
-            attributes = library.new("primitive_attr_create")
-            library.call("primitive_attr_set_post_ops", attributes, after)
         if bias is not None:
             views[BIAS] = bias
-        description = library.new(
-            "matmul_primitive_desc_create", library.engine, a.layout, b.layout,
-            None if bias is None else bias.layout, out.layout, attributes,
+        description = library.describe(
+            "matmul", library.engine, a.layout, b.layout, None if bias is None else bias.layout,
+            out.layout, after=after,
         )  # fmt: skip
         self.add(description, views)
 
@@ -192,10 +197,12 @@ class Operation:
         place, execute = self._library.place, self._library.execute
         for view, (number, offset) in zip(self.views, self._places, strict=True):
             place(view.memory, addresses[number] + offset)
-        if self._temporaries:
-            scratch = self._library.scratch(self._scratch)
+        if self._scratch or self._scratchpads:
+            scratch = self._library.scratch(self._scratch + self._largest_scratchpad)
             for memory, offset in self._temporaries:
                 place(memory, scratch + offset)
+            for memory in self._scratchpads:  # one primitive runs at a time
+                place(memory, scratch + self._scratch)
         for primitive, count, arguments in self._primitives:
             execute(primitive, count, arguments)
 
@@ -232,6 +239,18 @@ class Library:
         result = ctypes.c_void_p()
         self.call(function, ctypes.byref(result), *args)
         return result
+
+    def describe(self, kind: str, *args, after=None) -> ctypes.c_void_p:
+        """Describe a primitive, with operations `after` it.
+
+        The scratch memory of a primitive is given to it at each run. What the library keeps itself
+        belongs to the thread that made the primitive, and XLA runs it on another.
+        """
+        attributes = self.new("primitive_attr_create")
+        self.call("primitive_attr_set_scratchpad_mode", attributes, _GIVEN_BY_CALLER)
+        if after is not None:
+            self.call("primitive_attr_set_post_ops", attributes, after)
+        return self.new(f"{kind}_primitive_desc_create", *args, attributes)
 
     def place(self, memory, address: int) -> None:
         """Have a memory object stand for the values at an address."""

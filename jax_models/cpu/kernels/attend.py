@@ -130,14 +130,14 @@ def _operation(library, shapes, kinds: str):
 
 
 def _softmax(library, maps):
-    return library.new(
-        "softmax_forward_primitive_desc_create", library.engine, onednn.TRAINING, onednn.SOFTMAX,
-        maps, maps, 3, None,
+    return library.describe(
+        "softmax_forward", library.engine, onednn.TRAINING, onednn.SOFTMAX,
+        maps, maps, 3,
     )  # fmt: skip
 
 
 def _softmax_gradient(library, maps):
-    return library.new(
-        "softmax_backward_primitive_desc_create", library.engine, onednn.SOFTMAX, maps, maps, maps,
-        3, _softmax(library, maps), None,
+    return library.describe(
+        "softmax_backward", library.engine, onednn.SOFTMAX, maps, maps, maps,
+        3, _softmax(library, maps),
     )  # fmt: skip

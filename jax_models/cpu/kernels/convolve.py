@@ -63,9 +63,9 @@ class _Convolution:
         strides, dilation = onednn.longs(1, 1), onednn.longs(0, 0)
         sides = onednn.longs(padding, padding)
         self.geometry = strides, dilation, sides, sides
-        self.forward = library.new(
-            "convolution_forward_primitive_desc_create", library.engine, onednn.TRAINING,
-            onednn.DIRECT, self.x, self.any_kernel, self.bias, self.out, *self.geometry, None,
+        self.forward = library.describe(
+            "convolution_forward", library.engine, onednn.TRAINING,
+            onednn.DIRECT, self.x, self.any_kernel, self.bias, self.out, *self.geometry,
         )  # fmt: skip
 
 
@@ -91,9 +91,9 @@ def _convolve(library, shapes, padding):
 def _convolution_input_gradient(library, shapes, padding):
     out, kernel, x = shapes
     arrays = _Convolution(library, x, kernel, out, padding)
-    description = library.new(
-        "convolution_backward_data_primitive_desc_create", library.engine, onednn.DIRECT, arrays.x,
-        arrays.any_kernel, arrays.out, *arrays.geometry, arrays.forward, None,
+    description = library.describe(
+        "convolution_backward_data", library.engine, onednn.DIRECT, arrays.x,
+        arrays.any_kernel, arrays.out, *arrays.geometry, arrays.forward,
     )  # fmt: skip
     operation = Operation(library, arrays.out, arrays.kernel, arrays.x)
     out, kernel, x = operation.views
@@ -106,10 +106,9 @@ def _convolution_input_gradient(library, shapes, padding):
 def _convolution_kernel_gradient(library, shapes, padding):
     x, out, kernel, _ = shapes
     arrays = _Convolution(library, x, kernel, out, padding)
-    description = library.new(
-        "convolution_backward_weights_primitive_desc_create", library.engine, onednn.DIRECT,
+    description = library.describe(
+        "convolution_backward_weights", library.engine, onednn.DIRECT,
         arrays.x, arrays.any_kernel, arrays.bias, arrays.out, *arrays.geometry, arrays.forward,
-        None,
     )  # fmt: skip
     operation = Operation(library, arrays.x, arrays.out, arrays.kernel, arrays.bias)
     x, out, kernel, bias = operation.views

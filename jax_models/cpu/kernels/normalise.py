@@ -57,9 +57,9 @@ class _LayerNorm:
         self.x = library.layout(x)
         number = ctypes.c_float(struct.unpack("<d", struct.pack("<q", epsilon))[0])
         self.rest = library.layout(x[:1]), number, _WITH_BOTH
-        self.forward = library.new(
-            "layer_normalization_forward_primitive_desc_create", library.engine, onednn.TRAINING,
-            self.x, self.x, *self.rest, None,
+        self.forward = library.describe(
+            "layer_normalization_forward", library.engine, onednn.TRAINING,
+            self.x, self.x, *self.rest,
         )  # fmt: skip
 
 
@@ -75,9 +75,9 @@ def _normalise(library, shapes, epsilon):
 @Kernel
 def _normalise_gradient(library, shapes, epsilon):
     arrays = _LayerNorm(library, shapes[0], epsilon)
-    description = library.new(
-        "layer_normalization_backward_primitive_desc_create", library.engine, _BACKWARD,
-        arrays.x, arrays.x, arrays.x, *arrays.rest, arrays.forward, None,
+    description = library.describe(
+        "layer_normalization_backward", library.engine, _BACKWARD,
+        arrays.x, arrays.x, arrays.x, *arrays.rest, arrays.forward,
     )  # fmt: skip
     operation = Operation(library, *map(library.layout, shapes))
     kinds = (
