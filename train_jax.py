@@ -16,8 +16,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import common
-from jax_train import config as config_checks
-from jax_train import overrides
+from jax_train.config import checks
+from jax_train.config import flags as config_line
 from jax_train.errors import UserError, run_command
 
 _DEFAULT = Path(__file__).resolve().parent / "configs" / "vit_digits.py"
@@ -57,16 +57,16 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag. Did you mean --config {argv[1]} ?")
     config = _CONFIG.value
-    config_checks.clear_none_tuples(config)
-    config_checks.validate(config, common.get_config())
+    checks.clear_none_tuples(config)
+    checks.validate(config, common.get_config())
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
 
     if _KEEP_MEMORY.value:
-        from jax_models.cpu import memory
+        from jax_train.machine import allocator
 
-        memory.tune()  # before JAX starts its threads
-    from jax_train import processes, stopping
+        allocator.tune()  # before JAX starts its threads
+    from jax_train.machine import processes, stopping
 
     by_hand = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     if _DISTRIBUTED.value or any(value is not None for value in by_hand):
@@ -89,14 +89,15 @@ def main(argv: list[str]) -> None:
 
 def train_one(workdir: Path, config: ConfigDict) -> str:
     """Train a model, or find it trained; return its results for people."""
-    from jax_train import processes, report
+    from jax_train.machine import processes
+    from jax_train.runs.results import summary
 
     results = processes.on_main(lambda: finished_run(workdir, config))
     if results is None:
         from jax_train.train import train
 
         results = train(config, workdir)
-    return report.summary(results, workdir)
+    return summary(results, workdir)
 
 
 def train_several(workdir: Path, config: ConfigDict) -> str:
@@ -108,7 +109,7 @@ def train_several(workdir: Path, config: ConfigDict) -> str:
 
 def finished_run(workdir: Path, config: ConfigDict) -> dict | None:
     """Check the run folder; return the results of a finished run that is only to be reported."""
-    from jax_train import run_folder
+    from jax_train.runs import folder as run_folder
 
     run_folder.check(workdir, config)
     results = run_folder.results(workdir)
@@ -128,7 +129,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         missing or cannot be run.
     """
     given, defaults = argv[1:], common.get_config()
-    overrides.check(given, defaults)
+    config_line.check(given, defaults)
     if not any(argument.lstrip("-").split("=")[0] == "config" for argument in given):
         given = [f"--config={_DEFAULT}", *given]
     try:
@@ -137,7 +138,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         here = flags.FLAGS.find_module_defining_flag("workdir")
         own = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(here)]
-        text = overrides.unknown_flag(error.flagname, given, [*own, "help"], defaults)
+        text = config_line.unknown_flag(error.flagname, given, [*own, "help"], defaults)
         raise UserError(text) from error
     except flags.Error as error:
         text = str(error)

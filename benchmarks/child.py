@@ -86,7 +86,7 @@ def _create(job):
 
 def _use_cache():
     """Compiled programs are kept between races, as in training."""
-    from jax_train.train import enable_compilation_cache
+    from jax_train.machine.runtime import enable_compilation_cache
 
     enable_compilation_cache()
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from jax_train import build, feed, metrics, optim, steps
-from jax_train.data import Dataset
-from jax_train.parallel import Layout
+from jax_train.data import Dataset, Splits
+from jax_train.engine import feed, metrics, optim, steps
+from jax_train.engine import recipe as build
+from jax_train.engine.parallel import Layout
 from jax_train.train import Trainer
 
 
@@ -35,7 +36,7 @@ class Training:
     def __init__(self, config: ConfigDict, images, labels):
         self.images, self.labels = images, labels
         data = dataset(images, labels, config.model.num_classes)
-        self.splits = build.Splits(data, dataset(
+        self.splits = Splits(data, dataset(
             images[: len(images) // 5], labels[: len(labels) // 5], config.model.num_classes
         ), data)  # fmt: skip
         self.config = config = build.resolve(config, self.splits)

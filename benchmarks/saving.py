@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from benchmarks import jax_side, tasks
-from jax_train.checkpoint import Checkpoints, Progress
+from jax_train.engine.state import Progress
+from jax_train.runs.checkpoint import Checkpoints
 
 MODELS = ("vit", "simple_cnn")
 

@@ -7,7 +7,7 @@ from flax import nnx
 from jax_models import conv_layers, layers
 from jax_models.cnn import ConvNet, check_widths
 from jax_models.registry import register
-from jax_models.torch_weights import TorchTensor
+from jax_models.torch_weights.names import TorchTensor
 
 
 @register

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from jax_models import conv_layers, layers
+from jax_models import conv_layers, layers, stack
 from jax_models.registry import register
-from jax_models.torch_weights import TorchTensor
+from jax_models.torch_weights.names import TorchTensor
 
 
 class ConvNet(nnx.Module):
@@ -55,7 +55,7 @@ class ConvNet(nnx.Module):
         """
         layers.check_images(images, self.in_channels, self.img_size)
         self._check_halvings(images.shape)
-        x, attention, features = layers.run_parts(
+        x, attention, features = stack.run_parts(
             self.stages, images, train=train, rngs=rngs, maps=return_intermediates,
             remat=self.remat,
         )  # fmt: skip

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_models import cpu, layers
+from jax_models import cpu, layers, ops
 from jax_models.cpu import functions, kernels
 from jax_models.dropout import Dropout
+from jax_models.ops import max_pool2x2
 
 
 class Conv3x3(nnx.Conv):
@@ -202,14 +203,5 @@ class SpatialAttention(nnx.Module):
             maps.reshape(b, -1, 1, maps.shape[-1])
             for maps in (self.theta(x), max_pool2x2(self.phi(x)), max_pool2x2(self.g(x)))
         )
-        y, weights = layers.attend(q, k, v, scale=1.0, maps=maps)
+        y, weights = ops.attend(q, k, v, scale=1.0, maps=maps)
         return x + self.o(y).reshape(b, h, w, c), weights
-
-
-def max_pool2x2(x: jax.Array) -> jax.Array:
-    """2×2 max-pooling with stride 2: [B,H,W,C] -> [B,H//2,W//2,C]; an odd last row is left out."""
-    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
-    if cpu.active():
-        return functions.max_pool2x2(x)
-    window = (1, 2, 2, 1)
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")

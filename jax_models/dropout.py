@@ -1,11 +1,12 @@
 """Dropout with masks that are cheap to make and depend on nothing but a key and a position."""
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from jax_models.rngs import _mix
 
 
 class Dropout(nnx.Module):
@@ -60,59 +61,6 @@ class Dropout(nnx.Module):
         return dropout_mask(rngs.dropout(), shape, self.rate)
 
 
-class DrawnKeys(nnx.Object):
-    """Stands in for `nnx.Rngs` where the keys are drawn already: `dropout()` gives them in turn.
-
-    Args:
-      keys: typed PRNG keys, stacked.
-    """
-
-    def __init__(self, keys: jax.Array):
-        self._keys = nnx.data(keys)
-        self._calls = 0
-
-    def dropout(self) -> jax.Array:
-        """The next key, or keys per example."""
-        self._calls += 1
-        return self._keys[self._calls - 1]
-
-
-def draw_keys(
-    part: nnx.Module, count: int, rngs: nnx.Rngs | None, call: Callable[[nnx.Rngs], object]
-) -> jax.Array | None:
-    """Draw the keys that `count` parts alike would draw when called in turn: [count, n, ...].
-
-    None if the part drops nothing; `call(rngs)` calls it.
-    """
-    parts = (module for _, module in nnx.iter_modules(part))
-    if rngs is None or not any(isinstance(m, Dropout) and m.rate for m in parts):
-        return None
-    keys = [rngs.dropout()]
-    counter = _Counter(keys[0])
-    jax.eval_shape(lambda: call(counter))
-    keys += [rngs.dropout() for _ in range(count * counter.calls - 1)]
-    return jnp.stack(keys).reshape(count, counter.calls, *keys[0].shape)
-
-
-class _Counter:
-    def __init__(self, key):
-        self._key, self.calls = key, 0
-
-    def dropout(self):
-        self.calls += 1
-        return self._key
-
-
-def fold_in(keys: jax.Array, number: int) -> jax.Array:
-    """Keys for the `number`-th mask, from typed PRNG keys: a cheap `jax.random.fold_in`.
-
-    Each word goes through a bijection that depends on the number, so that different keys stay
-    different.
-    """
-    words = jax.random.key_data(keys) ^ _mix(jnp.uint32(number) + jnp.uint32(0x9E3779B9))
-    return jax.random.wrap_key_data(_mix(words), impl=jax.random.key_impl(keys))
-
-
 def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
     """Boolean mask of `shape` that is False with probability `rate`.
 
@@ -131,13 +79,3 @@ def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Arr
     position = jax.lax.iota(jnp.uint32, math.prod(one)).reshape(one)
     bits = _mix(_mix(position ^ words[..., 0]) + words[..., -1])
     return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
-
-
-def _mix(x):
-    """A bijection of uint32 in which every input bit flips every output bit half the time.
-
-    Source: the "triple32"-style finalizer family, https://github.com/skeeto/hash-prospector.
-    """
-    x = (x ^ (x >> 16)) * jnp.uint32(0x21F0AAAD)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x735A2D97)
-    return x ^ (x >> 15)

@@ -14,7 +14,8 @@ from flax import nnx
 
 from jax_models import cpu
 from jax_models.cpu import functions, kernels
-from jax_models.dropout import DrawnKeys, Dropout, draw_keys
+from jax_models.dropout import Dropout
+from jax_models.ops import attend, gelu, linear
 
 # Kaiming-uniform with a = sqrt(5) comes to uniform in ±1/sqrt(fan_in), a variance of 1/(3 fan_in).
 kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -60,15 +61,6 @@ class Linear(nnx.Linear):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., D] -> [..., F]."""
         return linear(x, (self.kernel[...],), (self.bias[...],))[0]
-
-
-def linear(
-    x: jax.Array, weights: Sequence[jax.Array], biases: Sequence[jax.Array]
-) -> tuple[jax.Array, ...]:
-    """x [..., D] @ kernel [D,F] + bias [F] -> [..., F], for each kernel and bias."""
-    if cpu.active() and kernels.linear_fits(x, *weights):
-        return kernels.linear(x, tuple(weights), tuple(biases))
-    return tuple(x @ kernel + bias for kernel, bias in zip(weights, biases, strict=True))
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -134,42 +126,6 @@ class PatchEmbed(nnx.Module):
         else:
             patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 5, 2, 4)
         return self.projection(patches.reshape(b, self.num_patches, c * p * p))
-
-
-def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float,
-    drop: Callable[[jax.Array], jax.Array] | None = None, maps: bool = True,
-) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
-    """Dot-product attention.
-
-    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
-
-    Args:
-      q: queries [B,Q,h,d].
-      k: keys [B,K,h,d].
-      v: values [B,K,h,d].
-      scale: factor of the scores.
-      drop: applied to the attention weights.
-      maps: return the attention; without it an accelerator may use a fused kernel.
-
-    Returns:
-      (output [B,Q,h·d], attention [B,h,Q,K] as applied to the values, or None).
-    """
-    if not (maps or drop):
-        if not cpu.active() and q.dtype != jnp.float64:  # its softmax is float32 at most
-            y = jax.nn.dot_product_attention(q, k, v, scale=scale)
-            return y.reshape(*y.shape[:2], -1), None
-        if cpu.active() and kernels.attention_fits(q, k, v):
-            y = kernels.attention(q if scale == 1 else q * scale, k, v, None)
-            return y.reshape(*y.shape[:2], -1), None
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * scale
-    # A softmax needs more digits than bfloat16 has.
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    if drop:
-        weights = drop(weights)
-    y = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-    return y.reshape(*y.shape[:2], -1), weights
 
 
 class Attention(nnx.Module):
@@ -260,11 +216,6 @@ class Attention(nnx.Module):
         return kernels.attention(*(part.reshape(heads) for part in parts), keep).reshape(x.shape)
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """Exact GELU, the erf form, which is PyTorch's default and not JAX's."""
-    return functions.gelu(x) if cpu.active() else jax.nn.gelu(x, approximate=False)
-
-
 def identity(x: jax.Array) -> jax.Array:
     """x."""
     return x
@@ -345,72 +296,6 @@ class Head(nnx.Module):
         for layer, activation in zip(hidden, self.activations, strict=True):
             x = self.dropout(activation(layer(x)), train=train, rngs=rngs)
         return last(x)
-
-
-def run_parts(
-    parts: Sequence[nnx.Module], x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool,
-    remat: bool,
-) -> tuple[jax.Array, tuple, tuple]:  # fmt: skip
-    """Call blocks or stages one after the other.
-
-    Args:
-      parts: each maps x to (x, attention or None).
-      x: input of the first.
-      train: as in the parts.
-      rngs: as in the parts.
-      maps: as in the parts.
-      remat: in training keep nothing of a part's inside and work it out again for the gradient,
-        which saves memory for about a third more computation. Source: Chen et al. 2016,
-        https://arxiv.org/abs/1604.06174.
-
-    Returns:
-      (output of the last, attention of each, output of each).
-    """
-    attention, outputs = [], []
-    for part in parts:
-        x, weights = run_part(part, x, rngs, train=train, maps=maps, remat=remat)
-        attention.append(weights)
-        outputs.append(x)
-    return x, tuple(attention), tuple(outputs)
-
-
-def scan_parts(
-    parts: Sequence[nnx.Module], x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool,
-    remat: bool,
-) -> tuple[jax.Array, tuple, tuple]:  # fmt: skip
-    """As `run_parts`, for parts that are alike, in a loop whose inside is compiled once.
-
-    The same keys are drawn. Compiling takes a fraction of the time, the steps take longer.
-    """
-    graphdef, _ = nnx.split(parts[0])
-    states = [nnx.to_pure_dict(nnx.state(part)) for part in parts]
-    if not train:
-        rngs = None
-    keys = draw_keys(parts[0], len(parts), rngs, lambda rngs: parts[0](x, train=train, rngs=rngs))
-
-    def body(x, inputs):
-        state, keys = inputs
-        rngs = None if keys is None else DrawnKeys(keys)
-        part = nnx.merge(graphdef, state)
-        x, weights = run_part(part, x, rngs, train=train, maps=maps, remat=remat)
-        return x, (weights, x) if maps else None
-
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    x, seen = jax.lax.scan(body, x, (stacked, keys))
-    attention, outputs = map(tuple, seen) if maps else ((), ())
-    return x, attention, outputs
-
-
-def run_part(
-    part: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *, train: bool, maps: bool, remat: bool,
-    **others: int | None,
-) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
-    """Call one block or stage, as `run_parts` does, with what others it takes."""
-
-    def call(part, x, rngs):
-        return part(x, train=train, rngs=rngs, maps=maps, **others)
-
-    return (nnx.remat(call) if remat and train else call)(part, x, rngs)
 
 
 def check_images(images: jax.Array, in_channels: int, img_size: int | None = None) -> None:

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_models import layers
+from jax_models import layers, ops, stack
 from jax_models.registry import register
-from jax_models.torch_weights import TorchTensor
+from jax_models.torch_weights.names import TorchTensor
 
 
 class Block(nnx.Module):
@@ -129,10 +129,10 @@ class VisionTransformer(nnx.Module):
         x = self.dropout(x, train=train, rngs=rngs)
         blocks, maps = list(self.blocks), return_intermediates
         last = [] if maps else [blocks.pop()]
-        run = layers.scan_parts if self.scan_layers and blocks else layers.run_parts
+        run = stack.scan_parts if self.scan_layers and blocks else stack.run_parts
         x, attention, features = run(blocks, x, train=train, rngs=rngs, maps=maps, remat=self.remat)
         for block in last:  # of it the head takes the class token alone
-            x, _ = layers.run_part(
+            x, _ = stack.run_part(
                 block, x, rngs, train=train, maps=False, remat=self.remat, queries=1
             )
         logits = self.head(_norm(self.norm, x[:, 0]), train=train, rngs=rngs)
@@ -375,7 +375,7 @@ def mlp_head_vit(
 
     def block():
         attn = layers.Attention(embed_dim, num_heads, torch_multihead=True, rngs=rngs)
-        mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, out_activation=layers.gelu, rngs=rngs)
+        mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, out_activation=ops.gelu, rngs=rngs)
         return Block(
             embed_dim, attn, mlp, norms=DOUBLE_NORM, epsilon=1e-6, dropout=dropout, rngs=rngs
         )
@@ -388,7 +388,7 @@ def mlp_head_vit(
         layers.Head(
             embed_dim,
             num_classes,
-            hidden=layers.hidden_layers(head_dims, layers.gelu, layers.gelu),
+            hidden=layers.hidden_layers(head_dims, ops.gelu, ops.gelu),
             dropout=head_dropout,
             rngs=rngs,
         ),

@@ -1,10 +1,10 @@
 """The one exception that commands turn into a paragraph on stderr instead of a traceback."""
 
 import difflib
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable
+
+from jax_train.printing import as_paragraph
 
 
 class UserError(ValueError):
@@ -34,15 +34,3 @@ def nearest(word: str, known) -> str:
     if matches:
         return f" (did you mean {matches[0]}?)"
     return f" (there are: {', '.join(sorted(known))})"
-
-
-def as_paragraph(text: str) -> str:
-    """Wrap text to the terminal; paths and commands stay whole, so that they can be copied."""
-    width = shutil.get_terminal_size().columns
-    lines = []
-    for line in text.splitlines():
-        if line.startswith("  "):
-            lines.append(line)
-        else:
-            lines += textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
-    return "\n".join(lines)

@@ -1,13 +1,9 @@
 """What commands print, at most 80 columns wide, and the CSV files they write."""
 
-import csv
-import io
 import os
-from collections.abc import Sequence
+import shutil
+import textwrap
 from pathlib import Path
-
-from jax_train import report
-from jax_train.errors import UserError
 
 WIDTH = 80  # columns of what is printed
 
@@ -17,33 +13,29 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def check_csv(path: str | None, overwrite: bool) -> None:
-    """Check, before anything slow starts, that a CSV file can be written.
+def progress_bar(total: int, what: str, show: bool):
+    """Return a tqdm bar on stderr that shows up after 2 s, and only on a terminal."""
+    from tqdm import tqdm
 
-    Raises:
-      UserError: it exists and is not to be replaced, or its folder is missing or not writable.
-    """
-    if path is None:
-        return
-    folder = Path(path).absolute().parent
-    if Path(path).is_dir():
-        raise UserError(f"--csv {path} is a folder. Name a file, such as {path}/out.csv.")
-    if Path(path).exists() and not overwrite:
-        raise UserError(f"--csv {path} exists already; give --overwrite or choose another name.")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        what = "cannot be written to" if folder.is_dir() else "does not exist"
-        raise UserError(f"--csv {path}: the folder {folder} {what}. Choose another one.")
+    # `disable=None` is tqdm's way to say: unless stderr is a terminal.
+    return tqdm(
+        total=total, desc=what, unit=" images", delay=2, leave=False, disable=None if show else True
+    )
 
 
-def write_csv(path: str, rows: Sequence[Sequence]) -> None:
-    """Write rows as CSV; the file appears when it is complete.
+def as_paragraph(text: str) -> str:
+    """Wrap text to the terminal; paths and commands stay whole, so that they can be copied."""
+    width = shutil.get_terminal_size().columns
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("  "):
+            lines.append(line)
+        else:
+            lines += textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
-    Raises:
-      UserError: it cannot be written.
-    """
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    try:
-        report.write_atomically(Path(path), text.getvalue())
-    except OSError as error:
-        raise UserError(f"--csv {path} cannot be written: {error}. Choose another one.") from error
+
+def readable(path: Path) -> str:
+    """A path as text of one line; bytes and signs that cannot be printed are spelled out."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -6,9 +6,14 @@ import jax
 from ml_collections import ConfigDict
 
 import jax_models
-from jax_train import build, compare_page, optim, processes, report, run_folder
-from jax_train.drawing_results import read_history
+from jax_train import data
+from jax_train.commands import compare
+from jax_train.engine import optim, recipe
 from jax_train.errors import UserError, nearest
+from jax_train.machine import processes
+from jax_train.runs import folder as run_folder
+from jax_train.runs.history import read_history
+from jax_train.runs.results import summary
 from jax_train.train import Trainer, train
 
 
@@ -79,10 +84,10 @@ def train_and_compare(config: ConfigDict, workdir: Path, *, again: bool = False)
             _say(f"{folders[name]} holds this run, finished")
             continue
         _say(f"\n{name}, model {place} of {len(configs)}")
-        _say(report.summary(train(own, folders[name]), folders[name]))
+        _say(summary(train(own, folders[name]), folders[name]))
     if not processes.is_main():
         return ""
-    page = compare_page.compare_and_describe(list(folders.values()), workdir)
+    page = compare.compare_and_describe(list(folders.values()), workdir)
     return f"\n{learning_table(folders)}\n\n{page}"
 
 
@@ -114,10 +119,10 @@ def _check_all(configs: dict[str, ConfigDict], folders: dict[str, Path]) -> None
     if first.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     if jax.process_count() > 1:  # the first process prepares the data, the others find it there
-        processes.on_main(lambda: build.load_splits(first) and None)
-    splits = build.load_splits(first)
+        processes.on_main(lambda: data.load_splits(first) and None)
+    splits = data.load_splits(first)
     for name, own in configs.items():
-        Trainer(build.resolve(own, splits), splits, folders[name])
+        Trainer(recipe.resolve(own, splits), splits, folders[name])
 
 
 def learning_table(folders: dict[str, Path]) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import sys
 import time
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -13,26 +13,23 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_models import cpu
-from jax_models.cpu import memory
-from jax_train import (
-    build,
-    data_cache,
-    feed,
-    metrics,
-    optim,
-    parallel,
-    processes,
-    report,
-    run_folder,
-    steps,
-    trackers,
-)
-from jax_train.build import Splits
-from jax_train.checkpoint import Checkpoints, Progress
-from jax_train.clock import Clock
-from jax_train.data_stream import StreamedDataset
-from jax_train.errors import UserError, as_paragraph
-from jax_train.stopping import Stopped, StopSignals
+from jax_train import data
+from jax_train.data import Splits, StreamedDataset
+from jax_train.drawing.results import draw_curves
+from jax_train.engine import feed, metrics, optim, parallel, steps
+from jax_train.engine import recipe as build
+from jax_train.engine.state import Progress, TrainState
+from jax_train.errors import UserError
+from jax_train.machine import allocator, processes
+from jax_train.machine.clock import Clock
+from jax_train.machine.runtime import enable_compilation_cache
+from jax_train.machine.stopping import Stopped, StopSignals
+from jax_train.printing import as_paragraph
+from jax_train.runs import folder as run_folder
+from jax_train.runs import log as report
+from jax_train.runs import trackers
+from jax_train.runs.checkpoint import Checkpoints
+from jax_train.runs.results import environment, versions, write_confusion, write_results
 
 
 def train(config: ConfigDict, workdir: Path) -> dict:
@@ -56,8 +53,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     optim.validate(config)
     trackers.check(config)
     if jax.process_count() > 1:  # the first process prepares the data, the others find it there
-        processes.on_main(lambda: build.load_splits(config) and None)
-    splits = build.load_splits(config)
+        processes.on_main(lambda: data.load_splits(config) and None)
+    splits = data.load_splits(config)
     config = build.resolve(config, splits)
     trainer = Trainer(config, splits, workdir)  # refuses what it can before a folder is made
     with contextlib.ExitStack() as stack:
@@ -70,16 +67,6 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                 f"The run folder {workdir} cannot be written: {error}. Make room there; the same "
                 "command then goes on from the last checkpoint."
             ) from error
-
-
-def enable_compilation_cache() -> None:
-    """Keep compiled programs between runs in the user's cache folder, unless JAX was told where."""
-    if jax.config.jax_compilation_cache_dir is None:
-        folder = data_cache.cache_root() / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    # A damaged program is compiled again, which is all there is to do about it.
-    warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
 
 
 class Trainer:
@@ -186,7 +173,7 @@ class Trainer:
     def _find_conditions(self) -> dict[str, str]:
         """What the bits of a run depend on besides the config."""
         calls = self._steps_per_call()
-        return report.versions() | {
+        return versions() | {
             "platform": jax.default_backend(),
             "products by": cpu.library(),
             "layout": self.layout.describe(),
@@ -217,7 +204,7 @@ class Trainer:
             epoch = f"{step / self.steps_per_epoch:.4g} of {self.config.train.epochs}"
             print(f"going on after step {step} of {self.total_steps} (epoch {epoch})")
 
-    def _train(self, progress: Progress, step: int) -> steps.TrainState:
+    def _train(self, progress: Progress, step: int) -> TrainState:
         self._compiled, self._calls = {}, 0
         self._saved_at = time.monotonic()
         state, self._sums = progress
@@ -235,7 +222,7 @@ class Trainer:
                 self._stop_if_asked(state, done * self.steps_per_epoch)
         return state
 
-    def _run_epoch(self, epoch: int, first: int, state: steps.TrainState, train_feed):
+    def _run_epoch(self, epoch: int, first: int, state: TrainState, train_feed):
         order = self._order(self.layout.replicate(np.int32(epoch)))
         step, end = epoch * self.steps_per_epoch + first, (epoch + 1) * self.steps_per_epoch
         # Looking a field of the config up takes as long as a step of a small model.
@@ -248,7 +235,7 @@ class Trainer:
             self._calls += 1
             if self._calls & (self._calls - 1) == 0:  # 1, 2, 4, …: soon, then hardly ever
                 jax.block_until_ready(self._sums)
-                memory.trim()
+                allocator.trim()
             step, before = step + length, step
             self.log.advance(length)
             self._clock.count(length * batch_size, self._sums)
@@ -273,14 +260,14 @@ class Trainer:
             due |= processes.on_main(lambda: late)
         return due
 
-    def _stop_if_asked(self, state: steps.TrainState, step: int) -> None:
+    def _stop_if_asked(self, state: TrainState, step: int) -> None:
         """Save and leave after a signal, to whichever process it came."""
         if processes.anywhere(self._signals.asked):
             self._save(state, step)
             self.checkpoints.wait()
             raise Stopped(step, self.total_steps)
 
-    def _save(self, state: steps.TrainState, step: int, figures: dict | None = None) -> None:
+    def _save(self, state: TrainState, step: int, figures: dict | None = None) -> None:
         """Start writing a checkpoint that a run goes on from as if nothing had happened."""
         if not self.recipe.skip_nonfinite and int(self._sums.skipped):
             self._log(step)  # raises
@@ -309,7 +296,7 @@ class Trainer:
             )  # fmt: skip
             if not self._compiled:
                 used = parallel.memory(compiled, args[0], train_feed.arrays)
-                memory.fit(used.step * jax.local_device_count())
+                allocator.fit(used.step * jax.local_device_count())
                 self.log.line(
                     f"memory on each device: {_megabytes(used.state)} for the state, "
                     f"{_megabytes(used.step)} more in a step"
@@ -344,7 +331,7 @@ class Trainer:
         batch = np.asarray(self._order(self.layout.replicate(np.int32(epoch))))[row].ravel()
         facts = {"step": step, "learning_rate": rate, "batch": batch.tolist()}
         if processes.is_main():
-            report.write_results(self.workdir / "nonfinite.json", facts)
+            write_results(self.workdir / "nonfinite.json", facts)
         kept = f"the checkpoint of step {self._saved_step}" if self._saved_step else "no checkpoint"
         raise UserError(
             f"{what[0].upper()}{what[1:]}. Nothing was learned from there on; {kept} is kept. Its "
@@ -361,13 +348,13 @@ class Trainer:
             learning_rate=rate, seconds=self._clock.seconds(), **figures,
         )  # fmt: skip
 
-    def _end_epoch(self, epoch: int, state: steps.TrainState, val_feed) -> None:
+    def _end_epoch(self, epoch: int, state: TrainState, val_feed) -> None:
         """Validate, save a checkpoint and print a line."""
         step = epoch * self.steps_per_epoch
         self._log(step)
         trained = metrics.train_figures(metrics.add_up(self._since_eval))
         self._since_eval = []
-        memory.trim()
+        allocator.trim()
         line = f"epoch {epoch:3d}  train loss {trained['loss']:.4f} top-1 {trained['top1']:6.2%}"
         figures = None
         with self._clock.paused():
@@ -379,7 +366,7 @@ class Trainer:
         self._save(state, step, figures)
         self.log.line(line)
 
-    def evaluate(self, state: steps.TrainState, split_feed) -> metrics.EvalSums:
+    def evaluate(self, state: TrainState, split_feed) -> metrics.EvalSums:
         """Sums over a whole split, on the host."""
         sums = self.layout.replicate(metrics.zero_eval_sums(self.splits.train.num_classes))
         for call in split_feed.eval_calls(self._eval_batch):
@@ -398,7 +385,7 @@ class Trainer:
             )  # fmt: skip
         return self._compiled[key]
 
-    def _finish(self, state: steps.TrainState) -> dict:
+    def _finish(self, state: TrainState) -> dict:
         """Evaluate the reported weights on the test split and write the results."""
         self.checkpoints.wait()
         which, step = "last", self.total_steps
@@ -423,9 +410,9 @@ class Trainer:
             "notes": self.splits.notes(),
             "seconds": round(self._clock.seconds(), 2),
             "train_images_per_sec": round(self._clock.mean_speed(), 1),
-        } | report.environment()
+        } | environment()
         if processes.is_main():
-            report.write_run(self.workdir, results, sums.confusion, self.splits.test.class_names)
+            write_run(self.workdir, results, sums.confusion, self.splits.test.class_names)
         return results
 
 
@@ -441,3 +428,11 @@ def _passes(before: int, step: int, every: int) -> bool:
 def _complain(line: str) -> None:
     if processes.is_main():
         print(as_paragraph(line), file=sys.stderr)
+
+
+def write_run(workdir: Path, results: dict, confusion, class_names: Sequence[str]) -> None:
+    """Write the files of a finished run; results.json comes last and marks it as finished."""
+    write_confusion(workdir / "confusion.csv", confusion, class_names)
+    title = f"{results['model']} on {results['data']}: test top-1 {results['test']['top1']:.2%}"
+    draw_curves(workdir / "metrics.csv", workdir / "curves.png", title)
+    write_results(workdir / "results.json", results)

@@ -23,12 +23,13 @@ def compared_runs(tmp_path_factory):
     Returns:
       (folder with the run folders `vit` and `simple_cnn`, what the training command prints).
     """
-    from jax_train import run_page, several
-    from tests.jax_train import hostile
+    from jax_train import several
+    from jax_train.commands import report
+    from tests.jax_train.pages import hostile
 
     folder = tmp_path_factory.mktemp("pages")
     config = hostile.config(hostile.write_images(folder / "R&D <b>pets"))
     text = several.train_and_compare(config, folder / "runs & <i>more")
     for model in ("vit", "simple_cnn"):
-        run_page.report_and_describe(folder / "runs & <i>more" / model)
+        report.report_and_describe(folder / "runs & <i>more" / model)
     return folder / "runs & <i>more", text

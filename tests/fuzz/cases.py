@@ -31,8 +31,13 @@ from safetensors.numpy import save
 
 import train_jax
 from configs import common
-from jax_models import create_model, torch_weights, weight_files
-from jax_train import archives, config, data_folder
+from jax_models import create_model, torch_weights
+from jax_models.torch_weights import files as weight_files
+from jax_models.torch_weights import tensors
+from jax_train.config import checks
+from jax_train.config.fields import flatten, to_json
+from jax_train.data.sources import archives
+from jax_train.data.sources import folder as data_folder
 from jax_train.errors import UserError
 
 ACCEPTED, REFUSED = "accepted", "refused"
@@ -97,7 +102,7 @@ def load_or_refuse(name: str, state, wrong: set) -> str:
         except ValueError as error:
             assert wrong, f"refused what is right: {error}"
             for key in wrong:
-                assert torch_weights._shown(key) in str(error), f"{key!r} is not named: {error}"
+                assert tensors._shown(key) in str(error), f"{key!r} is not named: {error}"
             assert bits(model) == before, f"refused, but changed: {error}"
             return REFUSED
         assert not wrong, f"accepted, although these are wrong: {wrong}"
@@ -299,7 +304,7 @@ def _values_of(state: dict, data: bytes, whole: bytes) -> dict[str, bytes]:
 @functools.cache
 def fields() -> dict[str, object]:
     """Every field of the config with its default."""
-    return config.flatten(common.get_config())
+    return flatten(common.get_config())
 
 
 _VALUES = (
@@ -357,7 +362,7 @@ def overrides(random) -> str:
 
 def _check_config(chosen) -> None:
     """Check a config that was accepted, by other means than `config.validate`."""
-    found = config.flatten(chosen)
+    found = flatten(chosen)
     assert list(found) == list(fields())
     for field, value in found.items():
         group, _, key = f".{field}".rpartition(".")
@@ -370,7 +375,7 @@ def _check_config(chosen) -> None:
             assert abs(value) < math.inf, field
         else:
             assert type(value) is kind, f"{field}={value!r}"
-    assert json.loads(config.to_json(chosen))
+    assert json.loads(to_json(chosen))
 
 
 def parse(arguments: list[str]):
@@ -386,8 +391,8 @@ def parse(arguments: list[str]):
     ):
         train_jax.parse_flags(line)
         chosen = holder.value
-    config.clear_none_tuples(chosen)
-    config.validate(chosen, common.get_config())
+    checks.clear_none_tuples(chosen)
+    checks.validate(chosen, common.get_config())
     return chosen
 
 

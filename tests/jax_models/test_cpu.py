@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jax_models import conv_layers, cpu, layers
-from jax_models.cpu import ffi, functions, kernels, memory, onednn
+from jax_models import conv_layers, cpu, layers, ops
+from jax_models.cpu import ffi, functions, kernels, onednn
+from jax_train.machine import allocator
 from tests.jax_models.small import COVERED, build, draw_images
 
 
@@ -103,9 +104,9 @@ def test_both_ways_give_the_same_model(name):
 
 def test_gelu():
     x = jnp.concatenate([draw(1009) * 3, jnp.linspace(-12, 12, 997), jnp.zeros(1)])
-    ours = value_and_gradients(layers.gelu, x)
+    ours = value_and_gradients(ops.gelu, x)
     with cpu.using(False):
-        plain = value_and_gradients(layers.gelu, x)
+        plain = value_and_gradients(ops.gelu, x)
     assert_close(ours, plain, 1e-6)
 
 
@@ -128,9 +129,9 @@ def test_layer_norm(scale):
 @pytest.mark.parametrize("shape", [(3, 8, 12, 5), (2, 7, 9, 3), (1, 2, 2, 1)])
 def test_max_pool(shape):
     x = draw(*shape).round(1)  # with ties
-    ours = value_and_gradients(conv_layers.max_pool2x2, x)
+    ours = value_and_gradients(ops.max_pool2x2, x)
     with cpu.using(False):
-        plain = value_and_gradients(conv_layers.max_pool2x2, x)
+        plain = value_and_gradients(ops.max_pool2x2, x)
     assert_close(ours, plain, 0)
 
 
@@ -383,13 +384,13 @@ def test_what_a_custom_call_raises_is_told():
 
 def test_memory_is_left_alone_where_the_user_has_set_it(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
-    assert not memory.tune()
+    assert not allocator.tune()
 
 
 @pytest.mark.parametrize("system", ["Darwin", "Windows"])
 def test_memory_is_left_alone_elsewhere(monkeypatch, system):
-    monkeypatch.setattr(memory.platform, "system", lambda: system)
-    assert not memory.tune()
+    monkeypatch.setattr(allocator.platform, "system", lambda: system)
+    assert not allocator.tune()
 
 
 _LARGE_BLOCKS = """
@@ -430,6 +431,6 @@ def test_memory_is_kept_until_trimmed_and_not_where_a_step_is_large_for_the_mach
 
 
 def test_memory_of_steps_is_left_alone_where_it_is_not_tuned(monkeypatch):
-    monkeypatch.setattr(memory, "_libc", None)
-    memory.trim()
-    assert not memory.fit(1)
+    monkeypatch.setattr(allocator, "_libc", None)
+    allocator.trim()
+    assert not allocator.fit(1)

@@ -15,6 +15,7 @@ from flax import nnx
 from scipy import stats
 
 from jax_models import dropout
+from jax_models.rngs import _mix, fold_in
 from tests.jax_models.small import COVERED, SMALL, build, build_mirror, draw_images
 
 with_dropout = pytest.mark.parametrize(
@@ -294,14 +295,14 @@ def test_calls_on_one_stream_are_uncorrelated():
 
 def test_masks_of_folded_keys_are_uncorrelated():
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(jnp.arange(61))
-    calls = [mask(dropout.fold_in(keys, number), (61, 23, 29)) for number in range(31)]
+    calls = [mask(fold_in(keys, number), (61, 23, 29)) for number in range(31)]
     assert_uncorrelated(np.stack(calls))
     assert_uncorrelated(np.stack(calls, axis=1))
 
 
 def test_folded_keys_are_all_different():
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(jnp.arange(211))
-    words = [jax.random.key_data(dropout.fold_in(keys, number)) for number in range(101)]
+    words = [jax.random.key_data(fold_in(keys, number)) for number in range(101)]
     words = np.concatenate([jax.random.key_data(keys), *words])
     assert len(np.unique(words, axis=0)) == len(words)
 
@@ -325,11 +326,11 @@ def test_every_input_bit_flips_every_output_bit_half_the_time():
     shifts = jnp.arange(32, dtype=jnp.uint32)
     for inputs in (x, counter):
         for bit in range(32):
-            difference = dropout._mix(inputs) ^ dropout._mix(inputs ^ jnp.uint32(1 << bit))
+            difference = _mix(inputs) ^ _mix(inputs ^ jnp.uint32(1 << bit))
             share = np.asarray((difference[:, None] >> shifts) & 1).mean(0)
             assert np.abs(share - 0.5).max() < 0.05
 
 
 def test_no_two_inputs_share_a_hash():
     inputs = np.unique(np.random.default_rng(0).integers(0, 2**32, 2**20, np.uint32))
-    assert len(np.unique(dropout._mix(jnp.asarray(inputs)))) == len(inputs)
+    assert len(np.unique(_mix(jnp.asarray(inputs)))) == len(inputs)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from flax import nnx
 
-from jax_models import conv_layers, layers
+from jax_models import conv_layers, layers, ops
 
 
 def draw(*shape, seed=0):
@@ -73,16 +73,14 @@ POOLED = [(2, 7, 11, 3), (3, 6, 5, 2), (1, 13, 2, 5), (2, 8, 10, 3)]
 def test_max_pooling_is_torchs(shape):
     x = draw(*shape)
     theirs = torch.nn.functional.max_pool2d(torch.from_numpy(x).permute(0, 3, 1, 2), 2)
-    np.testing.assert_array_equal(
-        conv_layers.max_pool2x2(jnp.asarray(x)), theirs.permute(0, 2, 3, 1)
-    )
+    np.testing.assert_array_equal(ops.max_pool2x2(jnp.asarray(x)), theirs.permute(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("shape", POOLED)
 def test_gradient_of_pooling_after_relu_is_torchs_though_zeros_tie(shape):
     x = draw(*shape) - 3.4  # five of six values are negative
     weights = draw(shape[0], shape[1] // 2, shape[2] // 2, shape[3], seed=1)
-    ours = jax.grad(lambda x: (weights * conv_layers.max_pool2x2(jax.nn.relu(x))).sum())(x)
+    ours = jax.grad(lambda x: (weights * ops.max_pool2x2(jax.nn.relu(x))).sum())(x)
     theirs = torch.from_numpy(x).requires_grad_()
     pooled = torch.nn.functional.max_pool2d(theirs.relu().permute(0, 3, 1, 2), 2)
     assert (pooled == 0).float().mean() > 0.3  # windows in which all four tie
@@ -93,7 +91,7 @@ def test_gradient_of_pooling_after_relu_is_torchs_though_zeros_tie(shape):
 
 def pooling_gradients(x, weights):
     """Gradients of the weighted sum of the pooled maps, ours and PyTorch's."""
-    ours = jax.grad(lambda x: (weights * conv_layers.max_pool2x2(x)).sum())(jnp.asarray(x))
+    ours = jax.grad(lambda x: (weights * ops.max_pool2x2(x)).sum())(jnp.asarray(x))
     theirs = torch.from_numpy(x.copy()).requires_grad_()
     pooled = torch.nn.functional.max_pool2d(theirs.permute(0, 3, 1, 2), 2)
     (torch.from_numpy(weights) * pooled.permute(0, 2, 3, 1)).sum().backward()

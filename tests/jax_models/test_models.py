@@ -14,15 +14,7 @@ from flax import nnx
 import jax_models
 import torch_ref
 from jax_models import cpu
-from tests.jax_models.small import (
-    COVERED,
-    MODELS,
-    SMALL,
-    bits,
-    build,
-    draw_images,
-    shared,
-)  # fmt: skip
+from tests.jax_models.small import COVERED, MODELS, SMALL, bits, build, draw_images, shared
 
 every_model = pytest.mark.parametrize("name", COVERED)
 

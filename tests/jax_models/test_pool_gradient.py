@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import jax_models
-from jax_models import conv_layers
+from jax_models import ops
 
 # Sizes at which XLA computes the input of a pool twice, with different rounding: a gradient that
 # looks for values equal to the maximum lost half of itself here, and nothing at smaller sizes.
@@ -46,7 +46,7 @@ def gradients(name, settings, shape):
 @pytest.mark.parametrize("name", CASES)
 def test_a_compiled_models_gradient_is_that_of_the_librarys_pool(name, monkeypatch):
     ours = gradients(name, *CASES[name])
-    monkeypatch.setattr(conv_layers, "max_pool2x2", library_pool)
+    monkeypatch.setattr(ops, "max_pool2x2", library_pool)
     theirs = gradients(name, *CASES[name])
     whole = np.sqrt(sum(np.square(g).sum() for g in theirs))
     for a, b in zip(ours, theirs, strict=True):

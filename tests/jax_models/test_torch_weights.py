@@ -17,6 +17,7 @@ import torch
 from flax import nnx
 
 from jax_models import torch_weights
+from jax_models.torch_weights import tensors
 from tests.jax_models.small import COVERED, SMALL, bits, build, build_mirror, draw_images, shared
 
 every_model = pytest.mark.parametrize("name", COVERED)
@@ -246,7 +247,7 @@ def test_running_out_of_memory_half_way_changes_nothing(monkeypatch):
             raise MemoryError
         return make(*args, **kwargs)
 
-    monkeypatch.setattr(torch_weights.jnp, "array", fail)
+    monkeypatch.setattr(tensors.jnp, "array", fail)
     with pytest.raises(MemoryError):
         torch_weights.load(model, build_mirror("vit").state_dict())
     monkeypatch.undo()

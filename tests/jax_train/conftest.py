@@ -112,7 +112,7 @@ def small():
 @pytest.fixture(scope="session")
 def cifar10(tmp_path_factory):
     """A prepared small CIFAR-10: its data folder, and the true images and labels."""
-    from jax_train import prepare
+    from jax_train.data.sources import prepare
 
     folder = tmp_path_factory.mktemp("cifar10")
     members, truth = cifar10_members()

@@ -7,10 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from jax_train import config as config_checks
-from jax_train import data, report, run_folder
-from jax_train.build import channel_statistics, load_splits, resolve
+from jax_train import data
+from jax_train.config.fields import to_json
+from jax_train.data import load_splits
+from jax_train.data.statistics import channel_statistics
+from jax_train.engine.recipe import resolve
 from jax_train.errors import UserError
+from jax_train.files import write_atomically
+from jax_train.runs import folder as run_folder
+from jax_train.runs.history import COLUMNS, read_metrics
 from jax_train.train import Trainer, train
 from tests import tiny
 
@@ -74,7 +79,7 @@ def test_confusion_matrix_adds_up_to_the_results(finished):
 
 def test_metrics_has_a_row_for_each_log_point_and_evaluation(finished):
     folder, _ = finished
-    assert tuple(rows(folder)[0]) == report.COLUMNS
+    assert tuple(rows(folder)[0]) == COLUMNS
     steps = {split: [int(r["step"]) for r in rows(folder) if r["split"] == split]
              for split in ("train", "val", "test")}  # fmt: skip
     assert steps == {"train": [3, 4, 6, 8, 9, 12], "val": [4, 8, 12], "test": [12]}
@@ -235,19 +240,19 @@ def test_finished_run_is_set_aside_and_nothing_is_lost(tmp_path):
 
 def test_torn_last_row_of_metrics_is_dropped(tmp_path):
     path = tmp_path / "metrics.csv"
-    path.write_text(",".join(report.COLUMNS) + "\n3,1,train,2.0,0.1,0.5,10,0.1,1.5,,,\n4,1,tr")
-    assert [row["step"] for row in report.read_metrics(path)] == ["3"]
+    path.write_text(",".join(COLUMNS) + "\n3,1,train,2.0,0.1,0.5,10,0.1,1.5,,,\n4,1,tr")
+    assert [row["step"] for row in read_metrics(path)] == ["3"]
 
 
 def test_resolving_leaves_the_callers_config_alone():
     config = tiny.config()
-    before = config_checks.to_json(config)
+    before = to_json(config)
     resolve(config, load_splits(config))
-    assert config_checks.to_json(config) == before
+    assert to_json(config) == before
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     (tmp_path / "results.json").mkdir()
     with pytest.raises(IsADirectoryError):
-        report.write_atomically(tmp_path / "results.json", "{}")
+        write_atomically(tmp_path / "results.json", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

@@ -21,9 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_models.dropout import dropout_mask
-from jax_train import build, feed, metrics, optim, parallel, processes, steps
-from jax_train.checkpoint import Checkpoints, Progress
+from jax_models.rngs import ExampleRngs
 from jax_train.data import Dataset
+from jax_train.engine import feed, metrics, optim, parallel, steps
+from jax_train.engine import recipe as build
+from jax_train.engine.state import Progress
+from jax_train.machine import processes
+from jax_train.runs.checkpoint import Checkpoints
 
 MODELS = ("vit", "simple_cnn")
 CLASSES, EPOCHS = 10, 2
@@ -159,7 +163,7 @@ class Run:
             images = recipe.augmentation.train(
                 data.images[index], steps.keys_at(recipe, steps.AUGMENT, 0, places)
             )
-            rngs = steps.ExampleRngs(steps.keys_at(recipe, steps.DROPOUT, 0, places))
+            rngs = ExampleRngs(steps.keys_at(recipe, steps.DROPOUT, 0, places))
             masks = dropout_mask(rngs.dropout(), (len(places), 17, 24), 0.1)
             if recipe.layout.axis_name:
                 gather = functools.partial(

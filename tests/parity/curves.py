@@ -23,8 +23,11 @@ from torch.nn import functional
 
 import torch_ref
 from jax_models import torch_weights
-from jax_train import data, steps
-from jax_train.train import Splits, Trainer, resolve
+from jax_train import data
+from jax_train.data import Splits
+from jax_train.engine import steps
+from jax_train.engine.recipe import resolve
+from jax_train.train import Trainer
 from tests.parity.cases import to_torch
 from tests.parity.training import torch_optimizer
 

@@ -22,7 +22,8 @@ from torch.nn import functional
 import jax_models
 from jax_models import cpu, dropout, torch_weights
 from jax_models.cpu import onednn
-from jax_train import metrics, steps
+from jax_models.rngs import ExampleRngs
+from jax_train.engine import metrics
 from tests.parity.cases import CASES, PRIME, Pair, as_dtype, full_size, largest, to_torch
 from tests.parity.training import training
 
@@ -101,7 +102,7 @@ def loss_and_gradients(pair: Pair, images, labels, keys=None):
     @jax.jit
     def grad(params, images):
         def loss(params, images):
-            rngs = None if keys is None else steps.ExampleRngs(keys)
+            rngs = None if keys is None else ExampleRngs(keys)
             logits = nnx.merge(graphdef, params, stats)(images, train=True, rngs=rngs)
             return metrics.cross_entropy(logits, labels).mean(), logits
 

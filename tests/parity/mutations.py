@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_models import conv_layers, layers
+from jax_models import conv_layers, layers, ops
 from jax_models.cpu import functions
 from tests.parity.cases import CASES, PRIME
 from tests.parity.ladder import climb
@@ -92,7 +92,7 @@ def heads_last():
 
         return attend
 
-    return replaced(layers, "attend", wrong)
+    return replaced(ops, "attend", wrong)
 
 
 def scaled_scores():
@@ -101,7 +101,7 @@ def scaled_scores():
     def wrong(right):
         return lambda q, k, v, scale, **rest: right(q, k, v, scale=q.shape[-1] ** -0.5, **rest)
 
-    return replaced(layers, "attend", wrong)
+    return replaced(ops, "attend", wrong)
 
 
 def biased_variance():

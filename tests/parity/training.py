@@ -11,8 +11,8 @@ from flax import nnx
 from torch.nn import functional
 
 from jax_models import torch_weights
-from jax_train import optim, steps
-from jax_train.parallel import Layout
+from jax_train.engine import optim, steps
+from jax_train.engine.parallel import Layout
 from tests.parity.cases import Pair, to_torch
 
 # The recipe that trains each model; its optimizer, schedule, weight decay and loss are used.

@@ -91,18 +91,19 @@ class Reader:
     """
 
     def __init__(self, name: str, run: Path):
-        from jax_train import build, train
+        from jax_train import data, train
+        from jax_train.engine import recipe
 
         config = VARIANTS[name].config()
-        splits = build.load_splits(config)
-        self._like = train.Trainer(build.resolve(config, splits), splits, run).like
+        splits = data.load_splits(config)
+        self._like = train.Trainer(recipe.resolve(config, splits), splits, run).like
 
     def read(self, run: Path) -> tuple[Read, list[str]]:
         """What is read from a run folder, and the lines said about it."""
         import jax
         import numpy as np
 
-        from jax_train.checkpoint import Checkpoints
+        from jax_train.runs.checkpoint import Checkpoints
 
         lines = []
         with Checkpoints(run / "checkpoints", tell=lines.append) as checkpoints:

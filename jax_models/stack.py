@@ -1,0 +1,102 @@
+"""Blocks and stages called one after the other: plainly, in a scan, or with rematerialisation."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jax_models.dropout import Dropout
+from jax_models.rngs import DrawnKeys
+
+
+def draw_keys(
+    part: nnx.Module, count: int, rngs: nnx.Rngs | None, call: Callable[[nnx.Rngs], object]
+) -> jax.Array | None:
+    """Draw the keys that `count` parts alike would draw when called in turn: [count, n, ...].
+
+    None if the part drops nothing; `call(rngs)` calls it.
+    """
+    parts = (module for _, module in nnx.iter_modules(part))
+    if rngs is None or not any(isinstance(m, Dropout) and m.rate for m in parts):
+        return None
+    keys = [rngs.dropout()]
+    counter = _Counter(keys[0])
+    jax.eval_shape(lambda: call(counter))
+    keys += [rngs.dropout() for _ in range(count * counter.calls - 1)]
+    return jnp.stack(keys).reshape(count, counter.calls, *keys[0].shape)
+
+
+class _Counter:
+    def __init__(self, key):
+        self._key, self.calls = key, 0
+
+    def dropout(self):
+        self.calls += 1
+        return self._key
+
+
+def run_parts(
+    parts: Sequence[nnx.Module], x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool,
+    remat: bool,
+) -> tuple[jax.Array, tuple, tuple]:  # fmt: skip
+    """Call blocks or stages one after the other.
+
+    Args:
+      parts: each maps x to (x, attention or None).
+      x: input of the first.
+      train: as in the parts.
+      rngs: as in the parts.
+      maps: as in the parts.
+      remat: in training keep nothing of a part's inside and work it out again for the gradient,
+        which saves memory for about a third more computation. Source: Chen et al. 2016,
+        https://arxiv.org/abs/1604.06174.
+
+    Returns:
+      (output of the last, attention of each, output of each).
+    """
+    attention, outputs = [], []
+    for part in parts:
+        x, weights = run_part(part, x, rngs, train=train, maps=maps, remat=remat)
+        attention.append(weights)
+        outputs.append(x)
+    return x, tuple(attention), tuple(outputs)
+
+
+def scan_parts(
+    parts: Sequence[nnx.Module], x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool,
+    remat: bool,
+) -> tuple[jax.Array, tuple, tuple]:  # fmt: skip
+    """As `run_parts`, for parts that are alike, in a loop whose inside is compiled once.
+
+    The same keys are drawn. Compiling takes a fraction of the time, the steps take longer.
+    """
+    graphdef, _ = nnx.split(parts[0])
+    states = [nnx.to_pure_dict(nnx.state(part)) for part in parts]
+    if not train:
+        rngs = None
+    keys = draw_keys(parts[0], len(parts), rngs, lambda rngs: parts[0](x, train=train, rngs=rngs))
+
+    def body(x, inputs):
+        state, keys = inputs
+        rngs = None if keys is None else DrawnKeys(keys)
+        part = nnx.merge(graphdef, state)
+        x, weights = run_part(part, x, rngs, train=train, maps=maps, remat=remat)
+        return x, (weights, x) if maps else None
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    x, seen = jax.lax.scan(body, x, (stacked, keys))
+    attention, outputs = map(tuple, seen) if maps else ((), ())
+    return x, attention, outputs
+
+
+def run_part(
+    part: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *, train: bool, maps: bool, remat: bool,
+    **others: int | None,
+) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+    """Call one block or stage, as `run_parts` does, with what others it takes."""
+
+    def call(part, x, rngs):
+        return part(x, train=train, rngs=rngs, maps=maps, **others)
+
+    return (nnx.remat(call) if remat and train else call)(part, x, rngs)

@@ -1,0 +1,64 @@
+"""What a model costs: floating-point operations of a prediction and of a training step."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jax_models import cpu
+from jax_train.engine import metrics, steps
+from jax_train.engine.parallel import Layout
+from jax_train.engine.state import Data, TrainState
+from jax_train.runs.trained import TrainedRun
+
+# The machine code is not run, so it need not be good: counting then takes half the time.
+_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+class Flops(NamedTuple):
+    """Floating-point operations per image; a multiplication with an addition counts as two.
+
+    Attributes:
+      forward: of a prediction, with normalisation.
+      train: of a training step: augmentation, forward and backward pass, and the image's share of
+        the optimizer's update.
+    """
+
+    forward: float
+    train: float
+
+
+def flops(run: TrainedRun, image_shape: tuple[int, int, int]) -> Flops:
+    """Count the operations of a run's model, by XLA's cost analysis of the compiled programs.
+
+    Args:
+      run: the model and its recipe.
+      image_shape: height, width and channels of the raw images.
+    """
+    batch = run.config.train.batch_size
+    # One device and one part: the work on an image is the same however a batch is spread.
+    recipe = dataclasses.replace(
+        run.recipe, layout=Layout(), batch_size=batch, accumulate_steps=1, steps_per_epoch=1
+    )
+    images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((1, batch), jnp.int32)
+    state = jax.eval_shape(functools.partial(_state, recipe), run.params, run.stats)
+    sums = jax.eval_shape(metrics.zero_train_sums)
+    data = Data(images.update(shape=(1, *images.shape)), labels)
+    forward = _count(functools.partial(steps.logits, recipe), run.params, run.stats, images)
+    train = _count(functools.partial(steps.train_on_batch, recipe), state, sums, data)
+    return Flops(forward / batch, train / batch)
+
+
+def _state(recipe, params, stats):
+    optimizer_state = recipe.optimizer.init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer_state)
+
+
+def _count(function, *args) -> float:
+    with cpu.using(False):  # XLA does not see into the CPU's own kernels
+        lowered = jax.jit(function).lower(*args)
+    analysis = lowered.compile(compiler_options=_QUICKLY).cost_analysis()
+    return float(analysis["flops"])

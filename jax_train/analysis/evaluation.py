@@ -1,0 +1,222 @@
+"""Figures of a trained model on any split: the work behind `evaluate`."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import numpy as np
+
+from jax_train.analysis import statistics
+from jax_train.analysis.scoring import Scorer, tta_notes
+from jax_train.data import Dataset, Examples, StreamedDataset, count_shared, load, load_split
+from jax_train.data.sources.by_name import open_source
+from jax_train.data.split import resolve_split
+from jax_train.engine import metrics
+from jax_train.errors import UserError
+from jax_train.printing import progress_bar
+from jax_train.runs.trained import TrainedRun, image_shape
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluation:
+    """What a model makes of a split. N images in the order of the split, K classes.
+
+    Attributes:
+      data: name of the data set.
+      split: as given.
+      class_names: K names.
+      tta: test-time augmentation, from `scoring.TTA`.
+      labels: int32 [N], the true classes.
+      predictions: int32 [N], the classes of the largest probability.
+      confidences: float32 [N], that probability.
+      true_probabilities: float32 [N], the probability of the true class.
+      sums: on the host; `sums.confusion` is [K,K] by true and predicted class.
+      seconds: without compilation.
+    """
+
+    data: str
+    split: str
+    class_names: tuple[str, ...]
+    tta: tuple[str, ...]
+    labels: np.ndarray
+    predictions: np.ndarray
+    confidences: np.ndarray
+    true_probabilities: np.ndarray
+    sums: metrics.EvalSums
+    seconds: float
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Counts [K,K] by true and predicted class."""
+        return np.asarray(self.sums.confusion)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """As `metrics.eval_figures`; what results.json holds under `test`."""
+        return metrics.eval_figures(self.sums)
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the top-1 accuracy, in [0, 1]."""
+        return statistics.wilson_interval(int(np.trace(self.confusion)), len(self.labels))
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error in 15 bins, in [0, 1]; see `metrics`."""
+        return statistics.calibration_error(self.confidences, self.predictions == self.labels)
+
+    @property
+    def images_per_sec(self) -> float:
+        """Images, not views of them, per second."""
+        return len(self.labels) / self.seconds
+
+    @cached_property
+    def by_class(self) -> dict[str, np.ndarray]:
+        """`images`, `precision`, `recall`, `f1`: [K] each; a ratio 0/0 counts as 0."""
+        from sklearn.metrics import precision_recall_fscore_support
+
+        precision, recall, f1, images = precision_recall_fscore_support(
+            self.labels, self.predictions, labels=np.arange(len(self.class_names)), zero_division=0
+        )
+        return {"images": images, "precision": precision, "recall": recall, "f1": f1}
+
+    @property
+    def most_confused(self) -> tuple[np.ndarray, np.ndarray]:
+        """The wrong class that each class was taken for most often [K], and how often [K]."""
+        wrong = self.confusion - np.diag(np.diag(self.confusion))
+        return wrong.argmax(axis=1), wrong.max(axis=1)
+
+
+def evaluate(
+    run: TrainedRun,
+    split: str | Dataset | StreamedDataset,
+    tta: Sequence[str] = (),
+    *,
+    progress: bool = False,
+) -> Evaluation:
+    """Evaluate a run on a split, in batches of `config.eval.batch_size`.
+
+    Without augmentation, on the run's own test split, the figures are those of results.json; to
+    the last bit of the loss if one device trained it and evaluates it.
+
+    Args:
+      run: the model.
+      split: of the run's data, such as 'test' or 'train[:1000]'; or examples, in memory or
+        streamed, with the run's image shape and classes.
+      tta: see `scoring.views`.
+      progress: show a progress bar, where stderr is a terminal and it takes longer than 2 s.
+
+    Raises:
+      UserError: the split is unknown, cannot be read, or its images or classes are others.
+    """
+    if isinstance(split, str):
+        split = load_split(run.config, split)
+    else:
+        _check_shape(run, split)
+    _check_classes(run, split)
+    scorer, size, count = Scorer(run, tta), run.config.eval.batch_size, len(split)
+    sums = metrics.zero_eval_sums(split.num_classes)
+    blank = np.zeros((size, *split.image_shape), np.uint8), np.zeros(size, np.int32)
+    jax.block_until_ready(scorer.tally(sums, *blank, 0))  # compiles; counts nothing
+    labels, parts = [], []
+    begin = time.monotonic()
+    with (
+        contextlib.closing(_batches(split, size)) as batches,
+        progress_bar(count, f"Evaluating {split.split}", progress) as bar,
+    ):
+        for start, (images, true) in zip(range(0, count, size), batches, strict=True):
+            valid = min(size, count - start)
+            sums, part = scorer.tally(sums, images, true, valid)
+            labels.append(true[:valid])
+            # Waits for the device, so that no more than one batch is in memory.
+            parts.append([array[:valid] for array in jax.device_get(part)])
+            bar.update(valid)
+    seconds = time.monotonic() - begin
+    predictions, confidences, true_probabilities = map(np.concatenate, zip(*parts, strict=True))
+    return Evaluation(
+        data=split.name, split=split.split, class_names=split.class_names, tta=tuple(tta),
+        labels=np.concatenate(labels), predictions=predictions, confidences=confidences,
+        true_probabilities=true_probabilities, sums=jax.device_get(sums), seconds=seconds,
+    )  # fmt: skip
+
+
+def _batches(split: Dataset | StreamedDataset, size: int) -> Iterator:
+    """Yield images and labels of batches; the last one is filled up with the first example."""
+    count = len(split)
+    order = np.arange(math.ceil(count / size) * size).reshape(-1, size)
+    order = np.where(order < count, order, 0)
+    if isinstance(split, StreamedDataset):
+        yield from split.batches(order)
+    else:
+        for rows in order:
+            yield split.images[rows], split.labels[rows]
+
+
+def _check_classes(run: TrainedRun, examples: Examples) -> None:
+    if examples.class_names == run.class_names:
+        return
+    same = sorted(examples.class_names) == sorted(run.class_names)
+    raise UserError(
+        f"The classes of {examples.name} are not those of {run.folder}: "
+        f"{_some(examples.class_names)} there, {_some(run.class_names)} in the run"
+        f"{' (another order)' * same}. Choose data with the same classes in the same order."
+    )
+
+
+def _check_shape(run: TrainedRun, examples: Dataset | StreamedDataset) -> None:
+    if (shape := image_shape(run)) != examples.image_shape:
+        raise UserError(
+            f"The images of {examples.name} are {examples.image_shape} (height, width, channels), "
+            f"and {run.folder} takes {shape}. Save them in that form, grey for 1 channel and in "
+            "colour for 3."
+        )
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def load_other(run: TrainedRun, name: str, data_dir: str | None, split: str):
+    """Load a split of other data for a run; images of a folder are brought to the run's size.
+
+    Raises:
+      UserError: it cannot be loaded.
+    """
+    side = image_shape(run)[0] if name.startswith("folder:") else None
+    fields = run.config.data
+    return load(
+        name, split, data_dir,
+        image_size=side, download=fields.download, memory_limit=fields.memory_limit,
+    )  # fmt: skip
+
+
+def notes(run: TrainedRun, evaluation: Evaluation, held: Examples) -> list[str]:
+    """What the figures have to be read with; `held` are the examples evaluated."""
+    found = tta_notes(run, evaluation.tta)
+    if run.results is None:
+        found.append(f"the run is not finished; these weights are of step {run.step:,}")
+    with contextlib.suppress(UserError):  # the run's own data may be gone
+        train = _examples(run, run.config.data.train_split)
+        if shared := count_shared(train, held):
+            found.append(f"{shared:,} of these images are among the training images")
+    if not np.isfinite(evaluation.confidences).all():
+        found.append("some logits are no finite numbers: the training did not converge")
+    return found
+
+
+def _examples(run: TrainedRun, split: str) -> Examples:
+    """Which examples a split holds, without reading them."""
+    fields = run.config.data
+    source = open_source(
+        fields.name, fields.data_dir,
+        image_size=fields.image_size, download=fields.download, progress=False,
+    )  # fmt: skip
+    return Examples(
+        name=fields.name, split=split, class_names=run.class_names, source=source.identity,
+        ranges=resolve_split(split, source),
+    )  # fmt: skip

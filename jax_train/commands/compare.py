@@ -1,0 +1,75 @@
+"""`python -m jax_train compare`: runs on the same data, side by side."""
+
+import argparse
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from jax_train.analysis import comparison as compare
+from jax_train.analysis.comparison import Compared
+from jax_train.machine.runtime import enable_compilation_cache
+from jax_train.pages.comparison import verdicts, write
+from jax_train.pages.page import Page
+from jax_train.printing import WIDTH, shorten
+
+
+def add_compare(commands) -> None:
+    """Add `compare`: runs on the same data, side by side."""
+    parser = commands.add_parser(
+        "compare",
+        help="compare finished runs on the same data, in a table and on a page",
+        description="Compare finished runs on the same test images: cost, speed, accuracy, where "
+        "they disagree and where each looks. Writes FOLDER/comparison.html.",
+    )
+    parser.add_argument("run_folders", nargs="+", metavar="RUN", help="run folders, at least two")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="where to write (default: where the first run folder is)"
+    )
+    parser.set_defaults(run=run_compare)
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    """Run `compare`, print the table and say where the page is."""
+    pass
+
+    print(compare_and_describe(args.run_folders, args.out))
+
+
+def compare_and_describe(folders: Sequence[str | Path], out: str | Path | None = None) -> str:
+    """Compare finished runs on the same data and write comparison.html.
+
+    Args:
+      folders: of the runs.
+      out: folder of the page; None: the one the first run folder is in.
+
+    Returns:
+      A table for people, at most 80 columns wide for two models, and where the page is.
+
+    Raises:
+      UserError: the runs cannot be compared, or nothing can be written.
+    """
+    enable_compilation_cache()
+    compared = compare.load(folders, progress=True)
+    out = Path(folders[0]).parent if out is None else Path(out)
+    return "\n".join([*describe(compared), write(compared, Page(out / "comparison.html"))])
+
+
+def describe(compared: Sequence[Compared]) -> list[str]:
+    """The main figures as lines for people."""
+    width = min(24, max(5, *(len(one.name) for one in compared)))
+    lines = [
+        f"{compared[0].evaluation.split} of {compared[0].run.config.data.name}: "
+        f"{len(compared[0].right):,} images",
+        f"  {'':{width}}   top-1   95 % interval  parameters   MFLOP  images/s  s/epoch",
+    ]
+    for one in compared:
+        low, high = one.evaluation.top1_interval
+        lines.append(
+            f"  {shorten(one.name, width):{width}} {one.evaluation.figures['top1']:7.2%} "
+            f"{100 * low:6.1f} – {100 * high:5.1f} % {one.run.results['parameters']:11,} "
+            f"{one.flops.forward / 1e6:7.4g} {one.evaluation.images_per_sec:9,.0f} "
+            f"{compare.seconds_per_epoch(one):8.1f}"
+        )
+    for line in verdicts(compared):
+        lines += textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return lines

@@ -1,0 +1,1 @@
+"""The config: its fields, their checks, and flags that set them."""

@@ -1,0 +1,91 @@
+"""The fields of a config: their names, what they hold, their form as JSON, and differences."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jax_train.errors import UserError
+
+# A run may go on under other values of these: they change no result.
+_FREE = (
+    "compare",
+    "data.data_dir",
+    "data.download",
+    "data.memory_limit",
+    "parallel",
+    "mesh.",
+    "log.",
+    "checkpoint.every_",
+    "train.on_nonfinite",
+)
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_EXAMPLES = {int: "8", float: "0.1", bool: "true"}  # where the default is empty
+# What the tuples hold, and an example as one types it.
+_TUPLES = {
+    "widths": (int, "whole numbers separated by commas", "64,128"),
+    "head_dims": (int, "whole numbers separated by commas", "512,256"),
+    "mean": (float, "numbers separated by commas", "0.5,0.5,0.5"),
+    "std": (float, "numbers separated by commas", "0.5,0.5,0.5"),
+    "compare": (str, "quoted model names separated by commas", "\"'simple_cnn','mnist_cnn'\""),
+    "decay_exclude": (str, "quoted regexes separated by commas", "\"'bias','norm'\""),
+}
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
+    """Return {'optim.name': 'adamw', …}."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def expectation(field: str, place: ConfigDict) -> str:
+    """Say what a field takes: 'expected a whole number, for example --config.train.epochs=20'.
+
+    Args:
+      field: its whole path, config.GROUP.FIELD.
+      place: the group of the defaults that holds it.
+    """
+    key = field.rpartition(".")[2]
+    kind = place.get_type(key)
+    _, what, example = _TUPLES.get(key, (None, _KINDS.get(kind, kind.__name__), None))
+    example = example or place[key] or _EXAMPLES.get(kind, "…")
+    return f"expected {what}, for example --{field}={str(example).replace('True', 'true')}"
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as indented JSON."""
+    return json.dumps(config.to_dict(), indent=2, default=list)
+
+
+def differences(config: ConfigDict, stored: Path) -> list[str]:
+    """Compare a config with the one a run folder holds.
+
+    Args:
+      config: what is asked for now. Fields left at None were, or will be, filled in from the data.
+      stored: a run's config.json.
+
+    Returns:
+      One line `config.field: … there, … asked for` for each field that differs and matters.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        old = flatten(ConfigDict(json.loads(stored.read_text())))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{stored} cannot be read ({error}). Choose another --workdir, or delete that folder."
+        ) from error
+    lines = []
+    for field, value in flatten(config).items():
+        before = old.get(field)
+        value = list(value) if isinstance(value, tuple) else value
+        before = list(before) if isinstance(before, tuple) else before
+        if value is not None and value != before and not field.startswith(_FREE):
+            lines.append(f"config.{field}: {before} there, {value} asked for")
+    return lines

@@ -1,0 +1,161 @@
+"""Flags of the command line, checked before they are applied.
+
+The flag parsers say "invalid literal for int()" or "Unknown command line flag" and no more. Here a
+mistake is told with the field, what it takes, and what to type instead.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags.tuple_parser import TupleParser
+
+from jax_train.config.fields import expectation, flatten
+from jax_train.errors import UserError, nearest
+
+_PARSERS = {
+    int: flags.IntegerParser(),
+    float: flags.FloatParser(),
+    bool: flags.BooleanParser(),
+    tuple: TupleParser(),
+}
+
+
+def check(arguments: Sequence[str], defaults: ConfigDict) -> None:
+    """Check the names and values of `--config.GROUP.FIELD` flags, and that their file is there.
+
+    Raises:
+      UserError: no such field, with the nearest one; a value that is not of the field's type; a
+        field set before the config file is named; or fields of a config file that is missing.
+    """
+    names = [name for name, _, _ in _flags(arguments)]
+    early = [name for name in names if name.startswith(("config.", "noconfig."))]
+    if "config" in names and early and names.index(early[0]) < names.index("config"):
+        raise UserError(f"--config FILE must stand before --{early[0]}: put it first.")
+    for name, value, joined in _flags(arguments):
+        if name == "config" and early:
+            _check_file(value)
+        negated = name.startswith("noconfig.")
+        flag = name.removeprefix("no") if negated else name
+        if flag.startswith("config."):
+            place, key = _find(flag, defaults)
+            kind = place.get_type(key)
+            if negated and kind is not bool:
+                raise UserError(f"--{name}: {flag} is no switch; {expectation(flag, place)}.")
+            if not negated:
+                _check_value(flag, value, joined, place)
+
+
+def _check_file(path: str | None) -> None:
+    """Refuse a config file that is missing: the parser of its fields breaks without a message."""
+    if path is None:
+        raise UserError("--config has no value: expected a file, as in --config configs/NAME.py.")
+    file = path.partition(":")[0]  # what follows is handed to its get_config
+    if os.path.isfile(file):
+        return
+    folder, name = os.path.split(file)
+    here = os.listdir(folder or ".") if os.path.isdir(folder or ".") else ()
+    recipes = [other for other in here if other.endswith(".py")]
+    hint = nearest(name, recipes) if recipes else ""
+    raise UserError(f"--config {path or repr(path)}: there is no such file{hint}. Check the path.")
+
+
+def unknown_flag(name: str, arguments: Sequence[str], own: Sequence[str], defaults) -> str:
+    """Say that a flag is not known, and what it may have been meant to be.
+
+    Args:
+      name: the flag, without dashes and value.
+      arguments: the command line that holds it.
+      own: names of the program's own flags.
+      defaults: the config whose fields can be set.
+    """
+    value = next((value for flag, value, _ in _flags(arguments) if flag == name), None)
+    end = "" if value is None else f"={value}"
+    near = difflib.get_close_matches(name, own, n=1, cutoff=0.75)
+    near = near or [f"config.{field}" for field in fields_like(name, defaults)]
+    start = f"{'-' if len(name) == 1 else '--'}{name}{end} is no flag."
+    if near:
+        return f"{start} Did you mean {' or '.join(f'--{flag}{end}' for flag in near)} ?"
+    return (
+        f"{start} There are {', '.join(f'--{flag}' for flag in own)} and, for every field in "
+        "configs/common.py, --config.GROUP.FIELD=VALUE."
+    )
+
+
+def fields_like(word: str, defaults: ConfigDict) -> list[str]:
+    """Return the fields a word may stand for: their name, their initials, or nearly their name."""
+    word = word.removeprefix("config.").replace("-", "_")
+    return _fields_called(word, defaults) or _fields_nearly_called(word, defaults)
+
+
+def _fields_called(word: str, defaults: ConfigDict) -> list[str]:
+    """Fields whose path, name, group or initials (lr) a word is; those of training first."""
+    fields = sorted(flatten(defaults), key=lambda field: not field.startswith("train."))
+    if word in fields:
+        return [word]
+    key = word.rpartition(".")[2]
+    names = {field: field.rpartition(".")[2] for field in fields}
+    groups = {field: field.removesuffix(".name") for field in fields}  # --model=vit
+    initials = {field: "".join(part[:1] for part in names[field].split("_")) for field in fields}
+    for called in (names, groups, initials):
+        if found := [field for field in fields if called[field] == key and len(key) > 1]:
+            return found
+    return []
+
+
+def _fields_nearly_called(word: str, defaults: ConfigDict) -> list[str]:
+    groups = [key for key in defaults if f"{key}.name" in flatten(defaults)]
+    names = [field.rpartition(".")[2] for field in flatten(defaults)]
+    near = difflib.get_close_matches(word.rpartition(".")[2], [*names, *groups], n=1, cutoff=0.65)
+    return _fields_called(near[0], defaults) if near else []
+
+
+def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None, bool]]:
+    """Yield name, value and whether an '=' joins them; the value may be the next argument."""
+    for i, argument in enumerate(arguments):
+        if argument == "--":
+            return
+        if argument.startswith("-"):
+            name, equals, value = argument.lstrip("-").partition("=")
+            after = arguments[i + 1] if i + 1 < len(arguments) else "--"
+            yield name, value if equals else None if after.startswith("--") else after, bool(equals)
+
+
+def _find(flag: str, defaults: ConfigDict) -> tuple[ConfigDict, str]:
+    """Return the group that holds the field of a flag, and the field's own name."""
+    path, place, known = "config", defaults, defaults
+    for part in flag.split(".")[1:]:
+        if not isinstance(known, ConfigDict) or part not in known:
+            raise UserError(f"--{flag}: {path}.{part} is no field{_hint(part, known, defaults)}.")
+        path, place, known = f"{path}.{part}", known, known[part]
+    if isinstance(known, ConfigDict):
+        raise UserError(
+            f"--{flag} would replace all fields of {flag}. Set them one by one, as in "
+            f"--{flag}.{next(iter(known))}=…"
+        )
+    return place, part
+
+
+def _hint(part: str, known, defaults: ConfigDict) -> str:
+    """The field that is called so elsewhere, else the nearest one here, else all of those here."""
+    here = known if isinstance(known, ConfigDict) else ()
+    elsewhere = _fields_called(part, defaults)
+    if elsewhere and part not in defaults:
+        return f" (did you mean config.{elsewhere[0]}?)"
+    return nearest(part, here)
+
+
+def _check_value(flag: str, value: str | None, joined: bool, place: ConfigDict) -> None:
+    kind = place.get_type(flag.rpartition(".")[2])
+    if kind is bool and not joined:
+        if value is not None and not value.startswith("-"):
+            raise UserError(f"--{flag} {value}: a switch needs '=', as in --{flag}={value}.")
+        return
+    if value is None:
+        raise UserError(f"--{flag} has no value: {expectation(flag, place)}.")
+    try:
+        _PARSERS.get(kind, flags.ArgumentParser()).parse(value)
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        raise UserError(f"--{flag}={value}: {expectation(flag, place)}.") from None

@@ -1,0 +1,230 @@
+"""Decoded arrays on disk, so that only the first run on a data set pays for decoding.
+
+An entry of arrays is a folder with images.npy, labels.npy and meta.json. Its name is a hash of the
+fingerprint of the source, so an entry of a source that has changed since is never found again.
+An entry is written beside its final place and renamed, so a half-written one is never used.
+Small results, such as counts of pixel values, are entries of one JSON file.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_train.files import cache_root
+
+FORMAT = 1  # of an entry; raise it when the files or the way of decoding change
+
+
+_ABANDONED_SECONDS = 24 * 3600
+
+
+_log = logging.getLogger(__name__)
+
+
+class Arrays(NamedTuple):
+    """A whole base split: images uint8 [N, H, W, C], labels int32 [N], and the class names."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def fingerprint(files: Iterable[tuple[str, os.stat_result]], *settings: object) -> str:
+    """Return a hash of the names, sizes and times of change of the files, and of the settings."""
+    digest = hashlib.sha256(repr((FORMAT, settings)).encode())
+    for name, stat in files:
+        line = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def cached(
+    label: str, mark: str, build: Callable[[], Arrays], cache_dir: str | os.PathLike | None = None
+) -> Arrays:
+    """Return the arrays of the entry `label` with fingerprint `mark`; build them if need be.
+
+    Args:
+        label: what the arrays are, with the path of their source; the same for every state of it.
+        mark: fingerprint of the source as it is now.
+        build: decodes the arrays; called only when no whole entry is found.
+        cache_dir: see `cache_root`.
+
+    Returns:
+        The arrays, images as a read-only memory map. If the cache cannot be written, the arrays
+        in memory, after one warning.
+    """
+    place = _place(label, mark, cache_dir)
+    found = _read_entry(place, mark)
+    if found is None:
+        arrays = build()
+        try:
+            _write_entry(place, mark, label, arrays)
+        except OSError as error:
+            _warn("Decoded images are", "decodes them", place, error)
+        found = _read_entry(place, mark) or arrays
+    for array in (found.images, found.labels):
+        array.flags.writeable = False
+    return found
+
+
+def find_cached(label: str, mark: str, cache_dir: str | os.PathLike | None = None) -> Arrays | None:
+    """Return the arrays `cached` would return without building them, or None."""
+    return _read_entry(_place(label, mark, cache_dir), mark)
+
+
+def cached_json(
+    label: str,
+    mark: str,
+    build: Callable[[], object],
+    is_valid: Callable[[object], bool],
+    cache_dir: str | os.PathLike | None = None,
+) -> object:
+    """Return a small result from the entry `label` with fingerprint `mark`; build it if need be.
+
+    Args:
+        label: what the result is, with the path of its source; no other entry may have it.
+        mark: fingerprint of the source as it is now.
+        build: works the result out, of what JSON knows.
+        is_valid: whether a stored result can be used; it may raise ValueError or TypeError.
+        cache_dir: see `cache_root`.
+    """
+    place = _place(label, mark, cache_dir).with_suffix(".json")
+    try:
+        entry = json.loads(place.read_text("utf-8"))
+        matches = entry["format"] == FORMAT and entry["fingerprint"] == mark
+        if matches and is_valid(entry["value"]):
+            return entry["value"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or damaged: built again
+    value = build()
+    try:
+        _write_json(place, {"format": FORMAT, "fingerprint": mark, "value": value})
+    except OSError as error:
+        _warn("Counts of the pixel values are", "counts", place, error)
+    return value
+
+
+def _place(label: str, mark: str, cache_dir: str | os.PathLike | None) -> Path:
+    name = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return cache_root(cache_dir) / name / mark[:32]
+
+
+def _warn(what: str, does: str, place: Path, error: OSError) -> None:
+    _log.warning(
+        "%s not cached, so the next run %s again: cannot write %s (%s). Set JAX_VIT_CNN_CACHE to "
+        "a folder with room.",
+        what,
+        does,
+        place.parent,
+        error.strerror or error,
+    )
+
+
+def _read_entry(place: Path, mark: str) -> Arrays | None:
+    """Return the arrays of a whole, matching entry, else None."""
+    try:
+        meta = json.loads((place / "meta.json").read_text("utf-8"))
+        if meta["format"] != FORMAT or meta["fingerprint"] != mark:
+            return None
+        for name in ("images", "labels"):
+            if (place / f"{name}.npy").stat().st_size != meta[name]["bytes"]:
+                return None
+        images = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(place / "labels.npy", allow_pickle=False)
+        for name, array in (("images", images), ("labels", labels)):
+            if [str(array.dtype), list(array.shape)] != [meta[name]["dtype"], meta[name]["shape"]]:
+                return None
+        classes = tuple(meta["class_names"])
+        if labels.min() < 0 or labels.max() >= len(classes):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+    return Arrays(images, labels, classes)
+
+
+def _write_entry(place: Path, mark: str, label: str, arrays: Arrays) -> None:
+    """Write an entry as a whole or not at all; raises OSError."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(place.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place.parent))
+    try:
+        meta = {"format": FORMAT, "fingerprint": mark, "source": ascii(label)}
+        meta["class_names"] = list(arrays.class_names)
+        for name, array in (("images", arrays.images), ("labels", arrays.labels)):
+            # Written through a file, not a memory map: a full disk is then an error, not SIGBUS.
+            with open(temporary / f"{name}.npy", "wb") as file:
+                np.save(file, array, allow_pickle=False)
+                _flush(file)
+                size = file.tell()
+            meta[name] = {"dtype": str(array.dtype), "shape": list(array.shape), "bytes": size}
+        with open(temporary / "meta.json", "w", encoding="utf-8") as file:
+            json.dump(meta, file, indent=1)
+            _flush(file)
+        _move_into_place(temporary, place, mark)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for other in place.parent.iterdir():  # entries of earlier states of the same source
+        if other.name != place.name and not other.name.startswith("."):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _write_json(place: Path, entry: dict) -> None:
+    """Write one file as a whole or not at all, and remove earlier states; raises OSError."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(place.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place.parent))
+    try:
+        with open(temporary / place.name, "w", encoding="utf-8") as file:
+            json.dump(entry, file)
+            _flush(file)
+        os.replace(temporary / place.name, place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for other in place.parent.glob("[!.]*.json"):
+        if other.name != place.name:
+            other.unlink(missing_ok=True)
+
+
+def _flush(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _move_into_place(temporary: Path, place: Path, mark: str) -> None:
+    """Rename, giving way to a whole entry of another process and moving a damaged one aside."""
+    for attempt in range(5):
+        try:
+            os.rename(temporary, place)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or attempt == 4:
+                raise
+        if _read_entry(place, mark) is not None:
+            return
+        aside = Path(tempfile.mkdtemp(prefix=".old-", dir=place.parent))
+        try:
+            os.rename(place, aside / "entry")
+        except FileNotFoundError:
+            pass  # another process moved it first
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes that were killed while writing have left behind."""
+    for path in folder.glob(".*-*"):
+        try:
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+        except FileNotFoundError:
+            continue

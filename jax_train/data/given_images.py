@@ -1,0 +1,157 @@
+"""Image files for a trained model: found, and brought to the shape it was trained on."""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from stat import S_ISREG
+
+import numpy as np
+
+from jax_train.data import image_files
+from jax_train.errors import UserError
+
+FAR = 4  # a change of size by more than this factor is worth a note
+
+
+_COLOURFUL = 8  # mean range of R, G, B of a pixel, of 255; grey JPEGs stored as colour stay below
+
+
+def find_images(places: Sequence[str | os.PathLike]) -> list[Path]:
+    """Return the image files that are named, and those of the folders that are named.
+
+    Folders are searched with their subfolders, in the order of the names; hidden files and files
+    without an image's suffix are left out. A file that is named itself is taken as it is.
+
+    Raises:
+        UserError: a folder holds no image or cannot be searched, or a path does not exist.
+    """
+    found = []
+    for place in map(Path, places):
+        if not place.is_dir():
+            if not place.exists():
+                raise UserError(f"{place}: there is no such file or folder. Check the path.")
+            found.append(place)
+            continue
+        ignored = Counter()
+        names = sorted(name for name, _ in image_files.image_files(place, place, ignored))
+        if not names:
+            left_out = ", ".join(f"{n} x {suffix}" for suffix, n in ignored.most_common(5))
+            raise UserError(
+                f"No image in the folder {place}. "
+                + (f"Files ignored for their suffix: {left_out}. " if ignored else "")
+                + f"Expected files with one of {', '.join(sorted(image_files.SUFFIXES))}."
+            )
+        found += [place / name for name in names]
+    return found
+
+
+def read_images(
+    paths: Sequence[str | os.PathLike], image_shape: tuple[int, int, int]
+) -> np.ndarray:
+    """Read image files of any size and mode, as a `folder:` data set reads them.
+
+    An image is turned upright by its EXIF tag, made grey or RGB, cropped to the shape's ratio
+    around its centre, and resized (bilinear, antialiased), which for a square is: the shorter side
+    resized, then the centre cropped. Transparency is dropped, 16-bit samples keep their upper
+    8 bits, and of an animation the first frame is taken. Files are decoded in threads.
+
+    Args:
+        paths: the files, at least one.
+        image_shape: height and width in pixels, and channels: 1 (grey) or 3 (RGB).
+
+    Returns:
+        uint8 [N, H, W, C], in the order of `paths`.
+
+    Raises:
+        UserError: files are missing, damaged, no images, or have more pixels than Pillow's
+            MAX_IMAGE_PIXELS; names up to five with what is wrong. Or the channels are others.
+    """
+    _check_channels(image_shape)
+    paths = [Path(path) for path in paths]
+    with _in_threads() as in_threads:
+        decoded = in_threads(lambda path: _read_or_error(path, image_shape), paths)
+        return image_files.collect(paths, decoded, like=(tuple(image_shape), paths[0]))
+
+
+def count_differences(
+    paths: Sequence[str | os.PathLike], image_shape: tuple[int, int, int]
+) -> Counter[str]:
+    """Count the images that had to be changed in a way that can mislead a model.
+
+    Args:
+        paths: of files that `read_images` has read.
+        image_shape: as given to it.
+
+    Returns:
+        Counts under 'resized' (the shorter side by more than the factor `FAR`), 'colour' (in an
+        image read as grey), 'grey' (an image without colour, read as RGB) and 'transparent' (in
+        parts; that is dropped).
+    """
+    with _in_threads() as in_threads:
+        found = in_threads(lambda path: _differences(Path(path), image_shape), paths)
+        return Counter(kind for kinds in found for kind in kinds)
+
+
+def _check_channels(image_shape: tuple[int, int, int]) -> None:
+    if image_shape[2] not in (1, 3):
+        raise UserError(
+            f"The model takes images of {image_shape[2]} channels; files are read as grey "
+            "(1 channel) or RGB (3). Evaluate it on its own data instead."
+        )
+
+
+@contextmanager
+def _in_threads() -> Iterator[Callable]:
+    """Give a `map` over threads. Pillow's warnings are left out: what is damaged is an error."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")
+        yield pool.map
+
+
+def _read_or_error(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray | Exception:
+    try:
+        return _read(path, image_shape)
+    except Exception as error:  # Pillow's readers raise many kinds on damaged files
+        return error
+
+
+def _read(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
+    height, width, channels = image_shape
+    try:
+        if not S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+            raise ValueError("a folder, a pipe or a device; expected an image file")
+        open(path, "rb").close()
+    except OSError as error:
+        raise ValueError(f"cannot be opened: {error.strerror}") from error
+    if height == width:
+        return image_files.decode_image(path, channels, height)
+    from PIL import Image, ImageOps
+
+    pixels = image_files.decode_image(path, channels, None)
+    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(image_shape)
+
+
+def _differences(path: Path, image_shape: tuple[int, int, int]) -> set[str]:
+    from PIL import Image
+
+    kinds = set()
+    with Image.open(path, formats=image_files.formats()) as image:
+        if not 1 / FAR <= min(image.size) / min(image_shape[:2]) <= FAR:
+            kinds.add("resized")
+        is_grey = image.mode in image_files.GREY
+        if image.has_transparency_data and not image.mode.startswith("I"):
+            alpha = image.convert("RGBA").getchannel("A")
+            kinds |= {"transparent"} if alpha.getextrema()[0] < 255 else set()
+    if not is_grey:  # stored as colour, which does not mean that there is any
+        colours = _read(path, (*image_shape[:2], 3))
+        spread = colours.max(axis=2).astype(np.float32) - colours.min(axis=2)
+        is_grey = spread.mean() <= (_COLOURFUL if image_shape[2] == 1 else 0)
+    if is_grey != (image_shape[2] == 1):
+        kinds.add("grey" if is_grey else "colour")
+    return kinds

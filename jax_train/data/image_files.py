@@ -1,0 +1,197 @@
+"""Image files: found below a folder, and decoded with Pillow."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from stat import S_ISREG
+
+import numpy as np
+
+from jax_train.errors import UserError
+
+SUFFIXES = frozenset(
+    [
+        ".bmp",
+        ".gif",
+        ".jfif",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
+)
+# Pillow's readers for these; of its others one runs Ghostscript, whatever the file is called.
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+GREY = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"])
+_REPORTED = 5  # damaged files named in one error
+
+
+def image_files(folder: Path, root: Path, ignored: Counter) -> Iterable:
+    """Yield (path below root with `/`, stat) of the images; count the other files by suffix."""
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.startswith("."):
+                continue
+            path = Path(where, name)
+            if path.suffix.lower() not in SUFFIXES:
+                ignored[path.suffix.lower() or "no suffix"] += 1
+                continue
+            try:
+                stat = path.stat()
+            except OSError as error:
+                raise UserError(f"{path} cannot be read: {error.strerror}. Remove it.") from error
+            if not S_ISREG(stat.st_mode):
+                raise UserError(  # reading a pipe would wait for ever
+                    f"{path} is a pipe or a device; expected an image file. Remove it."
+                )
+            yield path.relative_to(root).as_posix(), stat
+
+
+def collect(
+    paths: list[Path],
+    decoded: Iterable,
+    *,
+    like: tuple[tuple[int, ...], Path] | None = None,
+    advance: Callable = lambda _: None,
+) -> np.ndarray:
+    """Stack the decoded images; raise one error for damaged files or for a size that differs.
+
+    `like` is the shape all must have and the file it was taken from; None: those of the first.
+    """
+    shape, first = like or (None, None)
+    images, damaged = None, []
+    for i, (path, result) in enumerate(zip(paths, decoded, strict=True)):
+        advance(1)
+        if isinstance(result, Exception):
+            damaged.append(f"{path} ({_reason(path, result)})")
+            if len(damaged) == _REPORTED:
+                break
+            continue
+        if damaged:
+            continue  # only looking for further damaged files
+        if shape is None:
+            shape, first = result.shape, path
+        if result.shape != shape:
+            raise UserError(
+                f"{path} is {_size(result.shape)} pixels (width x height), but {first} is "
+                f"{_size(shape)}. Resize and crop all images to one side in pixels, for example "
+                "with --config.data.image_size=64."
+            )
+        if images is None:
+            images = _allocate(len(paths), shape)
+        images[i] = result
+    if damaged:
+        more = " (and perhaps more)" if len(damaged) == _REPORTED else ""
+        raise UserError(
+            f"{len(damaged)}{more} image file{'s' if len(damaged) > 1 else ''} cannot be decoded: "
+            f"{'; '.join(damaged)}. Replace or remove {'them' if len(damaged) > 1 else 'it'}."
+        )
+    return images
+
+
+def _allocate(count: int, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.empty((count, *shape), np.uint8)
+    except MemoryError as error:
+        gigabytes = count * int(np.prod(shape, dtype=np.int64)) / 1e9
+        raise UserError(
+            f"{count:,} images of {_size(shape)} pixels need {gigabytes:.1f} GB of memory, more "
+            "than there is. Set a smaller side, such as --config.data.image_size=64, or let them "
+            f"stream with --config.data.memory_limit={gigabytes / 2:.1f}."
+        ) from error
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Those of the formats that this build of Pillow reads; with others it reads none at all."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _decode_or_error(path: Path, *, channels: int, image_size: int | None):
+    try:
+        return decode_image(path, channels, image_size)
+    except Exception as error:  # Pillow's readers raise many kinds on damaged files
+        return error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Say in a few words why a file cannot be decoded."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # its own words are the path again
+        return _content(path)
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"too large: {error}"
+    if isinstance(error, MemoryError):
+        return "more pixels than there is memory for"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"damaged or cut short: {text}" if isinstance(error, OSError | SyntaxError) else text
+
+
+def _content(path: Path) -> str:
+    """What a file that is no image seems to be."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if not start:
+        return "empty: 0 bytes"
+    line = start.decode("utf-8", "replace").strip().partition("\n")[0][:32]
+    if line.isprintable() and "\ufffd" not in line:
+        return f"no image but text that starts with {line!r}"
+    return f"no whole image of the formats {', '.join(formats())}"
+
+
+def decode_image(path: Path, channels: int, image_size: int | None) -> np.ndarray:
+    """Return one image, upright, as uint8 [H, W, channels]."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path, formats=formats()) as opened:
+        # Pillow itself refuses only twice as many; filters of warnings are not safe in threads.
+        if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(
+                f"{opened.width}x{opened.height} pixels; expected up to {Image.MAX_IMAGE_PIXELS:,}"
+            )
+        opened.load()
+        try:
+            image = ImageOps.exif_transpose(opened)
+        except Exception as error:  # readers of EXIF raise many kinds too
+            raise ValueError("its EXIF data is damaged; save it without") from error
+        if image.mode.startswith("I"):
+            image = _upper_byte(image)
+        if image.mode == "F":
+            raise ValueError("floating-point pixels; expected 8 or 16 bits")
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        image = image.convert("L" if channels == 1 else "RGB")
+        if image_size is not None:
+            # Crops first, then resizes: the same view as the other way round, for less work.
+            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+        return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def _upper_byte(image):
+    """Return a 16-bit grey image as 8 bits; Pillow's own conversion clips it to white."""
+    from PIL import Image
+
+    pixels = np.asarray(image)
+    if pixels.min() < 0 or pixels.max() > 0xFFFF:
+        raise ValueError("32-bit pixels; expected 8 or 16 bits")
+    return Image.fromarray((pixels >> 8).astype(np.uint8))

@@ -1,0 +1,215 @@
+"""`folder:PATH`: image files sorted into one folder per class, decoded with Pillow."""
+
+import hashlib
+import logging
+import os
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from jax_train.data.cache import Arrays, fingerprint
+from jax_train.data.image_files import (
+    GREY,
+    SUFFIXES,
+    _decode_or_error,
+    collect,
+    formats,
+    image_files,
+)
+from jax_train.data.source import Records, Source
+from jax_train.errors import UserError
+from jax_train.printing import progress_bar
+
+SPLITS = ("train", "test", "val", "validation")
+
+
+_BLOCK = 256  # files decoded in one go
+
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The files of a split in their fixed order: path below the split's root, label, stat."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    files: tuple[tuple[str, int, os.stat_result], ...]
+
+
+def folder_source(path: str, image_size: int | None) -> Source:
+    """Return the images below a folder as a data set.
+
+    With a subfolder `train` that itself has subfolders, the splits are `train` and those of
+    `test`, `val` and `validation` that are there, each with one folder per class. Otherwise the
+    folder holds one folder per class and everything is the split `train`. Classes are numbered in
+    the order of their sorted names. Within a split the files stand in the order of a hash of
+    their relative path, so that slices hold all classes, on every machine the same. Folders
+    within a class folder are searched too; hidden files and files without an image's suffix
+    are ignored.
+
+    Images are turned upright by their EXIF tag. They come out grey (1 channel) if all images of
+    all splits are stored as grey, otherwise RGB; transparency is dropped, 16-bit samples keep
+    their upper 8 bits, and animations their first frame.
+
+    Args:
+        path: the folder; `~` is the user's home.
+        image_size: side of the square, in pixels, that images are brought to: the shorter side
+            resized (bilinear, antialiased), then the centre cropped. None: as they are, if all
+            have one size.
+
+    Raises:
+        UserError: a folder is missing or empty, or the classes of two splits differ.
+    """
+    size_is_valid = isinstance(image_size, int) and not isinstance(image_size, bool)
+    if image_size is not None and not (size_is_valid and image_size > 0):
+        raise UserError(
+            f"config.data.image_size is {image_size!r}; expected a positive whole number of "
+            "pixels, such as --config.data.image_size=64."
+        )
+    root = Path(path).expanduser()
+    if not path or not root.is_dir():
+        raise UserError(
+            f"config.data.name is 'folder:{path}', but there is no folder {root.absolute()}. "
+            "Expected a folder with one folder of images per class."
+        )
+    splits = _scan(root)
+    channels = cache(lambda: 1 if _all_grey(splits) else 3)  # found out when first needed
+    marks = (
+        (f"{name}/{file}", stat) for name, split in splits.items() for file, _, stat in split.files
+    )
+    return Source(
+        name=f"folder:{path}",
+        identity=f"folder {root.resolve()}",
+        splits={name: (len(split.files),) for name, split in splits.items()},
+        read=lambda name, progress: _read(splits[name], channels(), image_size, progress),
+        open=lambda name: _open(splits[name], channels(), image_size),
+        fingerprint=fingerprint(marks, image_size, tuple(splits)),
+    )
+
+
+def _scan(root: Path) -> dict[str, _Split]:
+    """Find the splits, their classes and their files."""
+    folders = [folder.name for folder in _subfolders(root)]
+    if "train" not in folders or not _subfolders(root / "train"):
+        if "train" in folders and set(folders) <= set(SPLITS):
+            raise UserError(
+                f"{root / 'train'} holds no folders. Expected one folder of images per class, "
+                f"such as {root / 'train' / 'cat' / '1.jpg'}."
+            )
+        return {"train": _scan_split(root)}
+    if others := sorted(set(folders) - set(SPLITS)):
+        _log.warning(
+            "%s has a folder train with folders of its own, so it is read as splits; left out: %s",
+            root,
+            ", ".join(others),
+        )
+    splits = {name: _scan_split(root / name) for name in SPLITS if (root / name).is_dir()}
+    expected = set(splits["train"].class_names)
+    for name, split in splits.items():
+        missing, extra = expected - set(split.class_names), set(split.class_names) - expected
+        if missing or extra:
+            parts = [f"{', '.join(sorted(missing))} missing"] if missing else []
+            parts += [f"{', '.join(sorted(extra))} not in train"] if extra else []
+            raise UserError(
+                f"The class folders of {root / name} differ from those of {root / 'train'}: "
+                f"{'; '.join(parts)}. Expected the same class folders in every split."
+            )
+    return splits
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _scan_split(root: Path) -> _Split:
+    classes = _subfolders(root)
+    if not classes:
+        raise UserError(
+            f"{root} holds no folders. Expected one folder of images per class, such as "
+            f"{root / 'cat' / '1.jpg'}."
+        )
+    files, ignored, empty = [], Counter(), []
+    for label, folder in enumerate(classes):
+        before = len(files)
+        for relative, stat in image_files(folder, root, ignored):
+            files.append((relative, label, stat))
+        if len(files) == before:
+            empty.append(folder.name)
+    if empty:
+        left_out = ", ".join(f"{n} x {suffix}" for suffix, n in ignored.most_common(5))
+        raise UserError(
+            f"No image in {len(empty)} of the {len(classes)} class folders of {root}: "
+            f"{', '.join(empty[:10])}{', ...' if len(empty) > 10 else ''}. "
+            + (f"Files ignored for their suffix: {left_out}. " if ignored else "")
+            + f"Expected files with one of {', '.join(sorted(SUFFIXES))}. Remove the folder or add "
+            "images to it."
+        )
+    files.sort(key=lambda file: hashlib.sha256(os.fsencode(file[0])).digest())
+    return _Split(root, tuple(folder.name for folder in classes), tuple(files))
+
+
+def _read(split: _Split, channels: int, image_size: int | None, progress: bool) -> Arrays:
+    """Decode all images of a split."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        # Pillow only warns of images that would fill the memory up to twice its own limit.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        bar = progress_bar(len(split.files), f"Decoding {split.root.name}", progress)
+        decode = partial(_decode_or_error, channels=channels, image_size=image_size)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, bar:
+            paths = [split.root / file for file, _, _ in split.files]
+            # In blocks, so that an error ends the work soon.
+            blocks = (paths[i : i + _BLOCK] for i in range(0, len(paths), _BLOCK))
+            decoded = (result for block in blocks for result in pool.map(decode, block))
+            images = collect(paths, decoded, advance=bar.update)
+    return Arrays(images, _labels(split), split.class_names)
+
+
+def _open(split: _Split, channels: int, image_size: int | None) -> Records:
+    """Return random access to a split; its first image gives the shape, if no size is set."""
+    decode = partial(_decode_or_error, channels=channels, image_size=image_size)
+    labels = _labels(split)
+    first = split.root / split.files[0][0]
+    if image_size is None:
+        # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
+        shape = collect([first], [decode(first)]).shape[1:]
+    else:
+        shape = (image_size, image_size, channels)
+
+    def read(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        paths = [split.root / split.files[i][0] for i in indices]
+        images = collect(paths, map(decode, paths), like=(shape, first))
+        return images, labels[np.asarray(indices)]
+
+    return Records(shape, split.class_names, read)
+
+
+def _labels(split: _Split) -> np.ndarray:
+    return np.array([label for _, label, _ in split.files], np.int32)
+
+
+def _all_grey(splits: dict[str, _Split]) -> bool:
+    """Return whether every image is stored as grey; reads headers up to the first colour image."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        # Only headers are read here; images that are too large are refused when decoded.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        for split in splits.values():
+            for name, _, _ in split.files:
+                try:
+                    with Image.open(split.root / name, formats=formats()) as image:
+                        if image.mode not in GREY:
+                            return False
+                except Exception:  # damaged: reported when it is decoded
+                    continue
+    return True

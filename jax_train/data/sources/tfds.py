@@ -1,0 +1,227 @@
+"""Where data comes from: scikit-learn's digits, prepared TFDS data sets, and folders of images."""
+
+import contextlib
+import difflib
+import fnmatch
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from jax_train.data.cache import Arrays, fingerprint
+from jax_train.data.source import Records, Source
+from jax_train.data.sources.tfds_folder import (
+    default_data_dir,
+    find_prepared,
+    quiet_tfds,
+    read_splits,
+)
+from jax_train.errors import UserError
+from jax_train.printing import progress_bar
+
+PREPARABLE = ("cifar10", "cifar100", "mnist")  # what `prepare` has recipes for
+
+
+_NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
+
+
+_BATCH = 500  # records fetched in one call: ten times quicker than one by one
+
+
+_FORMATS = ("PNG", "WEBP", "JPEG", "GIF", "BMP")  # each one tried before costs 10 %
+
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def tfds_source(name: str, data_dir: str | None, *, download: bool, progress: bool) -> Source:
+    """Return a TFDS data set of images of one shape, prepared in the array_record format.
+
+    Raises:
+        UserError: the data set is unknown, not prepared, or not one of images with class labels.
+    """
+    root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise _unknown(name)
+    folder = find_prepared(match["name"], root, match["config"], match["version"])
+    if folder is None:
+        if match["name"] not in PREPARABLE or match["config"]:
+            raise _not_prepared(name, match["name"], root)
+        from jax_train.data.sources import prepare
+
+        if not download:
+            raise UserError(prepare.missing_message(name, root, "config.data.download is False"))
+        if match["version"]:
+            with quiet_tfds() as tfds:
+                version = str(tfds.builder_cls(match["name"]).VERSION)
+            if not fnmatch.fnmatchcase(version, match["version"]):
+                raise UserError(
+                    f"config.data.name is {name!r}, which is not prepared in {root}, and the "
+                    f"version that can be prepared is {version}. Leave the version out: "
+                    f"--config.data.name={match['name']}."
+                )
+        folder = prepare.prepare(match["name"], root, progress=progress)
+    splits = read_splits(folder)
+    files = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
+    return Source(
+        name=name,
+        identity=f"tfds {folder.resolve()}",
+        splits=splits,
+        read=lambda split, show: _read_tfds(folder, split, show),
+        open=lambda split: _open_tfds(folder, split),
+        fingerprint=fingerprint(files),
+    )
+
+
+def _read_tfds(folder: Path, split: str, progress: bool) -> Arrays:
+    """Decode one split of a prepared data set."""
+    records = _open_tfds(folder, split)
+    with quiet_tfds(), _readable(folder, split):
+        count = sum(read_splits(folder)[split])
+        images = np.empty((count, *records.image_shape), np.uint8)
+        labels = np.empty(count, np.int32)
+        what = f"Decoding {folder.parent.name} {split}"
+        with progress_bar(count, what, progress) as bar:
+            for start in range(0, count, _BATCH):
+                block = slice(start, min(start + _BATCH, count))
+                found = records.read(range(block.start, block.stop))
+                images[block], labels[block] = found
+                bar.update(len(found[1]))
+    return Arrays(images, labels, records.class_names)
+
+
+def _open_tfds(folder: Path, split: str) -> Records:
+    """Return random access to one split of a prepared data set."""
+    with quiet_tfds() as tfds, _readable(folder, split):
+        builder = tfds.builder_from_directory(folder)
+        image_key, label_key = _find_features(tfds, builder.info, folder)
+        for path in builder.info.splits[split].filepaths:
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"{path} is missing")
+        skip = {image_key: tfds.decode.SkipDecoding()}  # TFDS's own decoder logs a warning
+        parse = partial(builder.info.features.deserialize_example_np, decoders=skip)
+        records = builder.as_data_source(split).data_source
+        shape = builder.info.features[image_key].shape
+        names = tuple(builder.info.features[label_key].names)
+
+    def read(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        indices = [int(i) for i in indices]
+        with _readable(folder, split):
+            images, labels = _decode_all(records, parse, (image_key, label_key), shape, indices)
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
+        if len(wrong):
+            raise UserError(
+                f"Example {indices[wrong[0]]} of the split {split} of {folder} has label "
+                f"{labels[wrong[0]]}; expected 0 to {len(names) - 1}. Choose a split whose labels "
+                "are known, or repair the data set and prepare it again."
+            )
+        return images, labels.astype(np.int32)
+
+    return Records(shape, names, read)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path, split: str) -> Iterator[None]:
+    """Turn what goes wrong while records are read into a UserError."""
+    try:
+        yield
+    except (UserError, ImportError):
+        raise
+    except Exception as error:  # the C++ reader raises several kinds on damaged files
+        raise UserError(
+            f"The split {split} of {folder} cannot be read: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}. Remove the folder and prepare it again."
+        ) from error
+
+
+def _decode_all(records, parse: Callable, keys: tuple[str, str], shape: tuple, indices: list[int]):
+    """Return images uint8 [n, *shape] and labels int64 [n] of the records chosen."""
+    images = np.empty((len(indices), *shape), np.uint8)
+    labels = np.empty(len(indices), np.int64)
+    found = records.__getitems__(indices)
+    for i, (index, record) in enumerate(zip(indices, found, strict=True)):
+        example = parse(record)
+        images[i] = _decode(example[keys[0]], shape, index)
+        labels[i] = example[keys[1]]
+    return images, labels
+
+
+def _decode(encoded: bytes, shape: tuple[int, int, int], index: int) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+        if image.mode != _MODES[shape[2]]:
+            image = image.convert(_MODES[shape[2]])
+        pixels = np.asarray(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"the image of example {index} is damaged ({error})") from error
+    pixels = pixels.reshape(*pixels.shape[:2], shape[2])
+    if pixels.shape != shape:
+        raise ValueError(f"the image of example {index} has shape {pixels.shape}, not {shape}")
+    return pixels
+
+
+def _find_features(tfds, info, folder: Path) -> tuple[str, str]:
+    """Return the keys of the image and of the class label, by supervised_keys or if unique."""
+    kinds = {"image": tfds.features.Image, "class label": tfds.features.ClassLabel}
+    found = []
+    for position, (what, kind) in enumerate(kinds.items()):
+        keys = [key for key, feature in info.features.items() if isinstance(feature, kind)]
+        supervised = info.supervised_keys
+        if supervised and len(supervised) == 2 and supervised[position] in keys:
+            keys = [supervised[position]]
+        if len(keys) != 1:
+            raise UserError(
+                f"{folder} has {len(keys)} features that can be the {what} ({', '.join(keys)}); "
+                "expected one, or two supervised keys (image, label). Its features are: "
+                f"{', '.join(info.features)}. Choose an image classification data set."
+            )
+        found.append(keys[0])
+    feature = info.features[found[0]]
+    shape = feature.shape
+    if feature.np_dtype != np.uint8 or None in shape or len(shape) != 3 or shape[2] not in _MODES:
+        raise UserError(
+            f"The images of {folder} have shape {shape} and type {np.dtype(feature.np_dtype)}; "
+            "expected one fixed height and width, 1, 3 or 4 channels, and uint8. Write the images "
+            "out as files by class and read them with --config.data.name=folder:PATH "
+            "--config.data.image_size=64."
+        )
+    return found[0], found[1]
+
+
+def _not_prepared(name: str, base: str, root: Path) -> UserError:
+    """Return the error for a data set that neither stands on disk nor can be prepared here."""
+    with quiet_tfds() as tfds:
+        builders = tfds.list_builders(with_community_datasets=False)
+    if base not in builders:
+        return _unknown(name, builders, root)
+    return UserError(
+        f"config.data.name is {name!r}, which is not prepared in {root} (looked for "
+        "dataset_info.json in its version folders), and only "
+        f"{', '.join(PREPARABLE)} can be prepared by jax_train. "
+        "Where TensorFlow is installed, prepare it with tfds.builder("
+        f"{name!r}, data_dir={str(root)!r}).download_and_prepare(file_format='array_record')."
+    )
+
+
+def _unknown(name: str, builders: list[str] | tuple = (), root: Path | None = None) -> UserError:
+    known = ["digits", *PREPARABLE, "folder:PATH"]
+    if root is not None and root.is_dir():
+        known += [p.name for p in sorted(root.iterdir()) if find_prepared(p.name, root)]
+    # Names in use here come first: 'cifar' should suggest cifar10, not a rare relative.
+    near = difflib.get_close_matches(name, known[:-1], n=1, cutoff=0.6)
+    near = near or difflib.get_close_matches(name, builders, n=1, cutoff=0.75)
+    if os.sep in name or Path(name).is_dir():
+        near = [f"folder:{name}"]
+    hint = f" Did you mean --config.data.name={near[0]} ?" if near else ""
+    return UserError(
+        f"config.data.name is {name!r}, which is no known data set.{hint} Known are: "
+        f"{', '.join(dict.fromkeys(known))}, and any TFDS image classification set that is "
+        "prepared in the array_record format in config.data.data_dir."
+    )

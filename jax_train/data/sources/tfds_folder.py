@@ -1,0 +1,91 @@
+"""Folders of prepared TFDS data sets on disk; TFDS itself is not asked."""
+
+import contextlib
+import fnmatch
+import json
+import os
+import re
+from pathlib import Path
+
+from jax_train.errors import UserError
+
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+# TFDS writes them last, so a folder without them is not complete.
+_DESCRIPTIONS = ("dataset_info.json", "features.json")
+
+
+def default_data_dir() -> Path:
+    """Return TFDS's own default folder: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def find_prepared(
+    name: str, root: Path, config: str | None = None, version: str | None = None
+) -> Path | None:
+    """Return the folder of a prepared TFDS data set, in the highest version that matches.
+
+    Looks at the disk only; TFDS is not asked, since it would try to download what is missing.
+
+    Args:
+        name: such as 'cifar10'.
+        root: the data folder of TFDS.
+        config: the TFDS config; None: the one TFDS recorded as the default, if there is one.
+        version: such as '3.0.2' or '3.*.*'; None: any.
+    """
+    folder = root / name
+    if config is None:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            recorded = json.loads((folder / ".config" / "metadata.json").read_text("utf-8"))
+            config = recorded["default_config_name"]
+    if config is not None:
+        folder = folder / config
+    found = []
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            match = _VERSION.fullmatch(path.name)
+            wanted = version is None or fnmatch.fnmatchcase(path.name, version)
+            if match and wanted and all((path / file).is_file() for file in _DESCRIPTIONS):
+                found.append((tuple(map(int, match.groups())), path))
+    return max(found)[1] if found else None
+
+
+def read_splits(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shard sizes of each split from dataset_info.json, after checking its format."""
+    path = folder / "dataset_info.json"
+    try:
+        info = json.loads(path.read_text("utf-8"))
+        stored = info.get("fileFormat") or "tfrecord"
+        splits = {
+            split["name"]: tuple(int(n) for n in split["shardLengths"])
+            for split in info["splits"]
+            if split.get("shardLengths")
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not a readable description of a prepared data set "
+            f"({type(error).__name__}: {error}). Remove the folder {folder} and prepare it again."
+        ) from error
+    if stored != "array_record":
+        raise UserError(
+            f"{folder} holds its records as {stored}, which TFDS reads only with TensorFlow. "
+            "Expected array_record: prepare the data set with file_format='array_record' into "
+            "another folder and name that with --config.data.data_dir=FOLDER."
+        )
+    if not splits:
+        raise UserError(f"{path} lists no split with examples. Prepare the data set again.")
+    return splits
+
+
+@contextlib.contextmanager
+def quiet_tfds():
+    """Import TFDS and keep its log lines below errors away from the user."""
+    from absl import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        import tensorflow_datasets as tfds
+
+        yield tfds
+    finally:
+        logging.set_verbosity(before)

@@ -1,0 +1,52 @@
+"""The split syntax of TFDS: which examples 'train[:90%]' means."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from jax_train.data.source import Source
+from jax_train.errors import UserError
+
+_SYNTAX = "'train', 'train[:90%]', 'train[1000:2000]', 'train[-100:]' or 'train+test'"
+
+
+def resolve_split(split: str, source: Source) -> tuple[tuple[str, int, int], ...]:
+    """Return the ranges (base split, start, stop) that a split in TFDS's syntax means.
+
+    Raises:
+        UserError: the syntax is wrong, a base split is unknown, or no example is left.
+    """
+    if split in source.splits:  # without importing TFDS, which takes longer than the reading
+        return ((split, 0, sum(source.splits[split])),)
+    held = ", ".join(f"{base} ({sum(shards):,})" for base, shards in source.splits.items())
+    help_text = f"The splits of {source.name} and their sizes are: {held}. Write {_SYNTAX}."
+    if not isinstance(split, str) or not split.strip():
+        raise UserError(f"The split {split!r} of {source.name} is empty. {help_text}")
+    from tensorflow_datasets.core.splits import ReadInstruction
+
+    infos = {
+        base: SimpleNamespace(num_examples=sum(shards), shard_lengths=list(shards))
+        for base, shards in source.splits.items()
+    }
+    try:
+        parts = ReadInstruction.from_spec(split).to_absolute(infos)
+    except Exception as error:  # TFDS raises many kinds for the one cause: a bad spec
+        raise UserError(
+            f"The split {split!r} of {source.name} cannot be read: "
+            f"{_last_sentence(error)} {help_text}"
+        ) from error
+    ranges = []
+    for part in parts:
+        start = part.from_ or 0
+        stop = infos[part.splitname].num_examples if part.to is None else part.to
+        if stop > start:
+            ranges.append((part.splitname, start, stop))
+    if not ranges:
+        raise UserError(f"The split {split!r} of {source.name} holds no example. {help_text}")
+    return tuple(ranges)
+
+
+def _last_sentence(error: Exception) -> str:
+    """Return the cause TFDS gives, without its links."""
+    text = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    return text.split(" See format at")[0].rstrip(".") + "."

@@ -1,0 +1,54 @@
+"""The three splits of a run."""
+
+from dataclasses import dataclass
+
+from ml_collections import ConfigDict
+
+from jax_train.data import examples
+from jax_train.data.loading import load
+from jax_train.data.streamed import StreamedDataset
+from jax_train.errors import UserError
+
+
+@dataclass
+class Splits:
+    """The three data sets of a run; validation may be missing."""
+
+    train: examples.Dataset
+    val: examples.Dataset | None
+    test: examples.Dataset
+
+    def notes(self) -> list[str]:
+        """One line for each way in which a figure is not of unseen images."""
+        notes = []
+        for name, split in {"validation": self.val, "test": self.test}.items():
+            if split and (shared := examples.count_shared(self.train, split)):
+                notes.append(f"note: {shared:,} {name} images are among the training images")
+        if self.val and (shared := examples.count_shared(self.val, self.test)):
+            notes.append(f"note: {shared:,} test images also serve as validation images")
+        return notes
+
+
+def load_split(config: ConfigDict, split: str) -> examples.Dataset | StreamedDataset:
+    """Read a split, such as 'test[:100]', of the data that `config.data` names."""
+    fields = config.data
+    return load(
+        fields.name, split, fields.data_dir,
+        image_size=fields.image_size, download=fields.download, memory_limit=fields.memory_limit,
+    )  # fmt: skip
+
+
+def load_splits(config: ConfigDict) -> Splits:
+    """Read the three splits that `config.data` names."""
+    fields = config.data
+    train_set = load_split(config, fields.train_split)
+    val_set = load_split(config, fields.val_split) if fields.val_split else None
+    test_set = load_split(config, fields.test_split)
+    for other in filter(None, (val_set, test_set)):
+        if other.image_shape != train_set.image_shape:
+            raise UserError(
+                f"The images of {other.split!r} are {other.image_shape} (height, width, channels), "
+                f"those of {train_set.split!r} {train_set.image_shape}: they must be alike. For a "
+                "folder, set config.data.image_size."
+            )
+    return Splits(train_set, val_set, test_set)

@@ -1,0 +1,157 @@
+"""Pictures of convolutional networks: feature maps, first filters, Grad-CAM, attention of queries.
+
+See `explain` for the arrays and the letters of their shapes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jax_train.drawing import canvas
+from jax_train.drawing.canvas import SMALL, WIDTH, Example, Picture
+
+_SHOWN = 6  # channels of a stage
+_MARKS = ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#009e73")  # Okabe and Ito's colours
+
+
+def feature_maps(
+    example: Example, features: Sequence[np.ndarray], channels: Sequence[np.ndarray], name: str
+) -> Picture:
+    """The strongest channels of each stage, the image above.
+
+    Args:
+      example: the image.
+      features: per stage [H',W',C'].
+      channels: per stage the channels to show, strongest first, int [n], see
+        `explain.strongest_channels`.
+      name: of the picture.
+    """
+    tall = [maps.shape[0] / maps.shape[1] for maps in features]
+    cell = 0.68 * WIDTH / _SHOWN
+    heights = [1.3, *(cell * t + 0.35 for t in tall)]
+    note = "Each stage has its own scale of colours. Numbers: channels, strongest first."
+    figure = canvas.new_figure(0.9 + sum(heights), "What each stage answers to", note)
+    top, *places = figure.subplots(len(features) + 1, 1, height_ratios=heights)
+    canvas.show_image(top, example.pixels, f"{canvas.short(example.name)}: {example.verdict}")
+    for number, (axes, maps, chosen) in enumerate(
+        zip(places, features, channels, strict=True), start=1
+    ):
+        shown = maps[..., chosen].transpose(2, 0, 1)
+        empty = np.full((_SHOWN - len(shown), *shown.shape[1:]), np.nan)
+        h, w = shown.shape[1:]
+        image = canvas.show_mosaic(
+            axes, np.concatenate([shown, empty])[None],
+            [f"stage {number}\n{h}×{w}"], [str(i) for i in chosen] + [""] * len(empty),
+            cmap=canvas.AMOUNT, vmin=min(0.0, float(shown.min())),
+        )  # fmt: skip
+        canvas.colour_bar(figure, image, axes, "activation", aspect=8)
+    alt = (
+        f"Feature maps for image {example.name}: the {_SHOWN} channels of largest mean size of "
+        f"each of {len(features)} stages, of {features[0].shape[0]}×{features[0].shape[1]} values "
+        f"in the first and {features[-1].shape[0]}×{features[-1].shape[1]} in the last."
+    )
+    return Picture(name, figure, alt)
+
+
+def grad_cams(
+    examples: Sequence[Example],
+    maps: Sequence[np.ndarray],
+    stages: Sequence[int],
+    places: Sequence[tuple[int, int]],
+) -> Picture:
+    """Grad-CAM of the predicted class laid over each image, a column for each stage.
+
+    Args:
+      examples: B images.
+      maps: per stage shown [B,H',W'], see `explain.grad_cam`.
+      stages: their numbers, from 0.
+      places: per stage shown (first pixel, pixels per value), see `explain.stage_pixels`.
+    """
+    height, width = examples[0].pixels.shape[:2]
+    note = (
+        "Brightest: speaks most for the predicted class; the scale of each map is its own. "
+        "Dark all over: nothing of that stage speaks for the class."
+    )
+    columns = max(len(maps) + 1, 3)
+    figure, axes = canvas.image_rows(
+        len(examples), columns, height / width, "What speaks for the predicted class (Grad-CAM)",
+        note,
+    )  # fmt: skip
+    for row, example in enumerate(examples):
+        canvas.show_image(axes[row, 0], example.pixels, canvas.short(example.name, 14))
+        axes[row, 0].set_xlabel(example.verdict_lines, fontsize=SMALL)
+        for column in range(1, columns):
+            if column > len(maps):
+                axes[row, column].set_axis_off()
+                continue
+            values, (first, step) = maps[column - 1][row], places[column - 1]
+            place = axes[row, column]
+            canvas.show_overlay(
+                place, example.pixels.mean(axis=2), values, extent=_extent(values, first, step)
+            )
+            h, w = values.shape
+            size = "1 value: no place" if h * w == 1 else f"{h}×{w} values"
+            canvas.label(place, f"stage {stages[column - 1] + 1}", size)
+    alt = (
+        f"Grad-CAM of the predicted class for {len(examples)} images at stage "
+        f"{', '.join(str(s + 1) for s in stages)}, laid over the images."
+    )
+    return Picture("grad_cam", figure, alt)
+
+
+def _extent(values: np.ndarray, first: float, step: float) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of a map in pixels, whose middles are whole numbers."""
+    h, w = values.shape
+    return first - 0.5, first + w * step - 0.5, first + h * step - 0.5, first - 0.5
+
+
+def query_attention(
+    example: Example,
+    maps: np.ndarray,
+    queries: Sequence[tuple[int, int]],
+    stages: Sequence[int],
+    name: str,
+) -> Picture:
+    """Where chosen positions of the feature maps look, in each stage with attention.
+
+    Args:
+      example: the image.
+      maps: [stages,queries,H'//2,W'//2], see `explain.query_attention`.
+      queries: (row, column) of each in pixels of the image.
+      stages: their numbers, from 0.
+      name: of the picture.
+    """
+    height, width = example.pixels.shape[:2]
+    columns = len(queries)
+    note = "The cross is the asking position. Brightest: most attended, written below; "
+    note += "the scale of each map is its own. A value stands for 2×2 positions."
+    rows = len(stages)
+    figure = canvas.new_figure(
+        2.8 + rows * (0.9 * WIDTH / columns * height / width + 0.45), "Where positions look", note
+    )
+    head, body = figure.subfigures(2, 1, height_ratios=(1.5, rows * 1.6))
+    top = head.subplots()
+    canvas.show_image(top, example.pixels, f"{canvas.short(example.name)}: {example.verdict}")
+    axes = body.subplots(rows, columns, squeeze=False)
+    grey = example.pixels.mean(axis=2)
+    for c, (y, x) in enumerate(queries):
+        colour = _MARKS[c % len(_MARKS)]
+        _cross(top, x, y, colour)
+        for r, stage in enumerate(stages):
+            values, place = maps[r, c], axes[r, c]
+            h, w = values.shape
+            canvas.show_overlay(place, grey, values, extent=_extent(np.empty((h, w)), 0, 2))
+            _cross(place, x, y, colour)
+            canvas.label(place, "", canvas.below_map(values))
+            if c == 0:
+                place.set_ylabel(f"stage {stage + 1}", fontsize=SMALL)
+    alt = (
+        f"Attention of {columns} positions of image {example.name} in {rows} stages: where each "
+        f"looks. Even attention would be {100 / maps[0, 0].size:.2g} % on each value."
+    )
+    return Picture(name, figure, alt)
+
+
+def _cross(axes, x: float, y: float, colour: str) -> None:
+    axes.plot(x, y, "x", color="black", markersize=9, markeredgewidth=4)
+    axes.plot(x, y, "x", color=colour, markersize=8, markeredgewidth=2)

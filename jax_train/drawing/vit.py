@@ -1,0 +1,311 @@
+"""Pictures of Vision Transformers: attention, positions, patches and their filters.
+
+See `explain` for the arrays and the letters of their shapes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+
+from jax_models.layers import PatchEmbed
+from jax_train.analysis import explain
+from jax_train.drawing import canvas
+from jax_train.drawing.canvas import NORMAL, SMALL, WIDTH, Example, Picture
+
+_CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
+
+
+def channel_names(channels: int) -> tuple[str, ...]:
+    """Names of the colours of an image."""
+    return _CHANNELS.get(channels) or tuple(f"channel {i + 1}" for i in range(channels))
+
+
+def _stacked(maps: np.ndarray) -> np.ndarray:
+    """Planes one below the other: [...,M,H,W] -> [...,M·H,W]."""
+    return maps.reshape(*maps.shape[:-3], -1, maps.shape[-1])
+
+
+def _with_gap(maps: np.ndarray) -> np.ndarray:
+    """A row of NaN between planes that will be stacked."""
+    if maps.shape[-3] == 1:
+        return maps
+    gap = np.full((*maps.shape[:-2], 1, maps.shape[-1]), np.nan)
+    return np.concatenate([maps, gap], axis=-2)
+
+
+def _behind(pixels: np.ndarray, planes: int) -> np.ndarray:
+    """What lies behind stacked planes, in grey: the image, or its colours one by one."""
+    if planes == 1:
+        return pixels.mean(axis=2)
+    return _stacked(pixels.transpose(2, 0, 1))
+
+
+def _plane_note(tokens: np.ndarray) -> str:
+    planes = len(tokens)
+    if planes == 1:
+        return ""
+    names = ", ".join(channel_names(planes))
+    return f"The tokens are runs of one colour's rows, not squares; from top to bottom: {names}."
+
+
+def attention_by_head(
+    example: Example, attention: np.ndarray, tokens: np.ndarray, name: str
+) -> Picture:
+    """The class token's attention in every block and head, the image beside it.
+
+    Args:
+      example: the image.
+      attention: [L,h,N], see `explain.class_token_attention`.
+      tokens: token map [M,H,W].
+      name: of the picture.
+    """
+    blocks, heads, _ = attention.shape
+    tiles = 100 * _stacked(_with_gap(explain.paint(attention, tokens)))
+    beside = 0.24 * WIDTH
+    height = max(2.4, 1.2 + 0.67 * canvas.mosaic_height(tiles))
+    head = "head " if heads <= 4 else "h"
+    note = "" if heads <= 4 else "h: head. "
+    note += "What a head lacks to 100 % goes to the class token itself. "
+    figure = canvas.new_figure(
+        height, "Where the class token looks, by block and head", note + _plane_note(tokens)
+    )
+    left, right = figure.subplots(1, 2, width_ratios=(beside, WIDTH - beside))
+    canvas.show_image(left, example.pixels, canvas.short(example.name), example.verdict_lines)
+    left.set_anchor("N")
+    image = canvas.show_mosaic(
+        right, tiles,
+        [f"block {i + 1}" for i in range(blocks)], [f"{head}{i + 1}" for i in range(heads)],
+        cmap=canvas.AMOUNT, norm=PowerNorm(0.5, vmin=0, vmax=100 * attention.max()),
+    )  # fmt: skip
+    canvas.colour_bar(
+        figure, image, right, "attention to a patch (%)", location="bottom", shrink=0.9
+    )
+    alt = (
+        f"Attention of the class token on image {example.name}: {blocks} blocks by {heads} heads. "
+        f"The largest weight is {100 * attention.max():.0f} % on one patch; even attention would "
+        f"be {100 / (attention.shape[2] + 1):.1f} %."
+    )
+    return Picture(name, figure, alt)
+
+
+def attention_over_images(
+    examples: Sequence[Example], attention: np.ndarray, rollout: np.ndarray, tokens: np.ndarray
+) -> Picture:
+    """The class token's attention laid over each image: some blocks, heads averaged, and rollout.
+
+    Args:
+      examples: B images.
+      attention: [L,B,h,N], see `explain.class_token_attention`.
+      rollout: [B,N], the class token's row of `explain.rollout`.
+      tokens: token map [M,H,W].
+    """
+    depth = len(attention)
+    shown = sorted({0, depth // 2, depth - 1})
+    columns = [(f"block {i + 1} of {depth}", attention[i].mean(axis=1)) for i in shown]
+    columns.append(("rollout", rollout))
+    note = (
+        "Brightest: most attended, written below; the scale of each map is its own. "
+        "One colour all over: even attention. Blocks: mean of the heads. "
+        "Rollout: all blocks together. "
+    )
+    planes = len(tokens)
+    figure, axes = canvas.image_rows(
+        len(examples), len(columns) + 1, planes * tokens.shape[1] / tokens.shape[2],
+        "What the class token attends to", note + _plane_note(tokens),
+    )  # fmt: skip
+    for row, example in enumerate(examples):
+        canvas.show_image(axes[row, 0], example.pixels, canvas.short(example.name, 14))
+        axes[row, 0].set_xlabel(example.verdict_lines, fontsize=SMALL)
+        for place, (title, values) in zip(axes[row, 1:], columns, strict=True):
+            painted = _stacked(explain.paint(values[row], tokens))
+            canvas.show_overlay(place, _behind(example.pixels, planes), painted)
+            _separate(place, tokens)
+            canvas.label(place, title, canvas.below_map(values[row]))
+        for place in axes[row]:
+            place.set_anchor("N")
+    alt = (
+        f"{len(examples)} images, each beside the class token's attention in blocks "
+        f"{', '.join(str(i + 1) for i in shown)} of {depth} and beside attention rollout."
+    )
+    return Picture("attention", figure, alt)
+
+
+def _separate(axes, tokens: np.ndarray) -> None:
+    for plane in range(1, len(tokens)):
+        axes.axhline(plane * tokens.shape[1] - 0.5, color="white", linewidth=1.5)
+
+
+def attention_distances(distances: np.ndarray, even: float, images: int, note: str = "") -> Picture:
+    """How far the patches look, by depth.
+
+    Args:
+      distances: [L,h] pixels, see `explain.attention_distance`.
+      even: what attention spread evenly would give, pixels.
+      images: how many were averaged.
+      note: below.
+    """
+    blocks = 1 + np.arange(len(distances))
+    figure = canvas.new_figure(3.6, "How far the patches look", note)
+    axes = figure.subplots()
+    for head, line in enumerate(distances.T):
+        axes.plot(blocks, line, "o", color="#0072b2", alpha=0.75, label="a head"[: 6 * (not head)])
+    axes.plot(blocks, distances.mean(axis=1), "-", color="#d55e00", label="mean of the heads")
+    axes.axhline(even, color="black", linestyle="--", linewidth=1, label="all patches alike")
+    axes.set_xlabel("block", fontsize=NORMAL)
+    axes.set_ylabel("mean attention distance (pixels)", fontsize=NORMAL)
+    axes.set_ylim(0, 1.08 * max(distances.max(), even))
+    axes.set_xticks(blocks[:: -(-len(blocks) // 12)])
+    axes.tick_params(labelsize=SMALL)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=SMALL, title=f"mean of {images} images", title_fontsize=SMALL)
+    first, last = distances[0], distances[-1]
+    alt = (
+        f"Mean attention distance of each head: {first.min():.1f} to {first.max():.1f} pixels in "
+        f"block 1, {last.min():.1f} to {last.max():.1f} in block {len(distances)}; even attention "
+        f"gives {even:.1f}."
+    )
+    return Picture("attention_distance", figure, alt)
+
+
+def position_similarities(similarity: np.ndarray, embed: PatchEmbed) -> Picture:
+    """Similarity of the position embeddings: a map for each patch, or a matrix for runs.
+
+    Args:
+      similarity: [N,N], see `explain.position_similarity`.
+      embed: which knows where the patches lie.
+    """
+    side = embed.img_size // embed.patch_size
+    title = "Which positions are alike to the model"
+    if embed.raster:
+        names = channel_names(embed.in_channels)
+        lines = f" Lines: where {', '.join(names)} meet." if len(names) > 1 else ""
+        figure = canvas.new_figure(5.4, title, _runs_note(embed) + lines)
+        axes = figure.subplots()
+        image = axes.imshow(
+            similarity, cmap=canvas.SIGNED, vmin=-1, vmax=1, interpolation="nearest"
+        )
+        for colour in range(1, embed.in_channels):
+            border = colour * len(similarity) / embed.in_channels - 0.5
+            axes.axhline(border, color="black", linewidth=0.7)
+            axes.axvline(border, color="black", linewidth=0.7)
+        axes.set_xlabel("token", fontsize=NORMAL)
+        axes.set_ylabel("token", fontsize=NORMAL)
+        axes.tick_params(labelsize=SMALL)
+    else:
+        note = "Each small map belongs to the patch at its place: its likeness to all patches."
+        figure = canvas.new_figure(6.2, title, note)
+        axes = figure.subplots()
+        image = canvas.show_mosaic(
+            axes, similarity.reshape(side, side, side, side),
+            [str(i + 1) for i in range(side)], [str(i + 1) for i in range(side)],
+            cmap=canvas.SIGNED, vmin=-1, vmax=1,
+        )  # fmt: skip
+        axes.set_ylabel("row of the patch", fontsize=SMALL)
+        axes.set_xlabel("column of the patch", fontsize=SMALL)
+    canvas.colour_bar(
+        figure, image, axes, "cosine similarity", location="bottom", shrink=0.8, aspect=30
+    )
+    others = similarity[~np.eye(len(similarity), dtype=bool)]
+    alt = (
+        f"Cosine similarity of the {len(similarity)} position embeddings; between different "
+        f"patches from {others.min(initial=1):.2f} to {others.max(initial=-1):.2f}."
+    )
+    return Picture("position_similarity", figure, alt)
+
+
+def _runs_note(embed: PatchEmbed) -> str:
+    length = embed.in_channels * embed.patch_size**2
+    rows = length / embed.img_size
+    return (
+        f"Tokens are runs of {length} values of the channels-first memory ({rows:.3g} rows of one "
+        "colour), not squares."
+    )
+
+
+def patch_filters(components: np.ndarray, shares: np.ndarray, embed: PatchEmbed) -> Picture:
+    """The principal components of the patch projection's filters.
+
+    Args:
+      components: [k,C·P·P], see `explain.principal_filters`.
+      shares: of the variance, [k].
+      embed: which knows what a filter looks at.
+    """
+    title = f"The {len(components)} main filters of the patches"
+    text = f"They hold {100 * shares.sum():.0f} % of the variance of all filters."
+    if embed.raster:
+        height = 1.6 + 0.16 * len(components)
+        figure = canvas.new_figure(height, title, f"{text} {_runs_note(embed)}")
+        axes = figure.subplots()
+        most = np.abs(components).max()
+        image = axes.imshow(
+            components, cmap=canvas.SIGNED, vmin=-most, vmax=most, aspect="auto",
+            interpolation="nearest",
+            extent=(-0.5, components.shape[1] - 0.5, len(components) + 0.5, 0.5),
+        )  # fmt: skip
+        axes.set_xlabel("place in the run", fontsize=NORMAL)
+        axes.set_ylabel("component", fontsize=NORMAL)
+        axes.tick_params(labelsize=SMALL)
+        canvas.colour_bar(figure, image, axes, "weight (filters have length 1)")
+    else:
+        figure = canvas.show_filters(explain.filter_images(components, embed), title, text)
+    alt = f"{title}, strongest first. {text} The first holds {100 * shares[0]:.0f} %."
+    return Picture("patch_filters", figure, alt)
+
+
+def image_and_patches(example: Example, embed: PatchEmbed, name: str) -> Picture:
+    """An image beside the patches the model cuts it into.
+
+    Args:
+      example: the image.
+      embed: which cuts it.
+      name: of the picture.
+    """
+    patches = explain.patches_of(example.pixels[None], embed)[0]
+    if embed.raster:
+        return _image_and_runs(example, patches, embed, name)
+    side, p = embed.img_size // embed.patch_size, embed.patch_size
+    figure = canvas.new_figure(3.9, f"An image and its {side}×{side} patches of {p}×{p} pixels")
+    left, right = figure.subplots(1, 2)
+    canvas.show_image(left, example.pixels, canvas.short(example.name), example.verdict)
+    tiles = patches.reshape(side, side, p, p, -1)
+    if tiles.shape[-1] == 3:
+        canvas.show_colour_mosaic(right, np.moveaxis(tiles, -1, 0))
+    else:
+        canvas.show_grey(right, canvas.mosaic(tiles.mean(axis=-1))[0])
+    right.set_facecolor("#56b4e9")  # patches may be white
+    canvas.label(right, "patches", "read row by row")
+    right.spines[:].set_visible(False)
+    alt = f"Image {example.name} beside its {side * side} patches of {p} by {p} pixels."
+    return Picture(name, figure, alt)
+
+
+def _image_and_runs(example, runs, embed, name) -> Picture:
+    title = f"An image and its {len(runs)} tokens of {runs.shape[1]} values"
+    note = _runs_note(embed) + " Every second run is tinted."
+    figure = canvas.new_figure(6, title, note)
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
+    top, bottom = left.subplots(2, 1, height_ratios=(1, 2.2))
+    canvas.show_image(top, example.pixels, canvas.short(example.name), example.verdict)
+    _show_runs(bottom, example, embed)
+    axes = right.subplots()
+    axes.imshow(runs, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.set_title("what the model reads", fontsize=SMALL)
+    axes.set_xlabel("place in the run", fontsize=SMALL)
+    axes.set_ylabel("token", fontsize=SMALL)
+    axes.tick_params(labelsize=SMALL)
+    alt = f"Image {example.name}, its colours with the runs of memory marked, and the runs as rows."
+    return Picture(name, figure, alt)
+
+
+def _show_runs(axes, example, embed) -> None:
+    tokens = explain.token_map(embed)
+    canvas.show_grey(axes, _behind(example.pixels, len(tokens)))
+    second = np.ma.masked_equal(_stacked(tokens) % 2, 0)
+    axes.imshow(second, cmap="viridis", vmin=0, vmax=2, alpha=0.5, interpolation="nearest")
+    _separate(axes, tokens)
+    canvas.label(axes, "its colours, run after run")
+    names = channel_names(embed.in_channels)[: len(tokens)]
+    middles = (np.arange(len(tokens)) + 0.5) * tokens.shape[1] - 0.5
+    axes.set_yticks(middles, names, rotation=90, va="center", fontsize=SMALL)
+    axes.tick_params(length=0)

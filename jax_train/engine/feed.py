@@ -1,0 +1,105 @@
+"""How batches reach a compiled step: gathered from a split on the device, or streamed to it."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from jax_train import data
+from jax_train.engine import steps
+from jax_train.engine.parallel import Layout
+from jax_train.engine.state import Data
+
+
+class Resident:
+    """A split that lies whole on every device; a step gathers its batch by index.
+
+    Args:
+      split: in memory.
+      layout: of the devices.
+    """
+
+    batch_argument = None
+
+    def __init__(self, split: data.Dataset, layout: Layout):
+        self._layout, self._count = layout, len(split)
+        self.arrays = layout.replicate(
+            Data(np.asarray(split.images), np.asarray(split.labels, np.int32))
+        )
+
+    def train_function(self, recipe: steps.Recipe, length: int) -> Callable:
+        """`length` steps: (state, sums, *call) -> (state, sums)."""
+        return functools.partial(steps.train_steps, recipe, length)
+
+    def train_calls(
+        self, order: jax.Array, first: int, steps_per_call: int
+    ) -> Iterator[tuple[int, tuple]]:
+        """Number of steps and arguments of each call from step `first` of an epoch on."""
+        while first < len(order):
+            length = min(steps_per_call, len(order) - first)
+            yield length, (self.arrays, order)
+            first += length
+
+    def eval_function(self, recipe: steps.Recipe, batch_size: int) -> Callable:
+        """(params, stats, sums, *call) -> sums."""
+        return functools.partial(steps.eval_step, recipe, batch_size)
+
+    def eval_calls(self, batch_size: int) -> Iterator[tuple]:
+        """Arguments of each call over the whole split."""
+        for start in range(0, self._count, batch_size):
+            yield self.arrays, self._layout.replicate(np.int32(start))
+
+
+class Streamed:
+    """A split that is read batch by batch, each process its own share.
+
+    Args:
+      split: larger than memory.
+      layout: of the devices.
+    """
+
+    batch_argument = 0  # among the arguments of a call
+    arrays = ()
+
+    def __init__(self, split, layout: Layout):
+        self._split, self._layout = split, layout
+
+    def train_function(self, recipe: steps.Recipe, length: int) -> Callable:
+        """As in `Resident`, of one step."""
+        del length
+        return functools.partial(steps.train_on_batch, recipe)
+
+    def train_calls(
+        self, order: jax.Array, first: int, steps_per_call: int
+    ) -> Iterator[tuple[int, tuple]]:
+        """As in `Resident`; a call is one step."""
+        del steps_per_call
+        order = np.asarray(order)[first:]
+        order = order[:, :, self._layout.local_places(order.shape[2])]
+        with contextlib.closing(self._split.batches(order)) as batches:
+            for batch in batches:
+                yield 1, (Data(*(self._layout.put_batch(array, 1) for array in batch)),)
+
+    def eval_function(self, recipe: steps.Recipe, batch_size: int) -> Callable:
+        """As in `Resident`."""
+        del batch_size
+        return functools.partial(steps.eval_on_batch, recipe)
+
+    def eval_calls(self, batch_size: int) -> Iterator[tuple]:
+        """As in `Resident`."""
+        count = len(self._split)
+        starts = np.arange(0, count, batch_size)
+        places = starts[:, None] + self._layout.local_places(batch_size)
+        order = np.where(places < count, places, 0)
+        with contextlib.closing(self._split.batches(order)) as batches:
+            for start, batch in zip(starts, batches, strict=True):
+                spread = Data(*(self._layout.put_batch(array, 0) for array in batch))
+                valid = min(batch_size, count - start)
+                yield spread, self._layout.replicate(np.int32(valid))
+
+
+def create(split, layout: Layout) -> Resident | Streamed:
+    """The feed that fits a split."""
+    return (Resident if isinstance(split, data.Dataset) else Streamed)(split, layout)

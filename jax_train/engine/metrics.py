@@ -1,0 +1,143 @@
+"""Sums that stay on the device, and the figures made of them on the host."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+class TrainSums(NamedTuple):
+    """Sums over training examples, and of steps that were skipped; all scalars."""
+
+    loss: jax.Array
+    top1: jax.Array
+    top5: jax.Array
+    count: jax.Array
+    skipped: jax.Array  # steps whose loss or gradient was not finite; not in the sums above
+    bad_step: jax.Array  # the first of them
+
+
+class EvalSums(NamedTuple):
+    """Sums over an evaluation: `confusion[true, predicted]` counts, int32 [K,K]."""
+
+    loss: jax.Array
+    confusion: jax.Array
+    top5: jax.Array
+
+
+def zero_train_sums() -> TrainSums:
+    """Sums over no example."""
+    return TrainSums(jnp.zeros(()), *(jnp.zeros((), jnp.int32) for _ in range(5)))
+
+
+def zero_eval_sums(num_classes: int) -> EvalSums:
+    """Sums over no example."""
+    confusion = jnp.zeros((num_classes, num_classes), jnp.int32)
+    return EvalSums(jnp.zeros(()), confusion, jnp.zeros((), jnp.int32))
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Softmax cross-entropy of each example, as torch.nn.CrossEntropyLoss computes it.
+
+    Args:
+      logits: [B,K].
+      labels: int [B].
+      label_smoothing: share of the target spread evenly over all K classes.
+
+    Returns:
+      [B], in nats.
+    """
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if label_smoothing:
+        uniform = -jax.nn.log_softmax(logits).mean(axis=-1)
+        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+    return loss
+
+
+def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
+    """Whether the true class is among the k largest logits: [B,K], [B] -> bool [B].
+
+    Of equal logits the one of the lower class counts as larger, as in `jax.lax.top_k`, which is
+    not used because XLA would gather the whole batch on every device for it.
+    """
+    true = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    lower = jnp.arange(logits.shape[-1]) < labels[:, None]
+    ahead = (logits > true) | ((logits == true) & lower)
+    return (ahead.sum(axis=-1) < k) & ~jnp.isnan(true[:, 0])
+
+
+def train_sums(losses: jax.Array, logits: jax.Array, labels: jax.Array) -> TrainSums:
+    """Sums of a training batch: losses [B], logits [B,K], labels [B]."""
+    return TrainSums(
+        losses.sum(),
+        (logits.argmax(axis=-1) == labels).sum(dtype=jnp.int32),
+        in_top_k(logits, labels, 5).sum(dtype=jnp.int32),
+        jnp.int32(labels.size),
+        jnp.int32(0),
+        jnp.int32(0),
+    )
+
+
+def eval_sums(logits: jax.Array, labels: jax.Array, valid: jax.Array) -> EvalSums:
+    """Sums of an evaluation batch of which only the examples with `valid` [B] count."""
+    classes = logits.shape[-1]
+    confusion = jnp.zeros((classes, classes), jnp.int32)
+    return EvalSums(
+        jnp.where(valid, cross_entropy(logits, labels), 0).sum(),
+        confusion.at[labels, logits.argmax(axis=-1)].add(valid.astype(jnp.int32)),
+        (in_top_k(logits, labels, 5) & valid).sum(dtype=jnp.int32),
+    )
+
+
+def add_up(parts: list[TrainSums]) -> TrainSums:
+    """Add host copies of sums; there may be none, where all steps were skipped."""
+    nothing = TrainSums(*[0] * len(TrainSums._fields))
+    return TrainSums(*(sum(column) for column in zip(nothing, *parts, strict=True)))
+
+
+def train_figures(sums: TrainSums) -> dict[str, float]:
+    """Mean loss and top-1 and top-5 accuracy, in [0, 1], of host copies of the sums."""
+    count = max(int(sums.count), 1)
+    return {
+        "loss": float(sums.loss) / count,
+        "top1": int(sums.top1) / count,
+        "top5": int(sums.top5) / count,
+    }
+
+
+def eval_figures(sums: EvalSums) -> dict[str, float]:
+    """Figures of a whole evaluation, of host copies of the sums; all but the loss in [0, 1].
+
+    Returns:
+      loss (mean, nats), top1, top5, and precision, recall and F1: `macro` is the mean over the
+      classes, `micro` counts all examples alike. With one label an example the three micro figures
+      equal top1; they are given because recipes report them.
+    """
+    confusion = np.asarray(sums.confusion)
+    count = int(confusion.sum())
+    return {
+        "loss": float(sums.loss) / count,
+        "top1": int(np.trace(confusion)) / count,
+        "top5": int(sums.top5) / count,
+    } | classification_figures(confusion)
+
+
+def classification_figures(confusion: np.ndarray) -> dict[str, float]:
+    """Macro and micro precision, recall and F1 of a confusion matrix [true, predicted].
+
+    A ratio 0/0 counts as 0, and classes that are neither true nor predicted anywhere are left out
+    of the means, as `sklearn.metrics.precision_recall_fscore_support(zero_division=0)` does.
+    """
+    right = np.diag(confusion).astype(np.float64)
+    predicted, true = confusion.sum(axis=0), confusion.sum(axis=1)
+    seen = predicted + true > 0
+    by_class = {
+        "precision": right / np.maximum(predicted, 1),
+        "recall": right / np.maximum(true, 1),
+        "f1": 2 * right / np.maximum(predicted + true, 1),
+    }
+    figures = {f"{name}_macro": float(values[seen].mean()) for name, values in by_class.items()}
+    micro = float(right.sum() / confusion.sum())
+    return figures | {f"{name}_micro": micro for name in by_class}

@@ -1,0 +1,1 @@
+"""This process and its neighbours: compilation cache, memory, signals, processes, time."""

@@ -1,0 +1,1 @@
+"""Pages of HTML, and which pictures stand on them."""

@@ -1,0 +1,169 @@
+"""Self-contained HTML pages: templates, and pictures that are part of the page.
+
+A page needs no network and no other file; it may be sent around and is opened from disk. The
+pictures are also written, as PNG files, into a folder beside it that has the page's name.
+"""
+
+import base64
+import functools
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jax_train.drawing.canvas import Picture
+from jax_train.errors import UserError
+from jax_train.files import write_atomically
+
+_SPACE = "\N{NO-BREAK SPACE}"
+_SMALL = 96  # pixels along the longer side of a thumbnail
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture as a page holds it.
+
+    Attributes:
+      src: data URI of a PNG.
+      alt: what it shows, for those who cannot see it.
+      width: pixels.
+      height: pixels.
+    """
+
+    src: str
+    alt: str
+    width: int
+    height: int
+
+
+class Page:
+    """A page that is being put together.
+
+    Args:
+      path: of the HTML file; the pictures go into the folder of its name without `.html`.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.folder = path, path.with_suffix("")
+
+    def picture(self, picture: Picture) -> Image:
+        """Save a picture and return it for the page.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        return _embed(picture.save(self.folder).read_bytes(), picture.alt)
+
+    def thumbnail(self, name: str, pixels: np.ndarray, alt: str) -> Image:
+        """Save a small picture of an image, uint8 [H,W,C], and return it for the page.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        png = _small_png(pixels)
+        path = self.folder / f"{name}.png"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error}. Choose another place.") from error
+        return _embed(png, alt)
+
+    def write(self, template: str, **values) -> str:
+        """Fill a template in, write the page, and return a line that says where it is.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        text = _templates().get_template(template).render(values)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, text)
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written: {error}. Choose another place."
+            ) from error
+        size = len(text.encode()) / 1e6
+        return f"{self.path} ({size:.1f} MB)\n  its pictures: {self.folder}/"
+
+
+def _embed(png: bytes, alt: str) -> Image:
+    from PIL import Image as Pillow
+
+    with Pillow.open(io.BytesIO(png)) as image:
+        width, height = image.size
+    return Image(f"data:image/png;base64,{base64.b64encode(png).decode()}", alt, width, height)
+
+
+def _small_png(pixels: np.ndarray) -> bytes:
+    """A PNG of about `_SMALL` pixels; small images are enlarged pixel by pixel."""
+    from PIL import Image as Pillow
+
+    if pixels.shape[2] not in (1, 3):  # channels that are no colours
+        pixels = pixels.mean(axis=2, keepdims=True).astype(np.uint8)
+    pixels = np.asarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image = Pillow.fromarray(pixels)
+    longer = max(image.size)
+    if longer < _SMALL:
+        image = image.resize([side * (_SMALL // longer) for side in image.size],
+                             Pillow.Resampling.NEAREST)  # fmt: skip
+    else:
+        image.thumbnail((_SMALL, _SMALL))
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+@functools.cache
+def _templates():
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jax_train.pages"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "count": count}
+    return environment
+
+
+# Figures as text
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.981 -> '98.1 %', which is not broken into two lines."""
+    return f"{100 * share:.{digits}f}{_SPACE}%"
+
+
+def count(number: float) -> str:
+    """1234567 -> '1,234,567'."""
+    return f"{number:,.0f}"
+
+
+def interval(low_high: tuple[float, float]) -> str:
+    """(0.967, 0.9812) -> '96.7 to 98.1 %'."""
+    low, high = low_high
+    return f"{100 * low:.1f} to {100 * high:.1f}{_SPACE}%"
+
+
+def metric(number: float, unit: str) -> str:
+    """182185136, 'FLOP' -> '182 MFLOP'."""
+    for power, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= power:
+            return f"{number / power:.3g}{_SPACE}{prefix}{unit}"
+    return f"{number:.3g}{_SPACE}{unit}"
+
+
+def fields(flat: dict[str, object]) -> list[tuple[str, str]]:
+    """Fields of a config with their values as text; None is what the model does not have."""
+    return [(name, "–" if value is None else _plain(value)) for name, value in flat.items()]
+
+
+def _plain(value) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(str, value)) or "none"
+    return str(value) if value != "" else "none"

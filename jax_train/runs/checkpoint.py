@@ -1,0 +1,241 @@
+"""Checkpoints of a run: the two newest, and the best one by validation.
+
+Orbax writes a checkpoint under a temporary name and renames it when it is complete. It restores
+flipped bytes without a word, so every array has a checksum of ours, committed with the step.
+"""
+
+import contextlib
+import logging
+import shutil
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from jax_train.engine.state import Progress
+from jax_train.errors import UserError
+from jax_train.machine import processes
+from jax_train.runs.checksums import _checksums, _crc, _record_is_whole
+
+_KEPT = 2  # newest ones: the last may be damaged
+
+
+# Old checkpoints are renamed into this folder first, so that a kill leaves none half deleted.
+_DELETED = ".deleted"
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was saved; says why."""
+
+
+def _hush_closed_loops() -> None:
+    """Keep quiet about reads and writes of Orbax that end after a failure that was told.
+
+    They end in threads of TensorStore's, which print what is raised there.
+    """
+    if getattr(sys.excepthook, "hushes", False):
+        return
+    printing, unraisable = sys.excepthook, sys.unraisablehook
+
+    def is_late(error) -> bool:
+        elsewhere = threading.current_thread() is not threading.main_thread()
+        return elsewhere and ("Event loop is closed" in f"{error}" or "TensorStore" in f"{error}")
+
+    def on_exception(kind, error, traceback):
+        if not is_late(error):
+            printing(kind, error, traceback)
+
+    def on_unraisable(facts):
+        if not is_late(facts.exc_value):
+            unraisable(facts)
+
+    # Writes that a full disk kept from beginning.
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
+    on_exception.hushes = True
+    sys.excepthook, sys.unraisablehook = on_exception, on_unraisable
+
+
+def _rank(figures: dict[str, float]) -> float:
+    return figures["top1"]
+
+
+# A failed write is raised, and told once, by `Checkpoints`; these would add tracebacks.
+_NOISY_LOGGERS = ("absl", "asyncio")
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run, one subfolder per step.
+
+    Args:
+      folder: created when missing; leave the `with` block to finish writing.
+      tell: called with a line about each damaged checkpoint.
+      read_only: change nothing; a damaged checkpoint is then an error.
+    """
+
+    def __init__(self, folder: Path, tell=lambda line: None, *, read_only: bool = False):
+        _hush_closed_loops()
+        for name in _NOISY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self.folder, self._tell, self._read_only = folder.absolute(), tell, read_only
+        keep = [
+            preservation_policy.LatestN(_KEPT),
+            preservation_policy.BestN(
+                get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_rank,
+            best_mode="max",
+            preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
+            cleanup_tmp_directories=not read_only,
+            todelete_subdir=_DELETED,
+            read_only=read_only,
+        )
+        self._check_records()
+        with self._told():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def _check_records(self) -> None:
+        """Set checkpoints with damaged figures or facts aside before Orbax chooses by them."""
+        if not self.folder.is_dir():
+            return
+        for step in sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit()):
+            if processes.on_main(lambda step=step: _record_is_whole(self.folder / str(step))):
+                continue
+            self._give_up(step, Damaged("its figures or facts were changed"))
+
+    def save(
+        self, progress: Progress, step: int, facts: dict, figures: dict[str, float] | None = None
+    ) -> None:
+        """Start writing a checkpoint; returns before it is on disk.
+
+        Args:
+          progress: what to save.
+          step: its number of steps.
+          facts: made of JSON's types, saved beside it.
+          figures: validation figures, None without validation.
+
+        Raises:
+          UserError: this or an earlier checkpoint could not be written.
+        """
+        record = {
+            "checksums": np.asarray(_checksums(progress)).tolist(), "facts": facts,
+            "figures": figures,
+        }  # fmt: skip
+        meta = {"record": record, "crc": _crc(record)}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(progress), meta=ocp.args.JsonSave(meta)
+        )
+        self._empty_deleted()
+        with self._told():
+            self._manager.save(step, args=args, metrics=figures)
+
+    def _empty_deleted(self) -> None:
+        if processes.is_main() and not self._read_only:
+            for old in (self.folder / _DELETED).glob("*"):
+                shutil.rmtree(old, ignore_errors=True)
+
+    def restore_newest(self, like: Progress) -> tuple[int, Progress, dict] | None:
+        """Read the newest checkpoint that is whole, setting damaged ones aside.
+
+        Args:
+          like: shapes, and where the arrays are to go; a checkpoint knows nothing of devices.
+
+        Returns:
+          (step, progress, facts); None when there is no checkpoint.
+        """
+        return self._first_whole(like, lambda: self._manager.latest_step())
+
+    def restore_best(self, like: Progress) -> tuple[int, Progress, dict] | None:
+        """Read the checkpoint with the best validation top-1; of equals the newest."""
+        return self._first_whole(like, lambda: self._manager.best_step())
+
+    def _first_whole(self, like, choose):
+        while (step := choose()) is not None:
+            try:
+                return step, *self._restore(like, step)
+            except Damaged as damaged:
+                self._give_up(step, damaged)
+                self._manager.reload()
+        return None
+
+    def _give_up(self, step: int, damaged: Damaged) -> None:
+        if self._read_only:
+            raise UserError(
+                f"The checkpoint of step {step} in {self.folder} is damaged ({damaged}). "
+                "The run's training command sets it aside and goes on from an older one."
+            ) from damaged
+        self._tell(
+            f"the checkpoint of step {step} is damaged ({damaged}): it is now "
+            f"{self.folder.name}/{step}.damaged, and an older one is used"
+        )
+        processes.on_main(lambda: self._set_aside(step))
+
+    def _set_aside(self, step: int) -> None:
+        number, place = 0, self.folder / str(step)
+        while (aside := place.with_name(f"{step}.damaged{f'.{number}' * bool(number)}")).exists():
+            number += 1
+        place.rename(aside)
+
+    def _restore(self, like: Progress, step: int) -> tuple[Progress, dict]:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
+        try:
+            found = self._manager.restore(step, args=args)
+            progress, meta = found["state"], found["meta"]
+            expected, facts = meta["record"]["checksums"], meta["record"]["facts"]
+        except PermissionError as error:
+            raise UserError(
+                f"The checkpoint of step {step} in {self.folder} cannot be read: {error}."
+            ) from error
+        except Exception as error:  # of many kinds: files, JSON, TensorStore
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise Damaged(reason[:150]) from error
+        names = [jax.tree_util.keystr(path, simple=True, separator=".")
+                 for path, _ in jax.tree_util.tree_flatten_with_path(progress)[0]]  # fmt: skip
+        found = np.asarray(_checksums(progress)).tolist()
+        if len(expected) != len(found):
+            raise Damaged(f"{len(expected)} checksums for {len(found)} arrays")
+        wrong = [name for name, a, b in zip(names, expected, found, strict=True) if a != b]
+        if wrong:
+            raise Damaged(f"wrong checksum of {wrong[0]}")
+        return progress, facts
+
+    def figures(self, step: int) -> dict[str, float] | None:
+        """Validation figures saved with a step."""
+        return self._manager.metrics(step)
+
+    def wait(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises:
+          UserError: a checkpoint could not be written.
+        """
+        with self._told():
+            self._manager.wait_until_finished()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            self.wait()
+            self._empty_deleted()
+        with contextlib.suppress(Exception):  # of a failed write, which was raised before
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _told(self):
+        try:
+            yield
+        except Exception as error:  # OSError, or TensorStore's errors as ValueError
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"A checkpoint cannot be written to {self.folder}: "
+                f"{'the disk is full' if 'No space left' in reason else reason[:300]}. The same "
+                "command goes on from the last complete checkpoint."
+            ) from error

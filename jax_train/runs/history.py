@@ -1,0 +1,64 @@
+"""metrics.csv read back: how a run learned."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+COLUMNS = (
+    "step", "epoch", "split", "loss", "top1", "top5", "images_per_sec", "learning_rate", "seconds",
+    "precision_macro", "recall_macro", "f1_macro",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class History:
+    """How a run learned, by epoch.
+
+    Attributes:
+      train: rows (epoch, mean loss in nats, top-1 in [0, 1]) of the log points [n,3].
+      val: rows of the same of the validations [m,3]; m may be 0.
+      seconds: of the last row, since the run began.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    seconds: float
+
+    @property
+    def last_train_loss(self) -> float:
+        """Mean training loss of the log points in the last epoch, in nats."""
+        epochs, losses, _ = self.train.T
+        begin = np.ceil(epochs[-1] - 1e-6) - 1
+        of_last = epochs > begin + 1e-6
+        shares = np.diff(epochs[of_last], prepend=begin)  # a row is a mean since the one before
+        return float(np.average(losses[of_last], weights=shares))
+
+    @property
+    def best_val(self) -> tuple[float, float]:
+        """Top-1 in [0, 1] and epoch of the best validation; of equal ones the last, whose
+        weights are kept.
+        """
+        row = self.val[::-1][self.val[::-1, 2].argmax()]
+        return float(row[2]), float(row[0])
+
+
+def read_history(folder: Path) -> History:
+    """Read how the run in a folder learned, from its metrics.csv."""
+    rows = read_metrics(folder / "metrics.csv")
+
+    def of(split):
+        table = [[float(row[key]) for key in ("epoch", "loss", "top1")]
+                 for row in rows if row["split"] == split]  # fmt: skip
+        return np.array(table).reshape(-1, 3)
+
+    return History(of("train"), of("val"), float(rows[-1]["seconds"]) if rows else 0.0)
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Rows of a metrics.csv; none when there is no file. A torn last line is left out."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]

@@ -1,0 +1,81 @@
+"""results.json and confusion.csv: what a run reached, with what, and its summary for people."""
+
+import csv
+import io
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from jax_train.files import write_atomically
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries a run's numbers depend on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {package: version(package) for package in packages}
+
+
+def environment() -> dict[str, object]:
+    """Versions, device and git commit, for results.json."""
+    import jax
+
+    device, count = jax.local_devices()[0], jax.device_count()
+    kind = "" if device.device_kind == device.platform else f" ({device.device_kind})"
+    return {
+        "versions": {"python": platform.python_version()} | versions(),
+        "device": f"{device.platform}{kind}" + f" x {count}" * (count > 1),
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def summary(results: dict, workdir: Path) -> str:
+    """The results of a run for people, at most 80 columns wide."""
+    test, val = results["test"], results["val"]
+    lines = [
+        f"{results['model']} on {results['data']}: {results['parameters']:,} parameters",
+        f"  {results['epochs']} epoch{'s'[: results['epochs'] > 1]} in {results['seconds']:,.0f} s "
+        f"({results['train_images_per_sec']:,.0f} images/s)",
+    ]
+    if val:
+        lines.append(_line("validation", val, results["images"]["val"]))
+    lines.append(_line("test", test, results["images"]["test"]))
+    if results["reported_weights"] == "best":
+        lines.append(f"  weights: epoch {results['reported_epoch']}, the best on validation")
+    else:
+        lines.append(f"  weights: epoch {results['reported_epoch']}, the last")
+    lines += [f"  {note}" for note in results["notes"]]
+    lines.append(f"  files: {workdir}/\n         curves.png, results.json, metrics.csv, …")
+    return "\n".join(lines)
+
+
+def _line(name: str, figures: dict[str, float], images: int) -> str:
+    return (
+        f"  {name + ':':12}top-1 {figures['top1']:7.2%}   top-5 {figures['top5']:7.2%}   "
+        f"loss {figures['loss']:.4f}   {images:,} images"
+    )
+
+
+def write_results(path: Path, results: dict) -> None:
+    """Write results.json."""
+    write_atomically(path, json.dumps(results, indent=2) + "\n")
+
+
+def write_confusion(path: Path, confusion, class_names: Sequence[str]) -> None:
+    """Write a confusion matrix [true, predicted] as CSV, a row for each true class."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["true / predicted", *class_names])
+    for name, row in zip(class_names, confusion.tolist(), strict=True):
+        writer.writerow([name, *row])
+    write_atomically(path, text.getvalue())

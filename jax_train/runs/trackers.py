@@ -1,0 +1,117 @@
+"""Experiment trackers besides metrics.csv: TensorBoard and Weights & Biases."""
+
+import importlib.util
+import uuid
+from pathlib import Path
+from typing import Protocol
+
+from ml_collections import ConfigDict
+
+from jax_train.config.fields import flatten
+from jax_train.errors import UserError
+
+
+class Tracker(Protocol):
+    """Something that takes the figures of a run."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Take figures, such as {'train/loss': 0.3}, after a number of steps."""
+
+    def close(self) -> None:
+        """Finish writing."""
+
+
+class TensorBoard:
+    """Event files in the folder `tensorboard` of a run: `tensorboard --logdir runs`.
+
+    Args:
+      workdir: the run folder.
+      step: steps done before; figures after it that are there already are hidden.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """See `Tracker`."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._writer.close()
+
+
+class WandB:
+    """A run of Weights & Biases that goes on when the training does.
+
+    Without a network set WANDB_MODE=offline; `wandb sync` sends the run later.
+
+    Args:
+      project: that the run belongs to.
+      workdir: the run folder; keeps the run's id in `wandb_id`.
+      config: shown with the run.
+
+    Raises:
+      UserError: Weights & Biases refuses the run.
+    """
+
+    def __init__(self, project: str, workdir: Path, config: ConfigDict):
+        import wandb
+
+        place = workdir / "wandb_id"
+        if not place.exists():
+            place.write_text(uuid.uuid4().hex[:12])
+        try:
+            self._run = wandb.init(
+                project=project, name=workdir.name, id=place.read_text(), resume="allow",
+                dir=str(workdir), config=flatten(config), settings=wandb.Settings(silent=True),
+            )  # fmt: skip
+        except Exception as error:  # wandb has many kinds
+            raise UserError(
+                f"config.log.wandb={project!r}: Weights & Biases cannot start "
+                f"({' '.join(str(error).split())[:200]}). Run `wandb login` first, set "
+                "WANDB_MODE=offline, or unset the field."
+            ) from error
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """See `Tracker`."""
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._run.finish()
+
+
+_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+def check(config: ConfigDict) -> None:
+    """Raise a UserError when a tracker is asked for whose package is not installed."""
+    for field, package in _PACKAGES.items():
+        if config.log[field] and importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"config.log.{field}={config.log[field]!r} needs the package {package}: "
+                f"pip install -e '.[{field}]', or unset the field."
+            )
+
+
+def start(config: ConfigDict, workdir: Path, step: int) -> list[Tracker]:
+    """Start the trackers that `config.log` asks for.
+
+    Args:
+      config: the whole config.
+      workdir: the run folder.
+      step: steps done before.
+
+    Raises:
+      UserError: one cannot be started.
+    """
+    trackers: list[Tracker] = []
+    if config.log.tensorboard:
+        trackers.append(TensorBoard(workdir, step))
+    if config.log.wandb:
+        trackers.append(WandB(config.log.wandb, workdir, config))
+    return trackers

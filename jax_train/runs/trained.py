@@ -1,0 +1,140 @@
+"""A trained model, read back from a run folder: for evaluating, predicting and explaining."""
+
+import functools
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from jax_train import data
+from jax_train.engine import metrics, optim, steps
+from jax_train.engine import recipe as build
+from jax_train.engine.parallel import Layout
+from jax_train.engine.state import Progress
+from jax_train.errors import UserError
+from jax_train.runs import folder as run_folder
+from jax_train.runs.checkpoint import Checkpoints
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run and the model it reports.
+
+    Attributes:
+      folder: the run folder.
+      config: complete, as trained.
+      results: what results.json holds; None while the run is not finished.
+      recipe: `recipe.augmentation.evaluate` turns raw images uint8 [B,H,W,C] into what the model
+        takes; `recipe.graphdef` is the model without weights.
+      params: the reported weights.
+      stats: their batch statistics.
+      step: of the weights.
+    """
+
+    folder: Path
+    config: ConfigDict
+    results: dict | None
+    recipe: steps.Recipe
+    params: Any
+    stats: Any
+    step: int
+
+    @cached_property
+    def model(self) -> nnx.Module:
+        """The model with its weights; called without `train` it evaluates."""
+        return nnx.merge(self.recipe.graphdef, self.params, self.stats)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        if self.results and "class_names" in self.results:
+            return tuple(self.results["class_names"])
+        return data.load_split(self.config, self.config.data.test_split).class_names
+
+    @cached_property
+    def _logits(self):
+        return jax.jit(functools.partial(steps.logits, self.recipe))
+
+    def logits(self, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
+        """Logits [N,K] of raw images uint8 [N,H,W,C], as evaluation in training gives them."""
+        batch_size = min(batch_size, len(images))
+        parts = []
+        for start in range(0, len(images), batch_size):
+            part = images[start : start + batch_size]
+            short = batch_size - len(part)  # one shape, so that it is compiled once
+            padded = np.concatenate([part, np.repeat(part[-1:], short, axis=0)])
+            parts.append(np.asarray(self._logits(self.params, self.stats, padded))[: len(part)])
+        return np.concatenate(parts)
+
+
+def open_run(folder: str | Path) -> TrainedRun:
+    """Read a run's config and the weights it reports (of an unfinished run: the newest).
+
+    Raises:
+      UserError: the folder holds no run, or no checkpoint, or one that cannot be read.
+    """
+    folder = Path(folder)
+    config = run_folder.read_config(folder)
+    results = run_folder.results(folder)
+    if config.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    recipe = build.create_recipe(config, optim.schedule_tables(config, 1), Layout(), 1)
+
+    def init():
+        model = build.create_model(config, steps.init_rngs(config.seed))
+        state = steps.init_state(model, recipe.optimizer, config.dtype)
+        return Progress(state, metrics.zero_train_sums())
+
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        jax.eval_shape(init),
+    )
+    step, progress = _weights(folder, like, results)
+    state = progress.state
+    return TrainedRun(folder, config, results, recipe, state.params, state.stats, step)
+
+
+def _weights(folder: Path, like: Progress, results: dict | None) -> tuple[int, Progress]:
+    if not (folder / "checkpoints").is_dir():
+        raise UserError(
+            f"{folder} holds no checkpoint yet: run its training command again, it goes on to the "
+            "first one."
+        )
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        best = bool(results) and results["reported_weights"] == "best"
+        found = checkpoints.restore_best(like) if best else checkpoints.restore_newest(like)
+    if found is None:
+        raise UserError(
+            f"{folder}/checkpoints holds no complete checkpoint: run its training command again, "
+            "it goes on to the first one."
+        )
+    return found[0], found[1]
+
+
+def image_shape(run: TrainedRun) -> tuple[int, int, int]:
+    """Return height and width in pixels, and channels, of the raw images that a run takes.
+
+    Where the config does not hold them they are those of the run's data, which is then opened, but
+    neither downloaded nor decoded.
+
+    Raises:
+        UserError: that data is not there any more.
+    """
+    config = run.config.copy_and_resolve_references()
+    side = config.data.image_size or (0 if config.augment.resize else config.model.img_size)
+    if side:
+        return side, side, len(config.data.mean)
+    config.update({"data": {"download": False, "memory_limit": 0.0}})
+    try:
+        return data.load_split(config, config.data.test_split).image_shape
+    except UserError as error:
+        raise UserError(
+            f"The size of the images that {run.folder} takes is that of its data, which cannot be "
+            f"opened: {error}"
+        ) from error

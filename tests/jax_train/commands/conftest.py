@@ -1,0 +1,13 @@
+"""What tests of several files of this folder need."""
+
+import pytest
+import torch
+
+from tests.jax_train.commands.convert_cases import source_state
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A PyTorch file of the small `raster_vit`."""
+    torch.save(source_state(), tmp_path / "source.pt")
+    return tmp_path / "source.pt"

@@ -1,0 +1,350 @@
+"""Folders of images by class: which files, in which order, in which form; and what is refused."""
+
+import io
+import os
+import pickle
+import random
+import struct
+import time
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from jax_train import data
+from jax_train.errors import UserError
+
+
+def _save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(pixels)).save(path, **options)
+    return path
+
+
+def _flat(color, size=(6, 8)):
+    return np.full((*size, len(color)) if len(color) > 1 else size, color, np.uint8)
+
+
+def _numbered(root, names, classes=("cat", "dog")):
+    """One RGB image per name and class; its red value is its number within the class."""
+    for label, name in enumerate(classes):
+        for i, file in enumerate(names):
+            _save(root / name / file, _flat((i, label, 0)))
+
+
+def _load(path, split="train", **options):
+    return data.load(f"folder:{path}", split, **options)
+
+
+def _only(path, **options):
+    loaded = _load(path, **options)
+    assert len(loaded) == 1
+    return loaded.images[0]
+
+
+def test_labels_names_and_pixels(tmp_path):
+    _numbered(tmp_path, [f"{i}.png" for i in range(5)], ("dog", "cat", "bird"))
+    loaded = _load(tmp_path)
+    assert loaded.class_names == ("bird", "cat", "dog")
+    assert (loaded.images.shape, loaded.images.dtype) == ((15, 6, 8, 3), np.uint8)
+    assert loaded.labels.dtype == np.int32
+    # Written as 0 dog, 1 cat, 2 bird; numbered in the order of the names.
+    np.testing.assert_array_equal(2 - loaded.images[:, 0, 0, 1], loaded.labels)
+    found = {(int(i[0, 0, 0]), int(i[0, 0, 1])) for i in loaded.images}
+    assert found == {(i, label) for i in range(5) for label in range(3)}
+
+
+def test_order_is_mixed_and_the_same_whatever_the_disk_says(tmp_path):
+    names = [f"{i}.png" for i in range(40)]
+    _numbered(tmp_path / "a", names)
+    random.Random(0).shuffle(names)
+    for i in names:
+        for label, name in ((1, "dog"), (0, "cat")):
+            number = int(i.removesuffix(".png"))
+            _save(tmp_path / "b" / name / i, _flat((number, label, 0)))
+    a, b = _load(tmp_path / "a"), _load(tmp_path / "b")
+    np.testing.assert_array_equal(a.images, b.images)
+    share = a.labels[:40].mean()
+    assert 0.3 < share < 0.7  # sorted by name, the first half would be all cats
+    part = _load(tmp_path / "a", "train[25%:50%]")
+    np.testing.assert_array_equal(part.images, a.images[20:40])
+
+
+def test_splits_by_folder(tmp_path):
+    for split, count in (("train", 4), ("test", 2), ("val", 3)):
+        _numbered(tmp_path / split, [f"{split}{i}.png" for i in range(count)])
+    assert [len(_load(tmp_path, split)) for split in ("train", "test", "val")] == [8, 4, 6]
+    joined = _load(tmp_path, "train+test")
+    assert joined.ranges == (("train", 0, 8), ("test", 0, 4))
+    with pytest.raises(UserError, match=r"train \(8\), test \(4\), val \(6\)"):
+        _load(tmp_path, "validation")
+
+
+def test_folders_beside_the_splits_are_mentioned(tmp_path, caplog):
+    _numbered(tmp_path / "train", ["1.png"])
+    _numbered(tmp_path / "unlabelled", ["1.png"])
+    assert len(_load(tmp_path)) == 2
+    assert "left out: unlabelled" in caplog.text
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    _numbered(tmp_path, ["1.png"], ("train", "car"))
+    assert _load(tmp_path).class_names == ("car", "train")
+
+
+def test_splits_of_different_sizes_do_not_join(tmp_path):
+    _numbered(tmp_path / "train", ["1.png"])
+    for name in ("cat", "dog"):
+        _save(tmp_path / "test" / name / "1.png", _flat((1, 2, 3), (9, 9)))
+    assert _load(tmp_path, "test").image_shape == (9, 9, 3)
+    with pytest.raises(UserError, match="different shapes"):
+        _load(tmp_path, "train+test")
+    assert len(_load(tmp_path, "train+test", image_size=4)) == 4
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path):
+    _numbered(tmp_path, ["1.PNG", "sub/2.png", ".hidden.png", ".cache/3.png"])
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / ".git" / "x").mkdir(parents=True)
+    (tmp_path / "README.md").write_text("")
+    loaded = _load(tmp_path)
+    assert loaded.class_names == ("cat", "dog")
+    assert sorted(loaded.images[:, 0, 0, 0]) == [0, 0, 1, 1]
+
+
+def test_transparency_and_palettes_come_out_as_rgb(tmp_path):
+    _save(tmp_path / "rgba" / "a" / "1.png", _flat((10, 20, 30, 0)))
+    np.testing.assert_array_equal(_only(tmp_path / "rgba"), _flat((10, 20, 30)))
+    (tmp_path / "p" / "a").mkdir(parents=True)
+    palette = Image.fromarray(_flat((200, 100, 50))).quantize(4)
+    palette.save(tmp_path / "p" / "a" / "1.png", transparency=bytes([0, 255]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(_only(tmp_path / "p"), _flat((200, 100, 50)))
+
+
+def test_grey_images_have_one_channel_unless_one_is_coloured(tmp_path):
+    _save(tmp_path / "train" / "a" / "1.png", _flat((77,)))
+    _save(tmp_path / "train" / "b" / "1.png", _flat((77,)) > 0)  # one bit
+    _save(tmp_path / "test" / "a" / "1.png", _flat((77, 255)))  # grey with transparency
+    _save(tmp_path / "test" / "b" / "1.png", _flat((3,)))
+    loaded = _load(tmp_path)
+    assert loaded.images.shape == (2, 6, 8, 1)
+    assert sorted(loaded.images[:, 0, 0, 0]) == [77, 255]
+    _save(tmp_path / "test" / "b" / "2.png", _flat((1, 2, 3)))
+    loaded = _load(tmp_path)  # training and test images keep to one number of channels
+    assert loaded.images.shape == (2, 6, 8, 3)
+    assert loaded.images[:, 0, 0].tolist() in ([[77] * 3, [255] * 3], [[255] * 3, [77] * 3])
+
+
+@pytest.mark.parametrize("file", ["1.png", "1.tif"])
+def test_16_bit_grey_keeps_its_upper_byte(tmp_path, file):
+    _save(tmp_path / "a" / file, np.array([[0x0000, 0x1234], [0x80FF, 0xFFFF]], np.uint16))
+    assert _only(tmp_path)[..., 0].tolist() == [[0x00, 0x12], [0x80, 0xFF]]
+
+
+def test_exif_turns_the_image_upright(tmp_path):
+    pixels = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to view
+    _save(tmp_path / "a" / "1.png", pixels, exif=exif)
+    np.testing.assert_array_equal(_only(tmp_path), np.rot90(pixels, -1))
+
+
+def test_resize_and_crop(tmp_path):
+    wide = np.random.default_rng(0).integers(0, 256, (10, 42, 3), np.uint8)
+    _save(tmp_path / "a" / "1.png", wide)
+    resized = Image.fromarray(wide).resize((21, 5), Image.Resampling.BILINEAR)
+    expected = np.asarray(resized.crop((8, 0, 13, 5)))
+    found = _only(tmp_path, image_size=5)
+    assert np.abs(found.astype(int) - expected).max() <= 1  # of rounding
+    _save(tmp_path / "b" / "1.png", wide.transpose(1, 0, 2))
+    _save(tmp_path / "b" / "2.png", _flat((250, 0, 0), (3, 3)))
+    loaded = _load(tmp_path, image_size=7)
+    assert loaded.image_shape == (7, 7, 3)
+    assert any(np.array_equal(i, _flat((250, 0, 0), (7, 7))) for i in loaded.images)
+
+
+def test_sizes_that_differ_are_named(tmp_path):
+    _numbered(tmp_path, [f"{i}.png" for i in range(6)])
+    odd = _save(tmp_path / "cat" / "odd.png", _flat((1, 2, 3), (16, 12)))
+    with pytest.raises(UserError, match="12x16") as caught:
+        _load(tmp_path)
+    message = str(caught.value)
+    assert "8x6" in message
+    assert str(odd) in message
+    assert "--config.data.image_size=64" in message
+
+
+def test_damaged_files_are_named_up_to_five(tmp_path):
+    _numbered(tmp_path, [f"{i}.png" for i in range(8)])
+    whole = (tmp_path / "cat" / "0.png").read_bytes()
+    (tmp_path / "cat" / "3.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "dog" / "5.png").write_bytes(b"no image at all")
+    with pytest.raises(UserError, match="2 image files") as caught:
+        _load(tmp_path)
+    assert str(tmp_path / "cat" / "3.png") in str(caught.value)
+    assert str(tmp_path / "dog" / "5.png") in str(caught.value)
+    for i in range(8):
+        (tmp_path / "dog" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"5 .and perhaps more. image files"):
+        _load(tmp_path)
+
+
+def test_images_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    _numbered(tmp_path, ["1.png"])
+    bomb = _save(tmp_path / "cat" / "bomb.png", _flat((0, 0, 0), (15, 10)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # warns only, up to twice the limit
+    with pytest.raises(UserError, match="too large: ") as caught:
+        _load(tmp_path, image_size=4)
+    assert str(bomb) in str(caught.value)
+    assert "1.png" not in str(caught.value)
+
+
+def _encoded(kind, **options):
+    buffer = io.BytesIO()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (23, 29, 3), np.uint8))
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _png_that_declares(width, height):
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    whole = _encoded("PNG")
+    return whole[:8] + b"\0\0\0\r" + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("a.png", b"", "empty: 0 bytes"),
+        ("a.png", b"just text\n", "no image but text that starts with 'just text'"),
+        ("a.jpg", b'<svg width="9"/>', "no image but text that starts with '<svg"),
+        ("a.webp", b"<!DOCTYPE html>\n<p>404", "no image but text that starts with '<!DOC"),
+        ("a.png", _encoded("PNG")[:-400], "damaged or cut short: "),
+        ("a.png", _encoded("PNG")[:20], "damaged or cut short: "),
+        ("a.jpg", _encoded("JPEG")[:-60], "damaged or cut short: image file is truncated"),
+        ("a.jpg", _encoded("JPEG")[:400], "damaged or cut short: "),
+        ("a.gif", _encoded("GIF")[:-60], "damaged or cut short: "),
+        ("a.png", _png_that_declares(40_000, 50_000), "too large: "),
+        ("a.png", _png_that_declares(2**31 - 1, 2**31 - 1), "too large: "),
+        ("a.tif", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image but text"),
+        ("a.png", pickle.dumps({"a": 1}), "no whole image of the formats"),
+    ],
+)  # fmt: skip
+def test_fake_and_damaged_images_are_named_with_what_is_wrong(tmp_path, file, content, words):
+    _save(tmp_path / "cat" / "good.png", _flat((1, 2, 3)))
+    (tmp_path / "cat" / file).write_bytes(content)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="1 image file cannot be decoded") as caught:
+        _load(tmp_path, image_size=4)
+    assert time.monotonic() - began < 5
+    message = str(caught.value)
+    assert f"{tmp_path / 'cat' / file} ({words}" in message
+    assert "Error" not in message
+    assert "good.png" not in message
+
+
+def test_the_first_frame_of_an_animation_is_taken_whatever_the_file_is_called(tmp_path):
+    frames = [Image.fromarray(_flat((value, 0, 0))) for value in (7, 99)]
+    for name in ("1.gif", "2.png"):
+        path = tmp_path / "a" / name
+        path.parent.mkdir(exist_ok=True)
+        frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(_load(tmp_path).images, [_flat((7, 0, 0))] * 2)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize(
+    "exif", [b"no EXIF at all", b"MM\0*\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff\x01\x12"]
+)
+def test_exif_that_cannot_be_read_leaves_the_image_as_it_is_stored(tmp_path, exif):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(_encoded("JPEG", exif=b"Exif\0\0" + exif))
+    assert _only(tmp_path).shape == (23, 29, 3)
+
+
+def test_exif_that_breaks_its_reader_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageOps, "exif_transpose", lambda _: struct.unpack(">H", b""))
+    path = _save(tmp_path / "a" / "1.png", _flat((1, 2, 3)))
+    with pytest.raises(UserError, match="its EXIF data is damaged; save it without") as caught:
+        _load(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    _numbered(tmp_path, ["1.png"])
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    with pytest.raises(UserError, match=r"cat/pipe\.png is a pipe or a device"):
+        _load(tmp_path)
+
+
+def test_floating_point_images_are_refused(tmp_path):
+    _save(tmp_path / "a" / "1.tif", np.ones((4, 4), np.float32))
+    with pytest.raises(UserError, match="floating-point"):
+        _load(tmp_path)
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        _load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="there is no folder"):
+        data.load("folder:", "train")
+    with pytest.raises(UserError, match="holds no folders"):
+        _load(tmp_path)
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.txt").write_text("")
+    (tmp_path / "cat" / "b.txt").write_text("")
+    _save(tmp_path / "dog" / "1.png", _flat((1, 2, 3)))
+    with pytest.raises(UserError, match=r"1 of the 2 class folders .*: cat\. .*2 x \.txt"):
+        _load(tmp_path)
+    (tmp_path / "flat" / "test").mkdir(parents=True)
+    _save(tmp_path / "flat" / "train" / "1.png", _flat((1, 2, 3)))
+    with pytest.raises(UserError, match="train holds no folders"):
+        _load(tmp_path / "flat")
+
+
+def test_class_folders_of_the_splits_must_agree(tmp_path):
+    _numbered(tmp_path / "train", ["1.png"], ("cat", "dog"))
+    _numbered(tmp_path / "test", ["1.png"], ("cat", "bird"))
+    with pytest.raises(UserError, match="dog missing; bird not in train"):
+        _load(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, True, "32"])
+def test_image_size_must_be_a_positive_whole_number(tmp_path, size):
+    with pytest.raises(
+        UserError, match=r"config\.data\.image_size is .*--config\.data\.image_size=64"
+    ):
+        _load(tmp_path, image_size=size)
+
+
+def test_cached_until_a_file_changes(tmp_path, monkeypatch):
+    from jax_train.data import image_files
+
+    calls = []
+    real = image_files.decode_image
+    monkeypatch.setattr(image_files, "decode_image", lambda *args: calls.append(0) or real(*args))
+    _numbered(tmp_path / "d", ["1.png", "2.png"])
+    first = _load(tmp_path / "d")
+    assert len(calls) == 4
+    again = _load(tmp_path / "d")
+    assert len(calls) == 4
+    np.testing.assert_array_equal(again.images, first.images)
+    for _ in range(2):  # another size is kept beside it
+        _load(tmp_path / "d", image_size=4)
+        _load(tmp_path / "d")
+    assert len(calls) == 8
+    _save(tmp_path / "d" / "cat" / "1.png", _flat((99, 0, 0)))
+    assert 99 in _load(tmp_path / "d").images
+    (tmp_path / "d" / "cat" / "2.png").unlink()
+    assert len(_load(tmp_path / "d")) == 3
+
+
+def test_shared_between_splits_whatever_the_size(tmp_path):
+    _numbered(tmp_path, [f"{i}.png" for i in range(5)])
+    a = _load(tmp_path, "train[:6]")
+    b = _load(tmp_path, "train[4:]", image_size=4)
+    assert data.count_shared(a, b) == 2

@@ -1,0 +1,210 @@
+"""What a GPU or TPU would be given: no device is needed to lower a step for it."""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import jax_models
+from benchmarks import tasks
+from jax_models import cpu
+from jax_train.engine import metrics, optim, steps
+from jax_train.engine import recipe as build
+from jax_train.engine.parallel import Layout
+from jax_train.engine.state import Data
+from tests import tiny
+
+PER_EPOCH = 2
+MODELS = jax_models.list_models()
+
+
+def step_and_shapes(name, length=PER_EPOCH, **changes):
+    """Chunks of steps of a published recipe, and the shapes of their arguments."""
+    config = tasks.config_of(name, **changes)
+    images, _ = tasks.random_images(config, 1)
+    with config.unlocked():
+        config.model.in_channels = images.shape[3]
+        if "img_size" in jax_models.model_keywords(name):
+            config.model.img_size = config.augment.resize or images.shape[1]
+        else:
+            config.model.img_size = None
+            known = jax_models.model_keywords(name)
+            config.model.in_channels = images.shape[3] if "in_channels" in known else None
+    schedule = optim.schedule_tables(config, PER_EPOCH)
+    recipe = build.create_recipe(config, schedule, Layout(), PER_EPOCH)
+
+    def shapes():
+        model = build.create_model(config, nnx.Rngs(0))
+        state = steps.init_state(model, recipe.optimizer, config.dtype)
+        return state, metrics.zero_train_sums()
+
+    count = PER_EPOCH * config.train.batch_size
+    data = Data(
+        jax.ShapeDtypeStruct((count, *images.shape[1:]), jnp.uint8),
+        jax.ShapeDtypeStruct((count,), jnp.int32),
+    )
+    order = jax.ShapeDtypeStruct((PER_EPOCH, 1, config.train.batch_size), jnp.int32)
+    step = functools.partial(steps.train_steps, recipe, length)
+    return config, step, (*jax.eval_shape(shapes), data, order)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, "float32") for name in MODELS), ("vit", "bfloat16"), ("simple_cnn", "bfloat16")],
+)
+def test_training_steps_lower_for_gpus_and_tpus(name, dtype):
+    with cpu.using(False):
+        _, step, shapes = step_and_shapes(name, dtype=dtype)
+        exported = jax.export.export(jax.jit(step), platforms=["cuda", "tpu"])(*shapes)
+    text = exported.mlir_module()
+    assert "callback" not in text
+    assert "@jax_models" not in text  # the CPU's custom calls
+    assert ("bf16" in text) == (dtype == "bfloat16")
+    assert "stablehlo.while" in text  # several steps a call
+
+
+# Floating-point operations
+
+
+def count_products(jaxpr) -> float:
+    """FLOPs of all matrix products and convolutions in a jaxpr; loops count each time."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, out = equation.primitive.name, equation.outvars[0].aval
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            lengths = equation.invars[0].aval.shape
+            total += 2 * out.size * math.prod(lengths[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            total += 2 * products_of_convolution(equation, out.shape)
+        times = equation.params.get("length", 1) if name == "scan" else 1
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    total += times * count_products(inner)
+    return total
+
+
+def products_of_convolution(equation, out) -> float:
+    """Multiplications of a convolution, without those by padding or between dilated entries."""
+    numbers, params = equation.params["dimension_numbers"], equation.params
+    image, kernel = (variable.aval.shape for variable in equation.invars)
+    total = out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]
+    for axis, (low, _) in enumerate(params["padding"]):
+        places = (
+            o * params["window_strides"][axis] + k * params["rhs_dilation"][axis] - low
+            for o in range(out[numbers.out_spec[2 + axis]])
+            for k in range(kernel[numbers.rhs_spec[2 + axis]])
+        )
+        dilation, size = params["lhs_dilation"][axis], image[numbers.lhs_spec[2 + axis]]
+        total *= sum(p % dilation == 0 and 0 <= p // dilation < size for p in places)
+    return total
+
+
+def formula(name, model, image_size) -> float:
+    """FLOPs of a training step on one image: thrice the forward pass, but none for the pixels."""
+    if name.endswith("vit"):
+        tokens = (image_size // model["patch_size"]) ** 2
+        width, hidden = model["embed_dim"], model["mlp_dim"] or 4 * model["embed_dim"]
+        first = 2 * tokens * model["in_channels"] * model["patch_size"] ** 2 * width
+        t = tokens + 1
+        block = 2 * t * (4 * width**2 + 2 * width * hidden) + 4 * t**2 * width
+        # The last one for the class token alone, which attends to all.
+        last = 4 * t * width**2 + 2 * (2 * width**2 + 2 * width * hidden) + 4 * t * width
+        rest = (model["depth"] - 1) * block + last + head(width, model)
+    elif name == "simple_cnn":
+        first, rest, inputs, side = 0, 0, model["in_channels"], image_size
+        for width in model["widths"]:
+            one, two = (2 * (3 * side - 2) ** 2 * n * width for n in (inputs, width))
+            first, rest = (first, rest + one + two) if first else (one, two)
+            inputs, side = width, side // 2
+        rest += head(inputs, model)
+    elif name == "attention_cnn":
+        first, rest, inputs, places = 0, 0, model["in_channels"], image_size**2
+        for width in model["widths"]:
+            conv, inner = 2 * (3 * image_size - 2) ** 2 * inputs * width, width // 8
+            attention = 2 * places * 4 * width * inner + 4 * places * (places // 4) * inner
+            first, rest = (first, rest + conv + attention) if first else (conv, attention)
+            inputs = width
+        rest += head(inputs, model)
+    else:
+        one, two = model["widths"]
+        first = 18 * (image_size - 2) ** 2 * model["in_channels"] * one  # no padding
+        rest = 18 * (image_size - 4) ** 2 * one * two
+        rest += head(two * ((image_size - 4) // 2) ** 2, model)
+    return 2 * first + 3 * rest
+
+
+def head(width, model) -> float:
+    widths = [width, *(model.get("head_dims") or ()), model["num_classes"]]
+    return sum(2 * a * b for a, b in itertools.pairwise(widths))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_model_computes_more_than_its_formula(name):
+    with cpu.using(False):
+        config, step, shapes = step_and_shapes(name)
+        jaxpr = jax.make_jaxpr(step)(*shapes)
+    images = PER_EPOCH * config.train.batch_size
+    given = {k: v for k, v in config.model.items() if v is not None}
+    size = config.augment.resize or shapes[2].images.shape[1]
+    wanted = formula(name, jax_models.model_keywords(name) | given, size)
+    resizing = 0.0
+    if config.augment.resize:  # as two matrix products
+        with cpu.using(False):
+            batch = jax.ShapeDtypeStruct((images, *shapes[2].images.shape[1:]), jnp.uint8)
+            enter = step.args[0].augmentation.evaluate
+            resizing = count_products(jax.make_jaxpr(enter)(batch).jaxpr) / images
+    counted = count_products(jaxpr.jaxpr) / images - resizing
+    assert 0.99 * wanted <= counted <= 1.05 * wanted
+
+
+# Compilation
+
+
+def test_nothing_is_compiled_after_the_first_epoch(tmp_path):
+    events, epochs = [], []
+
+    def count(name, seconds, **_):
+        if name.endswith("backend_compile_duration"):
+            events.append(seconds)
+
+    config = tiny.config()
+    config.train.epochs = 4
+    jax.monitoring.register_event_duration_secs_listener(count)
+    from jax_train import train
+
+    class Counted(train.Trainer):
+        def _end_epoch(self, *args):
+            super()._end_epoch(*args)
+            epochs.append(len(events))
+
+    original = train.Trainer
+    train.Trainer = Counted
+    try:
+        train(config, tmp_path / "run")
+    finally:
+        train.Trainer = original
+    assert epochs[0] > 0
+    assert epochs[1:] == epochs[:1] * 3
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_the_compiled_step_grows_with_the_depth_and_not_with_its_square(clip_norm):
+    """What every parameter's update depends on must not be worked out again in each of them."""
+
+    def lines(depth):
+        changes = {
+            "model.depth": depth, "model.embed_dim": 8, "model.num_heads": 2, "model.mlp_dim": 8,
+            "train.batch_size": 2, "optim.clip_norm": clip_norm,
+        }  # fmt: skip
+        _, step, shapes = step_and_shapes("vit", length=1, **changes)
+        return jax.jit(step).lower(*shapes).compile().as_text().count("\n")
+
+    two, four, eight = map(lines, (2, 4, 8))
+    assert eight - four < 2.1 * (four - two)

@@ -1,0 +1,96 @@
+"""Losses and accuracies against PyTorch and numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import precision_recall_fscore_support
+
+from jax_train.engine import metrics
+
+
+@pytest.fixture
+def batch():
+    random = np.random.default_rng(0)
+    return random.normal(size=(23, 7)).astype(np.float32) * 3, random.integers(0, 7, 23)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.37])
+def test_cross_entropy_equals_torch(batch, smoothing):
+    logits, labels = batch
+    ours = metrics.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    theirs = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits), torch.from_numpy(labels),
+        label_smoothing=smoothing, reduction="none",
+    )  # fmt: skip
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 7, 9])
+def test_top_k_counts_labels_among_the_k_largest(batch, k):
+    logits, labels = batch
+    largest = np.argsort(-logits, axis=1)[:, :k]
+    expected = (largest == labels[:, None]).any(axis=1)
+    np.testing.assert_array_equal(metrics.in_top_k(jnp.asarray(logits), labels, k), expected)
+
+
+def test_of_equal_logits_the_lower_class_is_the_larger():
+    logits = jnp.asarray(np.random.default_rng(4).integers(0, 3, (31, 7)), jnp.float32)
+    labels = jnp.arange(31) % 7
+    for k in (1, 3, 5):
+        _, classes = jax.lax.top_k(logits, k)
+        expected = (classes == labels[:, None]).any(axis=-1)
+        np.testing.assert_array_equal(metrics.in_top_k(logits, labels, k), expected)
+
+
+def test_logits_that_are_not_numbers_are_not_counted_as_right():
+    logits = jnp.full((3, 7), jnp.nan)
+    sums = metrics.eval_sums(logits, jnp.asarray([6, 6, 6]), jnp.asarray([True] * 3))
+    figures = metrics.eval_figures(sums)
+    assert figures["top1"] == figures["top5"] == 0
+
+
+def test_examples_that_are_not_valid_do_not_count(batch):
+    logits, labels = map(jnp.asarray, batch)
+    valid = jnp.arange(23) < 19
+    masked = metrics.eval_sums(logits, labels, valid)
+    short = metrics.eval_sums(logits[:19], labels[:19], jnp.ones(19, bool))
+    assert metrics.eval_figures(masked) == pytest.approx(metrics.eval_figures(short))
+    assert int(masked.confusion.sum()) == 19
+
+
+def test_confusion_rows_are_true_classes(batch):
+    logits, labels = batch
+    sums = metrics.eval_sums(jnp.asarray(logits), jnp.asarray(labels), jnp.ones(23, bool))
+    expected = np.zeros((7, 7), int)
+    np.add.at(expected, (labels, logits.argmax(axis=1)), 1)
+    np.testing.assert_array_equal(sums.confusion, expected)
+
+
+@pytest.mark.parametrize("classes", [2, 7, 23])
+def test_precision_recall_and_f1_equal_scikit_learns(classes):
+    random = np.random.default_rng(classes)
+    # Of 23 classes some are never true and some never predicted among 29 examples.
+    labels, predicted = random.integers(0, classes, (2, 29))
+    confusion = np.zeros((classes, classes), int)
+    np.add.at(confusion, (labels, predicted), 1)
+    figures = metrics.classification_figures(confusion)
+    for average in ("macro", "micro"):
+        expected = precision_recall_fscore_support(
+            labels, predicted, average=average, zero_division=0
+        )
+        for name, value in zip(("precision", "recall", "f1"), expected, strict=False):
+            assert figures[f"{name}_{average}"] == pytest.approx(value, abs=1e-12)
+
+
+def test_training_sums_add_up_over_batches(batch):
+    logits, labels = map(jnp.asarray, batch)
+    losses = metrics.cross_entropy(logits, labels)
+    whole = metrics.train_sums(losses, logits, labels)
+    parts = [
+        metrics.train_sums(losses[i], logits[i], labels[i]) for i in (slice(0, 11), slice(11, 23))
+    ]
+    assert metrics.train_figures(metrics.add_up(parts)) == pytest.approx(
+        metrics.train_figures(whole)
+    )

@@ -1,0 +1,297 @@
+"""Runs that are stopped, killed or damaged end with the bits of a run that was not."""
+
+import csv
+import os
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_train.errors import UserError
+from jax_train.machine import stopping
+from jax_train.machine.stopping import Stopped
+from jax_train.runs import checkpoint, checksums
+from jax_train.runs import folder as run_folder
+from jax_train.train import Trainer, train
+from tests import tiny
+
+PER_EPOCH, STEPS = 4, 12
+
+
+def state_of(folder):
+    """Bits of the last checkpoint, rows without times, and the other files' text."""
+    import orbax.checkpoint as ocp
+
+    last = max(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
+    tree = ocp.StandardCheckpointer().restore(folder.absolute() / f"checkpoints/{last}/state")
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = [
+            {k: v for k, v in row.items() if k not in ("seconds", "images_per_sec")}
+            for row in csv.DictReader(file)
+        ]
+    bits = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+    return last, bits, rows, (folder / "confusion.csv").read_text()
+
+
+def stop_after(monkeypatch, *steps):
+    """Send SIGTERM to this process after each of these steps."""
+    is_due, left = Trainer._is_due, list(steps)
+
+    def signalling(self, step, before=None):
+        if step in left:
+            left.remove(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return is_due(self, step, before)
+
+    monkeypatch.setattr(Trainer, "_is_due", signalling)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """State of a run that was not stopped, for each config asked for."""
+    known = {}
+
+    def get(**changes):
+        key = tuple(sorted(changes.items()))
+        if key not in known:
+            folder = tmp_path_factory.mktemp("unbroken") / "run"
+            train(tiny.config(**changes), folder)
+            known[key] = state_of(folder)
+        return known[key]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("changes", "stops"),
+    [
+        ({}, (1, 2, 3, 5, 7, 10)),
+        ({"model": "simple_cnn"}, (2, 6)),
+        ({"train.steps_per_call": 2}, (2, 6)),
+        ({"optim.name": "sgd", "optim.momentum": 0.9, "schedule.name": "onecycle"}, (5,)),
+        ({"data.memory_limit": 0.0}, (3, 7)),
+        ({"parallel": "pmap", "train.accumulate_steps": 2}, (6,)),
+        ({"dtype": "bfloat16", "model.remat": True}, (5,)),
+    ],
+)
+def test_stopped_at_any_step_a_run_ends_with_the_same_bits(
+    unbroken, tmp_path, monkeypatch, changes, stops
+):
+    expected = unbroken(**changes)
+    stop_after(monkeypatch, *stops)
+    for step in stops:
+        with pytest.raises(Stopped, match=f"after step {step} of 12"):
+            train(tiny.config(**changes), tmp_path / "run")
+        assert run_folder.results(tmp_path / "run") is None
+    train(tiny.config(**changes), tmp_path / "run")
+    assert state_of(tmp_path / "run") == expected
+
+
+def test_a_kill_between_checkpoints_goes_back_to_the_last(unbroken, tmp_path, monkeypatch):
+    is_due = Trainer._is_due
+
+    def killed(self, step, before=None):
+        if step == 7:
+            raise KeyboardInterrupt
+        return is_due(self, step, before)
+
+    config = tiny.config(**{"checkpoint.every_steps": 3})
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_is_due", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "run")
+    assert (
+        max(int(p.name) for p in (tmp_path / "run/checkpoints").iterdir() if p.name.isdigit()) == 6
+    )
+    train(config, tmp_path / "run")
+    assert state_of(tmp_path / "run") == unbroken()
+
+
+def test_a_second_signal_ends_at_once(monkeypatch, capfd):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    before = signal.getsignal(signal.SIGINT)
+    with stopping.StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.asked
+        assert codes == []
+        assert "once more stops at once" in capfd.readouterr().err
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert codes == [128 + signal.SIGTERM]
+        assert "goes on from the last checkpoint, if any" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_checkpoints_come_every_so_many_steps_and_minutes(tmp_path):
+    config = tiny.config(**{"checkpoint.every_steps": 3, "train.epochs": 2})
+    saved, save = [], checkpoint.Checkpoints.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            checkpoint.Checkpoints, "save",
+            lambda self, progress, step, *rest: (saved.append(step),
+                                                 save(self, progress, step, *rest)),
+        )  # fmt: skip
+        train(config, tmp_path / "steps")
+        assert saved == [3, 4, 6, 8]
+        saved.clear()
+        minutes = tiny.config(**{"checkpoint.every_minutes": 1e-9, "train.epochs": 2})
+        train(minutes, tmp_path / "minutes")
+        assert saved == [3, 4, 6, 8]  # log points and evaluations
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """A run stopped after step 6, with the checkpoints of steps 4 and 6."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 6)
+        with pytest.raises(Stopped):
+            train(tiny.config(), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+def data_files(step):
+    return [p for p in step.rglob("*") if p.is_file() and p.stat().st_size > 100]
+
+
+FAULTS = {
+    "flipped": lambda step: [flip(path) for path in data_files(step)],
+    "truncated": lambda step: [os.truncate(path, path.stat().st_size // 2)
+                               for path in data_files(step)],
+    "deleted": lambda step: [path.unlink() for path in data_files(step)],
+    "emptied": lambda step: shutil.rmtree(step / "state"),
+    "no checksums": lambda step: shutil.rmtree(step / "meta"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_checkpoint_is_set_aside_and_an_older_one_used(unbroken, stopped, capfd, fault):
+    FAULTS[fault](stopped / "checkpoints/6")
+    capfd.readouterr()
+    train(tiny.config(), stopped)
+    out, err = capfd.readouterr()
+    assert "the checkpoint of step 6 is damaged" in err
+    assert "6.damaged" in " ".join(err.split())
+    assert len(err.splitlines()) <= 4
+    assert "going on after step 4 of 12" in out
+    assert (stopped / "checkpoints/6.damaged").is_dir()
+    assert state_of(stopped) == unbroken()
+
+
+def test_with_all_checkpoints_damaged_a_run_starts_again(unbroken, stopped, capfd):
+    for step in ("4", "6"):
+        flip(max(data_files(stopped / "checkpoints" / step), key=lambda p: p.stat().st_size))
+    train(tiny.config(), stopped)
+    assert capfd.readouterr().err.count("is damaged") == 2
+    assert state_of(stopped) == unbroken()
+
+
+def test_any_changed_bit_changes_a_checksum():
+    random = np.random.default_rng(5)
+    tree = {
+        "a": random.normal(size=(3, 5, 7)).astype(np.float32),
+        "b": random.integers(0, 9, 11).astype(np.int32), "c": np.float32(2.5),
+    }  # fmt: skip
+    before = np.asarray(checksums.checksums(jax.tree.map(jnp.asarray, tree)))
+    for i, name in enumerate(tree):
+        for _ in range(20):
+            changed = {key: np.array(value) for key, value in tree.items()}
+            words = changed[name].reshape(-1).view(np.uint32)
+            words[random.integers(words.size)] ^= np.uint32(1 << int(random.integers(32)))
+            after = np.asarray(checksums.checksums(jax.tree.map(jnp.asarray, changed)))
+            assert [j for j in range(3) if before[j] != after[j]] == [i]
+    swapped = dict(tree, a=tree["a"][::-1].copy())
+    after = np.asarray(checksums.checksums(jax.tree.map(jnp.asarray, swapped)))
+    assert after[0] != before[0]
+
+
+def test_a_folder_in_use_is_refused_and_a_dead_runs_lock_is_not_held(tmp_path):
+    folder = tmp_path / "run"
+    with run_folder.locked(folder):
+        with pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on"):
+            train(tiny.config(), folder)
+        with pytest.raises(UserError, match="is in use"):
+            run_folder.check(folder, tiny.config())
+    run_folder.check(folder, tiny.config())  # the file is still there
+    with run_folder.locked(folder):
+        pass
+
+
+def test_a_step_that_is_not_finite_stops_the_run(tmp_path):
+    config = tiny.config(**{"optim.learning_rate": 1e30, "optim.name": "sgd"})
+    with pytest.raises(UserError) as caught:
+        train(config, tmp_path / "run")
+    message = " ".join(str(caught.value).split())
+    assert "loss or gradient of step 2 is not finite (learning rate" in message
+    assert "no checkpoint is kept" in message
+    assert "config.train.on_nonfinite=skip" in message
+    import json
+
+    facts = json.loads((tmp_path / "run/nonfinite.json").read_text())
+    assert facts["step"] == 2
+    assert len(set(facts["batch"])) == 32
+
+
+def test_steps_that_are_not_finite_can_be_skipped(unbroken, tmp_path, monkeypatch, capsys):
+    from jax_train.engine import metrics
+
+    cross_entropy = metrics.cross_entropy
+
+    def sometimes_nan(logits, labels, smoothing=0.0):
+        losses = cross_entropy(logits, labels, smoothing)
+        bad = (labels[0] == 3) & (labels[1] != 3)  # true of some batches, by chance
+        return jnp.where(bad, jnp.nan, losses)
+
+    monkeypatch.setattr(metrics, "cross_entropy", sometimes_nan)
+    config = tiny.config(**{"train.on_nonfinite": "skip", "train.epochs": 6})
+    results = train(config, tmp_path / "run")
+    assert "skipped: the loss or gradient of step" in capsys.readouterr().out
+    assert np.isfinite(results["val"]["top1"])
+    rows = state_of(tmp_path / "run")[2]
+    assert all(np.isfinite(float(row["loss"])) for row in rows if row["split"] == "train")
+
+
+def test_an_epoch_of_skipped_steps_only_ends_too(tmp_path):
+    config = tiny.config(**{
+        "train.on_nonfinite": "skip", "optim.learning_rate": 1e30, "optim.name": "sgd",
+        "train.epochs": 2, "checkpoint.report": "last",
+    })  # fmt: skip
+    results = train(config, tmp_path / "run")
+    assert results["steps"] == 8
+    assert [row["step"] for row in state_of(tmp_path / "run")[2] if row["split"] == "train"] == [
+        "3"
+    ]
+
+
+def test_after_going_on_the_kept_checkpoint_is_named(stopped, monkeypatch):
+    from jax_train.engine import metrics
+
+    monkeypatch.setattr(
+        metrics, "cross_entropy", lambda logits, labels, smoothing=0.0: logits.sum(-1) * jnp.nan
+    )
+    with pytest.raises(UserError) as caught:
+        train(tiny.config(), stopped)
+    message = " ".join(str(caught.value).split())
+    assert "gradient of step 7 is not finite" in message
+    assert "the checkpoint of step 6 is kept" in message
+
+
+def test_other_versions_are_told_on_resuming(stopped, monkeypatch, capsys):
+    from jax_train.runs import results as runs_results
+
+    versions = runs_results.versions()
+    monkeypatch.setattr(runs_results, "versions", lambda: versions | {"jax": "9.9.9"})
+    train(tiny.config(), stopped)
+    told = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"note: the last bits may differ from an unbroken run: jax {versions['jax']} -> 9.9.9"
+        in told
+    )

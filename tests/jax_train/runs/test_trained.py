@@ -1,0 +1,48 @@
+"""Trained models read back from run folders give what training reported."""
+
+import numpy as np
+import pytest
+
+from jax_train import data
+from jax_train.errors import UserError
+from jax_train.runs import trained
+from jax_train.train import train
+from tests import tiny
+
+
+@pytest.fixture(scope="module", params=["vit", "simple_cnn", "bfloat16"])
+def finished(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    config = tiny.config(
+        "vit" if request.param == "bfloat16" else request.param, **{"data.test_split": "test[:61]"}
+    )
+    if request.param == "bfloat16":
+        config.dtype = "bfloat16"
+    return folder, train(config, folder)
+
+
+def test_logits_give_the_reported_accuracy(finished):
+    folder, results = finished
+    run = trained.open_run(folder)
+    test = data.load_split(run.config, run.config.data.test_split)
+    right = run.logits(test.images, batch_size=25).argmax(axis=1) == test.labels
+    assert right.mean() == pytest.approx(results["test"]["top1"])
+    assert run.class_names == tuple("0123456789")
+    assert run.step == results["reported_epoch"] * 4
+
+
+def test_the_model_can_be_called_by_itself(finished):
+    folder, _ = finished
+    run = trained.open_run(folder)
+    images = data.load_split(run.config, "test[:7]").images
+    logits = run.model(run.recipe.augmentation.evaluate(images))
+    atol = 0.1 if run.config.dtype == "bfloat16" else 1e-5
+    np.testing.assert_allclose(logits, run.logits(images), atol=atol)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is no run folder"):
+        trained.open_run(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        trained.open_run(tmp_path)

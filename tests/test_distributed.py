@@ -1,0 +1,95 @@
+"""Two processes of `train_jax.py` train one model, and one alone goes on with their run."""
+
+import csv
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = [
+    "--config.model.embed_dim=8", "--config.model.depth=1", "--config.model.patch_size=4",
+    "--config.data.train_split=train[:100]", "--config.data.val_split=train[100:150]",
+    "--config.train.epochs=2", "--config.schedule.warmup_epochs=0", "--config.train.batch_size=50",
+    "--config.eval.every_epochs=1", "--config.log.every_steps=1",
+]  # fmt: skip
+
+pytestmark = pytest.mark.xdist_group("layouts")  # not beside other groups of processes
+
+
+def start(*arguments, folder):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train_jax.py"), *TINY, *map(str, arguments)],
+        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"COLUMNS": "80", "JAX_VIT_CNN_CACHE": str(folder)},
+    )  # fmt: skip
+
+
+def run_two(*arguments, folder):
+    """Return (code, stdout, stderr) of both, without the lines of the library that joins them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    started = [
+        start(
+            f"--coordinator={address}", "--num_processes=2", f"--process_id={i}", *arguments,
+            folder=folder,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=180) for process in started]
+
+    def own(text):
+        return [line for line in text.splitlines() if not line.startswith("[Gloo]")]
+
+    return [
+        (process.returncode, own(out), own(err))
+        for process, (out, err) in zip(started, outputs, strict=True)
+    ]
+
+
+def losses(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    process = start("--workdir", folder / "run", folder=folder)
+    assert process.communicate(timeout=120)[1] == ""
+    return folder / "run"
+
+
+@pytest.mark.parametrize("limit", [16, 0])
+def test_two_processes_make_one_run(tmp_path, one, limit):
+    workdir = tmp_path / "run"
+    arguments = ("--workdir", workdir, f"--config.data.memory_limit={limit}")
+    (code, out, err), (other_code, other_out, other_err) = run_two(*arguments, folder=tmp_path)
+    assert (code, err, other_code, other_err) == (0, [], 0, [])
+    assert "cpu, 2 devices (jit) in 2 processes" in "\n".join(out)
+    assert other_out == []
+    assert losses(workdir) == pytest.approx(losses(one), rel=1e-4)
+    files = {path.name for path in workdir.iterdir()}
+    assert files == {path.name for path in one.iterdir()}
+    # One process alone takes the finished run up.
+    (workdir / "results.json").unlink()
+    process = start(*arguments, folder=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert "going on after step 4 of 4" in out
+    assert losses(workdir) == pytest.approx(losses(one), rel=1e-4)
+
+
+def test_a_mistake_ends_all_processes(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "something").touch()
+    (code, _, err), (other_code, _, other_err) = run_two("--workdir", folder, folder=tmp_path)
+    assert code == other_code == 2
+    assert "is not empty and holds no run" in " ".join(err)
+    assert other_err == []
