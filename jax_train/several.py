@@ -2,19 +2,18 @@
 
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 import jax_models
-from jax_train import data
 from jax_train.commands import compare
 from jax_train.engine import optim, recipe
+from jax_train.engine.program import Program
 from jax_train.errors import UserError, nearest
 from jax_train.machine import processes
 from jax_train.runs import folder as run_folder
 from jax_train.runs.history import read_history
 from jax_train.runs.results import summary
-from jax_train.train import Trainer, train
+from jax_train.train import load, train
 
 
 def model_configs(config: ConfigDict) -> dict[str, ConfigDict]:
@@ -78,7 +77,7 @@ def train_and_compare(config: ConfigDict, workdir: Path, *, again: bool = False)
     folders = {name: workdir / name for name in configs}
     finished = processes.on_main(lambda: _finished(configs, workdir, again))
     if len(finished) < len(configs):
-        _check_all(configs, folders)
+        _check_all(configs)
     for place, (name, own) in enumerate(configs.items(), start=1):
         if name in finished:
             _say(f"{folders[name]} holds this run, finished")
@@ -112,17 +111,13 @@ def _finished(configs: dict[str, ConfigDict], workdir: Path, again: bool) -> lis
     return finished
 
 
-def _check_all(configs: dict[str, ConfigDict], folders: dict[str, Path]) -> None:
+def _check_all(configs: dict[str, ConfigDict]) -> None:
     """Find what does not fit in any of the models now, not after hours of training the first."""
     first = next(iter(configs.values()))
     optim.validate(first)
-    if first.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
-    if jax.process_count() > 1:  # the first process prepares the data, the others find it there
-        processes.on_main(lambda: data.load_splits(first) and None)
-    splits = data.load_splits(first)
-    for name, own in configs.items():
-        Trainer(recipe.resolve(own, splits), splits, folders[name])
+    splits = load(first)
+    for own in configs.values():
+        Program(recipe.resolve(own, splits), splits.train)
 
 
 def learning_table(folders: dict[str, Path]) -> str:

@@ -19,9 +19,6 @@ from ml_collections import ConfigDict
 
 from jax_train.errors import UserError
 
-OPTIMIZERS = ("adamw", "adam", "sgd")
-SCHEDULES = ("cosine", "onecycle", "constant")
-
 
 class Schedule(NamedTuple):
     """The hyperparameters of every optimizer step; entry t belongs to step t, counted from 0.
@@ -66,29 +63,40 @@ def schedule_tables(config: ConfigDict, steps_per_epoch: int) -> Schedule:
             "training split has fewer images than that, and an incomplete batch is dropped. Choose "
             "a smaller batch or a larger split."
         )
+    return SCHEDULES[config.schedule.name](config, steps_per_epoch)
+
+
+def _constant(config: ConfigDict, steps_per_epoch: int) -> Schedule:
+    steps = np.arange(config.train.epochs * steps_per_epoch, dtype=np.float64)
+    rates = np.full(len(steps), config.optim.learning_rate, np.float64)
+    return _warmed_up(config, steps_per_epoch, steps, rates)
+
+
+def _cosine(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     total_steps = config.train.epochs * steps_per_epoch
-    if config.schedule.name == "onecycle":
-        return _one_cycle(config.schedule, config.optim.learning_rate, total_steps)
     steps = np.arange(total_steps, dtype=np.float64)
     warmup_steps = config.schedule.warmup_epochs * steps_per_epoch
-    rates = np.full(total_steps, config.optim.learning_rate, np.float64)
-    if config.schedule.name == "cosine":
-        every = steps_per_epoch if config.schedule.unit == "epoch" else 1
-        changed = np.maximum(steps // every * every, warmup_steps)  # when the rate last changed
-        progress = (changed - warmup_steps) / (total_steps - warmup_steps)
-        final_rate = config.schedule.final_factor * config.optim.learning_rate
-        rates = _cosine(config.optim.learning_rate, final_rate, progress)
-    if warmup_steps > 0:
-        rates *= np.minimum(steps / warmup_steps, 1)
-    return Schedule(rates)
+    every = steps_per_epoch if config.schedule.unit == "epoch" else 1
+    changed = np.maximum(steps // every * every, warmup_steps)  # when the rate last changed
+    progress = (changed - warmup_steps) / (total_steps - warmup_steps)
+    peak = config.optim.learning_rate
+    rates = _half_wave(peak, config.schedule.final_factor * peak, progress)
+    return _warmed_up(config, steps_per_epoch, steps, rates)
 
 
-def _cosine(start: float, end: float, progress: np.ndarray) -> np.ndarray:
+def _warmed_up(config: ConfigDict, steps_per_epoch: int, steps, rates) -> Schedule:
+    warmup_steps = config.schedule.warmup_epochs * steps_per_epoch
+    return Schedule(rates * np.minimum(steps / warmup_steps, 1) if warmup_steps > 0 else rates)
+
+
+def _half_wave(start: float, end: float, progress: np.ndarray) -> np.ndarray:
     """Half a cosine wave from `start` at progress 0 to `end` at progress 1."""
     return end + (start - end) / 2 * (1 + np.cos(np.pi * progress))
 
 
-def _one_cycle(schedule: ConfigDict, peak: float, total_steps: int) -> Schedule:
+def _one_cycle(config: ConfigDict, steps_per_epoch: int) -> Schedule:
+    schedule, peak = config.schedule, config.optim.learning_rate
+    total_steps = config.train.epochs * steps_per_epoch
     # PyTorch lets the peak fall between two steps; a span of 0 steps, at which it divides by
     # zero, is given the value at its start.
     steps, last = np.arange(total_steps, dtype=np.float64), total_steps - 1
@@ -97,7 +105,8 @@ def _one_cycle(schedule: ConfigDict, peak: float, total_steps: int) -> Schedule:
     progress = np.where(rising, steps / (top or 1), (steps - top) / ((last - top) or 1))
 
     def cycle(start, middle, end):
-        return np.where(rising, _cosine(start, middle, progress), _cosine(middle, end, progress))
+        down = _half_wave(middle, end, progress)
+        return np.where(rising, _half_wave(start, middle, progress), down)
 
     first = peak / schedule.div_factor
     rates = cycle(first, peak, first / schedule.final_div_factor)
@@ -105,6 +114,10 @@ def _one_cycle(schedule: ConfigDict, peak: float, total_steps: int) -> Schedule:
         return Schedule(rates)
     high, low = schedule.max_momentum, schedule.base_momentum
     return Schedule(rates, cycle(high, low, high))
+
+
+# Each (config, steps of an epoch) -> Schedule of the whole run.
+SCHEDULES = {"cosine": _cosine, "onecycle": _one_cycle, "constant": _constant}
 
 
 def create_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:
@@ -138,12 +151,7 @@ def create_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTr
     if optim.weight_decay > 0:
         mask = partial(decay_mask, exclude=tuple(optim.decay_exclude))
         decay = [optax.add_decayed_weights(optim.weight_decay, mask)]
-    if optim.name == "adamw":
-        parts += [_adam(optim, schedule.momentum), *decay]
-    elif optim.name == "adam":
-        parts += [*decay, _adam(optim, schedule.momentum)]
-    else:
-        parts += [*decay, _momentum(optim, schedule.momentum)]
+    parts += OPTIMIZERS[optim.name](optim, schedule.momentum, decay)
     return optax.chain(*parts, optax.scale_by_learning_rate(_lookup(schedule.learning_rate)))
 
 
@@ -164,6 +172,15 @@ def _momentum(optim: ConfigDict, momentum: np.ndarray | None) -> optax.GradientT
     if optim.momentum > 0:
         return optax.trace(optim.momentum, nesterov=optim.nesterov)
     return optax.identity()
+
+
+# Each (the `optim` part of a config, momentum table or None, weight decay as a list of none or one
+# part) -> the parts between clipping and the learning rate.
+OPTIMIZERS = {
+    "adamw": lambda optim, momentum, decay: [_adam(optim, momentum), *decay],
+    "adam": lambda optim, momentum, decay: [*decay, _adam(optim, momentum)],
+    "sgd": lambda optim, momentum, decay: [*decay, _momentum(optim, momentum)],
+}
 
 
 def _lookup(table: np.ndarray) -> Callable[[jax.Array], jax.Array]:
