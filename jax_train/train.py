@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_models import cpu
-from jax_train import data
+from jax_train import checks, data
 from jax_train.data import Splits, StreamedDataset
 from jax_train.drawing.results import draw_curves
 from jax_train.engine import feed, metrics, optim, parallel, steps
@@ -27,7 +27,6 @@ from jax_train.machine.stopping import Stopped, StopSignals
 from jax_train.printing import as_paragraph
 from jax_train.runs import folder as run_folder
 from jax_train.runs import log as report
-from jax_train.runs import trackers
 from jax_train.runs.checkpoint import Checkpoints
 from jax_train.runs.results import environment, versions, write_confusion, write_results
 
@@ -36,22 +35,21 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     """Train a model, or go on with a run that was interrupted.
 
     Args:
-      config: a valid config (see `jax_train.config.validate`).
+      config: of the run; all of it is checked first.
       workdir: the run folder; it must be empty, missing, or hold a run of the same config.
 
     Returns:
       What results.json holds.
 
     Raises:
-      UserError: the config does not fit the data or the model, files cannot be read or written, or
-        a step is not finite.
+      UserError: the config cannot be trained or does not fit the data, files cannot be read or
+        written, or a step is not finite.
       Stopped: SIGTERM or SIGINT came and everything is saved.
     """
+    checks.check(config)
     enable_compilation_cache()
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    optim.validate(config)
-    trackers.check(config)
     if jax.process_count() > 1:  # the first process prepares the data, the others find it there
         processes.on_main(lambda: data.load_splits(config) and None)
     splits = data.load_splits(config)

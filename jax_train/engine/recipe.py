@@ -21,10 +21,7 @@ def resolve(config: ConfigDict, splits: Splits) -> ConfigDict:
     config = config.copy_and_resolve_references()
     height, width, channels = splits.train.image_shape
     height, width = augment.output_size(config.augment, height, width)
-    try:
-        known = jax_models.model_keywords(config.model.name)
-    except ValueError as error:
-        raise UserError(f"config.model.name: {error}") from error
+    known = jax_models.model_keywords(config.model.name)
     if "img_size" in known and height != width:
         raise UserError(
             f"The images are {height}x{width} pixels and {config.model.name} takes square ones: "
