@@ -11,19 +11,27 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
-    "--config.model.embed_dim=8", "--config.model.depth=1", "--config.model.patch_size=4",
-    "--config.data.train_split=train[:100]", "--config.data.val_split=train[100:150]",
-    "--config.train.epochs=2", "--config.schedule.warmup_epochs=0", "--config.train.batch_size=50",
+    "--config.model.embed_dim=8",
+    "--config.model.depth=1",
+    "--config.model.patch_size=4",
+    "--config.data.train_split=train[:100]",
+    "--config.data.val_split=train[100:150]",
+    "--config.train.epochs=2",
+    "--config.schedule.warmup_epochs=0",
+    "--config.train.batch_size=50",
     "--config.eval.every_epochs=1",
-]  # fmt: skip
+]
 
 
 def run(*arguments, cwd, **environment):
     return subprocess.run(
         [sys.executable, str(ROOT / "train_jax.py"), *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=120,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env=os.environ | {"COLUMNS": "80", "JAX_VIT_CNN_CACHE": str(cwd)} | environment,
-    )  # fmt: skip
+    )
 
 
 def test_help_answers_in_under_a_second(tmp_path):

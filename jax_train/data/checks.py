@@ -5,24 +5,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
+from jax_train.data.split import SYNTAX, is_split
 
 
 def _is_folder(value: object) -> bool:
     return isinstance(value, str) and not Path(value).expanduser().is_file()
 
 
-def _is_split(value: object) -> bool:
-    if not isinstance(value, str) or value.isidentifier():  # TFDS takes half a second to import
-        return isinstance(value, str)
-    from tensorflow_datasets.core.splits import ReadInstruction
-
-    try:
-        return bool(ReadInstruction.from_spec(value))
-    except Exception:  # TFDS raises many kinds for the one cause: a bad spec
-        return False
-
-
-_SPLIT = "a split such as 'train', 'train[:90%]', 'train[1000:2000]' or 'train+test'"
+_SPLIT = ranges.Check(f"a split such as {SYNTAX}", is_split)
 CHECKS = {
     "data.name": ranges.Check(
         "a data set's name, such as cifar10 or folder:PATH",
@@ -32,11 +22,11 @@ CHECKS = {
     "data.download": ranges.switch,
     "data.image_size": ranges.optional(ranges.whole(1)),
     "data.memory_limit": ranges.at_least(0, "gigabytes, a number"),
-    "data.train_split": ranges.Check(_SPLIT, _is_split),
+    "data.train_split": _SPLIT,
     "data.val_split": ranges.Check(
-        f"{_SPLIT}, or '' for none", lambda value: value == "" or _is_split(value)
+        f"{_SPLIT.expected}; '' for none", lambda value: value == "" or is_split(value)
     ),
-    "data.test_split": ranges.Check(_SPLIT, _is_split),
+    "data.test_split": _SPLIT,
 }
 
 

@@ -26,8 +26,12 @@ from jax_train.train import train
 CONFIGS = Path(common.__file__).parent
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "common")
 # height, channels, classes
-SHAPES = {"digits": (8, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32, 3, 100),
-          "mnist": (28, 1, 10)}  # fmt: skip
+SHAPES = {
+    "digits": (8, 1, 10),
+    "cifar10": (32, 3, 10),
+    "cifar100": (32, 3, 100),
+    "mnist": (28, 1, 10),
+}
 
 
 def get_config(name):

@@ -93,12 +93,24 @@ def test_what_is_right_passes(tmp_path):
     (tmp_path / "x.py").touch()
     flags = [
         f"--config={tmp_path / 'x.py'}",
-        "--config.train.epochs=3", "--config.seed", "4", "--workdir=x",
-        "--config.augment.flip", "--noconfig.data.download", "--config.augment.flip=True",
-        "--config.data.mean=0.5,0.5", "--config.data.std=(0.5,)", "--config.data.name=",
-        "--config.optim.learning_rate=1e-3", "--config.model.widths=64", "--config.optim.beta1=-1",
-        "--config.optim.decay_exclude=bias", "--config.data.train_split=train[:10%]", "--", "word",
-    ]  # fmt: skip
+        "--config.train.epochs=3",
+        "--config.seed",
+        "4",
+        "--workdir=x",
+        "--config.augment.flip",
+        "--noconfig.data.download",
+        "--config.augment.flip=True",
+        "--config.data.mean=0.5,0.5",
+        "--config.data.std=(0.5,)",
+        "--config.data.name=",
+        "--config.optim.learning_rate=1e-3",
+        "--config.model.widths=64",
+        "--config.optim.beta1=-1",
+        "--config.optim.decay_exclude=bias",
+        "--config.data.train_split=train[:10%]",
+        "--",
+        "word",
+    ]
     overrides.check(flags, common.get_config(), RECIPES)
 
 
