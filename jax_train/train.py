@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from jax_train import data
+from jax_train import checks, data
 from jax_train.data import Splits
 from jax_train.drawing.results import draw_curves
-from jax_train.engine import feed, metrics, optim
+from jax_train.engine import feed, metrics
 from jax_train.engine.program import Program
 from jax_train.engine.recipe import resolve
 from jax_train.engine.state import Progress, TrainState
@@ -23,7 +23,6 @@ from jax_train.machine.stopping import StopSignals
 from jax_train.printing import as_paragraph
 from jax_train.reporting import Reporter
 from jax_train.runs import folder as run_folder
-from jax_train.runs import trackers
 from jax_train.runs.checkpoint import Checkpoints
 from jax_train.runs.log import RunLog
 from jax_train.runs.results import environment, write_confusion, write_results
@@ -34,19 +33,18 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     """Train a model, or go on with a run that was interrupted.
 
     Args:
-      config: a valid config (see `jax_train.config.checks`).
+      config: of the run; all of it is checked first.
       workdir: the run folder; it must be empty, missing, or hold a run of the same config.
 
     Returns:
       What results.json holds.
 
     Raises:
-      UserError: the config does not fit the data or the model, files cannot be read or written, or
-        a step is not finite.
+      UserError: the config cannot be trained or does not fit the data, files cannot be read or
+        written, or a step is not finite.
       Stopped: SIGTERM or SIGINT came and everything is saved.
     """
-    optim.validate(config)
-    trackers.check(config)
+    checks.check(config)
     splits = load(config)
     program = Program(resolve(config, splits), splits.train)  # refuses before a folder is made
     return fit(program, splits, workdir)

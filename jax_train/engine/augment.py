@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jax_train.config import ranges
 from jax_train.errors import UserError
 
 # Each random part folds its own constant into the image's key, so that switching one part on or
@@ -202,16 +203,16 @@ def build(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> Au
     `normalise`.
 
     Args:
-      config: the `augment` part of the config.
+      config: the `augment` part of the config, checked.
       mean: per channel, of pixels scaled to [0, 1].
       std: per channel, of pixels scaled to [0, 1].
 
     Raises:
-      UserError: a field out of range; when first traced, also a `mean` whose length is not the
+      UserError: a measured `std` of 0; when first traced, also a `mean` whose length is not the
         number of channels, or a crop padding too large for the images.
     """
-    validate(config)
-    _check_statistics(mean, std)
+    ranges.check_value("data.std", tuple(std), CHECKS["data.std"])
+    _check_lengths(mean, std)
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     config = config.copy_and_resolve_references()  # a later change by the caller has no effect
     found = {name: make(config) for name, make in OPERATIONS.items()}
@@ -230,6 +231,38 @@ def build(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> Au
     return Augmentation(functools.partial(run, list(operations)), evaluate)
 
 
+def _of_channels(check: ranges.Check, least: str, name: str) -> ranges.Check:
+    expected = f"a number {least} 1 for each channel, such as 0.5,0.5,0.5 (pixels are in [0, 1])"
+    return ranges.optional(
+        ranges.each(check, expected, f"Divide a {name} of 0..255 pixels by 255.")
+    )
+
+
+CHECKS = {
+    "augment.resize": ranges.whole(0, 4096, "pixels (0: no resizing)"),
+    "augment.rotate_degrees": ranges.between(0, 180, "the largest angle in degrees"),
+    "augment.crop_padding": ranges.whole(0, 4096, "pixels (0: no crop)"),
+    "augment.crop_probability": ranges.share,
+    "augment.flip": ranges.switch,
+    "data.mean": _of_channels(ranges.share, "from 0 to", "mean"),
+    "data.std": _of_channels(
+        ranges.Check("", lambda std: ranges.share.holds(std) and std > 0), "above 0 up to", "std"
+    ),
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Check what has to go together in `config.augment`, and the pixels' statistics.
+
+    Raises:
+      UserError: names the field, its value and what was expected.
+    """
+    _check_lengths(config.data.mean, config.data.std)
+    side = config.augment.resize or config.data.image_size
+    if side:
+        output_size(config.augment, side, side)
+
+
 def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:
     """Height and width, in pixels, of what the model gets from images of `height` x `width`.
 
@@ -241,32 +274,10 @@ def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:
     """
     size = (config.resize, config.resize) if config.resize else (height, width)
     if config.crop_padding >= min(size):
-        raise UserError(
-            f"config.augment.crop_padding = {config.crop_padding} is too large for images of "
-            f"{size[0]}x{size[1]} pixels: a crop could then hold nothing of the picture. Choose "
-            f"less than {min(size)}; an eighth of the side is usual."
-        )
+        expected = f"less than {min(size)} for images of {size[0]}x{size[1]} pixels"
+        cure = "A crop could hold nothing of the picture; an eighth of the side is usual."
+        raise ranges.refusal("augment.crop_padding", config.crop_padding, expected, cure)
     return size
-
-
-def validate(config: ConfigDict) -> None:
-    """Check the ranges of the `augment` part of the config.
-
-    Raises:
-      UserError: names the field, its value and the allowed range.
-    """
-    ranges = {
-        "resize": (0, 4096, "a side in pixels, or 0 for no resizing"),
-        "rotate_degrees": (0, 180, "the largest angle in degrees, or 0 for no rotation"),
-        "crop_padding": (0, 4096, "pixels on each side, or 0 for no crop"),
-        "crop_probability": (0, 1, "the share of images that are cropped"),
-    }
-    for name, (low, high, meaning) in ranges.items():
-        if not low <= config[name] <= high:  # false for nan as well
-            raise UserError(
-                f"config.augment.{name} = {config[name]} is out of range: expected {meaning}, "
-                f"from {low} to {high}. Set it with --config.augment.{name}=..."
-            )
 
 
 def _to_unit(images: jax.Array) -> jax.Array:
@@ -275,22 +286,9 @@ def _to_unit(images: jax.Array) -> jax.Array:
     return images
 
 
-def _check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
-    if np.ndim(mean) != 1 or np.shape(mean) != np.shape(std):
-        raise UserError(
-            f"config.data.mean = {mean} and config.data.std = {std} do not belong together: "
-            "expected one number per channel in each. Leave both at None to have them measured."
-        )
-    if not all(0 <= value <= 1 for value in mean):
-        raise UserError(
-            f"config.data.mean = {tuple(mean)} is out of range: expected numbers from 0 to 1, "
-            "because pixels are scaled to [0, 1] first. Divide a mean of 0..255 pixels by 255."
-        )
-    if not all(0 < value <= 1 for value in std):
-        raise UserError(
-            f"config.data.std = {tuple(std)} is out of range: expected numbers above 0 and up to "
-            "1, because pixels are scaled to [0, 1] first. Divide a std of 0..255 pixels by 255."
-        )
+def _check_lengths(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    if mean is not None and std is not None and len(mean) != len(std):
+        raise ranges.refusal("data.std", std, f"{len(mean)} numbers, as in config.data.mean={mean}")
 
 
 def _check_images(images: jax.Array, mean: np.ndarray) -> None:

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from jax_train.data import Dataset
 from jax_train.engine import metrics, optim, parallel, steps
-from jax_train.engine.recipe import create_recipe, initial_state
-from jax_train.engine.state import Progress, Weights
+from jax_train.engine.recipe import abstract_weights, create_recipe, initial_state
+from jax_train.engine.state import Progress, TrainState, Weights
 from jax_train.errors import UserError
 from jax_train.machine import allocator
 
@@ -59,8 +59,9 @@ class Program:
     def _trace(self, train_set: Dataset) -> None:
         """Find the state's shapes without computing, and see whether the model takes the images."""
         layout = self.layout
-        init = functools.partial(initial_state, self.config, self.recipe.optimizer)
-        state = jax.eval_shape(init)
+        weights = abstract_weights(self.config)
+        opt_state = jax.eval_shape(self.recipe.optimizer.init, weights.params)
+        state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), *weights, opt_state)
         sums = jax.eval_shape(metrics.zero_train_sums)
         image = jax.ShapeDtypeStruct((1, *train_set.image_shape), jnp.uint8)
         try:
@@ -75,6 +76,7 @@ class Program:
             Progress(state, sums),
             Progress(self._shardings, everywhere),
         )
+        init = functools.partial(initial_state, self.config, self.recipe.optimizer)
         self._init = jax.jit(init, out_shardings=self._shardings)
         self.zero_sums = jax.jit(metrics.zero_train_sums, out_shardings=layout.replicated)
         order = functools.partial(steps.epoch_order, self.recipe, num_examples=len(train_set))

@@ -1,13 +1,13 @@
 """What a config names, built: the completed config, the model, and what the steps close over."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 import jax_models
 from jax_models.conv_layers import BatchNorm
@@ -16,7 +16,7 @@ from jax_train.data.statistics import channel_statistics
 from jax_train.engine import augment, optim, seeds
 from jax_train.engine.augment import Augmentation
 from jax_train.engine.parallel import Layout
-from jax_train.engine.state import TrainState, Weights, cast, split_weights
+from jax_train.engine.state import TrainState, Weights, cast, init_state, stored
 from jax_train.errors import UserError
 
 
@@ -78,10 +78,7 @@ def resolve(config: ConfigDict, splits: Splits) -> ConfigDict:
     config = config.copy_and_resolve_references()
     height, width, channels = splits.train.image_shape
     height, width = augment.output_size(config.augment, height, width)
-    try:
-        known = jax_models.model_keywords(config.model.name)
-    except ValueError as error:
-        raise UserError(f"config.model.name: {error}") from error
+    known = jax_models.model_keywords(config.model.name)
     if "img_size" in known and height != width:
         raise UserError(
             f"The images are {height}x{width} pixels and {config.model.name} takes square ones: "
@@ -118,19 +115,29 @@ def create_model(config: ConfigDict, rngs: nnx.Rngs) -> nnx.Module:
         raise UserError(f"config.model: {error}") from error
 
 
-def initial_weights(config: ConfigDict) -> Weights:
-    """The weights that a run starts from; pure, so it can be compiled or traced for shapes alone.
+def initial_state(config: ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state that a run starts from; pure, so it can be compiled."""
+    model = create_model(config, seeds.init_rngs(config.seed))
+    return init_state(model, optimizer, config.dtype)
+
+
+def abstract_weights(config: ConfigDict) -> Weights:
+    """Shapes and dtypes of a run's weights; nothing is computed.
 
     Raises:
       UserError: the model cannot be built that way.
     """
-    return split_weights(create_model(config, seeds.init_rngs(config.seed)), config.dtype)
+    weights = _abstract_model(FrozenConfigDict({"model": config.model}), None)[1]
+    return jax.eval_shape(functools.partial(stored, dtype=config.dtype), weights)
 
 
-def initial_state(config: ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state that a run starts from; as pure as `initial_weights`."""
-    weights = initial_weights(config)
-    return TrainState(jnp.zeros((), jnp.int32), *weights, optimizer.init(weights.params))
+@functools.lru_cache(maxsize=8)  # building takes tenths of a second, of deep models more
+def _abstract_model(config: FrozenConfigDict, axis_name: str | None) -> tuple[Any, Weights]:
+    """The static part of a model, and its weights as they are before a cast."""
+    model = nnx.eval_shape(lambda: create_model(config, seeds.init_rngs(0)))
+    model.set_attributes(BatchNorm, axis_name=axis_name, raise_if_not_found=False)
+    graphdef, *parts = nnx.split(model, nnx.Param, ...)
+    return graphdef, Weights(*map(nnx.to_pure_dict, parts))
 
 
 def describe_model(config: ConfigDict, axis_name: str | None = None) -> Model:
@@ -143,10 +150,8 @@ def describe_model(config: ConfigDict, axis_name: str | None = None) -> Model:
     Raises:
       UserError: the model or the augmentation cannot be built that way.
     """
-    model = nnx.eval_shape(lambda: create_model(config, seeds.init_rngs(0)))
-    model.set_attributes(BatchNorm, axis_name=axis_name, raise_if_not_found=False)
     return Model(
-        graphdef=nnx.split(model, nnx.Param, ...)[0],
+        graphdef=_abstract_model(FrozenConfigDict({"model": config.model}), axis_name)[0],
         augmentation=augment.build(config.augment, config.data.mean, config.data.std),
         dtype=config.dtype,
     )

@@ -53,20 +53,19 @@ def init_state(
     Args:
       model: with its initial weights.
       optimizer: whose state is made.
-      dtype: of the computation, see `split_weights`.
-    """
-    params, stats = split_weights(model, dtype)
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
-
-
-def split_weights(model: nnx.Module, dtype: str = "float32") -> Weights:
-    """The weights of a model as they are trained and saved.
-
-    Parameters and statistics are float32 where the computation has a dtype below float64, because
-    an update is often smaller than the last bit of a bfloat16.
+      dtype: of the computation, see `stored`.
     """
     _, *parts = nnx.split(model, nnx.Param, ...)
-    weights = Weights(*map(nnx.to_pure_dict, parts))
+    weights = stored(Weights(*map(nnx.to_pure_dict, parts)), dtype)
+    return TrainState(jnp.zeros((), jnp.int32), *weights, optimizer.init(weights.params))
+
+
+def stored(weights: Weights, dtype: str) -> Weights:
+    """Weights as they are trained and saved where the computation has this dtype.
+
+    They are float32 below float64, because an update is often smaller than the last bit of a
+    bfloat16.
+    """
     return cast(weights, dtype) if dtype == "float64" else weights
 
 

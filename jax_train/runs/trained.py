@@ -85,7 +85,7 @@ def open_run(folder: str | Path) -> TrainedRun:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     step, weights = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        (jax.ShapeDtypeStruct((), np.int32), jax.eval_shape(lambda: build.initial_weights(config))),
+        (jax.ShapeDtypeStruct((), np.int32), build.abstract_weights(config)),
     )
     like = Progress(TrainState(step, *weights, opt_state=None), sums=None)
     step, progress = _weights(folder, like, results)

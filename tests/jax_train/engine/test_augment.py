@@ -346,43 +346,18 @@ def test_output_size():
     assert augment.output_size(settings(resize=72), 28, 31) == (72, 72)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("resize", -1),
-        ("rotate_degrees", -0.1),
-        ("rotate_degrees", 181.0),
-        ("rotate_degrees", float("nan")),
-        ("crop_padding", -2),
-        ("crop_probability", 1.01),
-    ],
-)
-def test_fields_out_of_range(field, value):
-    with pytest.raises(UserError, match=rf"config\.augment\.{field} = {value} is out of range"):
-        build(**{field: value})
-
-
 def test_crop_padding_must_be_smaller_than_the_image():
-    with pytest.raises(UserError, match=r"crop_padding = 7 is too large for images of 7x11"):
+    with pytest.raises(UserError, match=r"crop_padding=7: expected less than 7 for images of 7x11"):
         augment.output_size(settings(crop_padding=7), 7, 11)
-    with pytest.raises(UserError, match=r"crop_padding = 7"):
+    with pytest.raises(UserError, match=r"crop_padding=7"):
         build(crop_padding=7).train(jnp.asarray(random_images(2, 7, 11)), make_keys(2))
     assert augment.output_size(settings(crop_padding=6), 7, 11) == (7, 11)
 
 
-@pytest.mark.parametrize(
-    ("mean", "std", "field"),
-    [
-        ((0.5,), (0.2, 0.2), "mean"),
-        (None, None, "mean"),
-        ((125.0, 120.0, 110.0), STD, "mean"),
-        (MEAN, (0.2, 0.0, 0.2), "std"),
-        (MEAN, (50.0, 50.0, 60.0), "std"),
-    ],
-)
-def test_bad_statistics(mean, std, field):
-    with pytest.raises(UserError, match=rf"config\.data\.{field} = "):
-        augment.build(settings(), mean, std)
+@pytest.mark.parametrize("std", [(0.2, 0.2), (0.2, 0.0, 0.2)])
+def test_measured_statistics_that_cannot_be_used(std):
+    with pytest.raises(UserError, match=r"config\.data\.std=\(0\.2, 0\.[02].*: expected"):
+        augment.build(settings(), MEAN, std)
 
 
 def test_wrong_images():
