@@ -24,11 +24,7 @@ import numpy as np
 from jax_train.files import cache_root
 
 FORMAT = 1  # of an entry; raise it when the files or the way of decoding change
-
-
 _ABANDONED_SECONDS = 24 * 3600
-
-
 _log = logging.getLogger(__name__)
 
 
@@ -174,26 +170,20 @@ def _write_entry(place: Path, fingerprint: str, label: str, arrays: Arrays) -> N
             json.dump(meta, file, indent=1)
             _flush(file)
         _move_into_place(temporary, place, fingerprint)
-    for other in place.parent.iterdir():  # entries of earlier states of the same source
-        if other.name != place.name and not other.name.startswith("."):
-            shutil.rmtree(other, ignore_errors=True)
 
 
 def _write_json(place: Path, entry: dict) -> None:
-    """Write one file as a whole or not at all, and remove earlier states; raises OSError."""
+    """Write one file as a whole or not at all; raises OSError."""
     with _folder_beside(place) as temporary:
         with open(temporary / place.name, "w", encoding="utf-8") as file:
             json.dump(entry, file)
             _flush(file)
         os.replace(temporary / place.name, place)
-    for other in place.parent.glob("[!.]*.json"):
-        if other.name != place.name:
-            other.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _folder_beside(place: Path) -> Iterator[Path]:
-    """Give a folder to write in on the same disk, and remove it with what is left there."""
+    """Give a folder on the same disk to write an entry in; then remove its earlier states."""
     place.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(place.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place.parent))
@@ -201,6 +191,13 @@ def _folder_beside(place: Path) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    for other in place.parent.iterdir():
+        if other.name == place.name or other.name.startswith("."):
+            continue
+        if other.is_dir():
+            shutil.rmtree(other, ignore_errors=True)
+        else:
+            other.unlink(missing_ok=True)
 
 
 def _flush(file) -> None:

@@ -91,11 +91,7 @@ def block_size(image_shape: tuple[int, int, int]) -> int:
 
 
 def checked_order(order: np.ndarray, count: int) -> np.ndarray:
-    """Return indices of `count` examples, of any shape but that of a number, as int64.
-
-    Raises:
-      TypeError, IndexError: they are no whole numbers, or beyond the examples.
-    """
+    """Return indices of `count` examples as int64; or raise TypeError or IndexError."""
     order = np.asarray(order)
     if order.ndim == 0 or (order.size and order.dtype.kind not in "iu"):
         raise TypeError(

@@ -16,8 +16,6 @@ from jax_train.data import image_files
 from jax_train.errors import UserError
 
 FAR = 4  # a change of size by more than this factor is worth a note
-
-
 _COLOURFUL = 8  # mean range of R, G, B of a pixel, of 255; grey JPEGs stored as colour stay below
 
 
@@ -71,7 +69,11 @@ def read_images(
       UserError: files are missing, damaged, no images, or have more pixels than Pillow's
         MAX_IMAGE_PIXELS; names up to five with what is wrong. Or the channels are others.
     """
-    _check_channels(image_shape)
+    if image_shape[2] not in (1, 3):
+        raise UserError(
+            f"The model takes images of {image_shape[2]} channels; files are read as grey "
+            "(1 channel) or RGB (3). Evaluate it on its own data instead."
+        )
     paths = [Path(path) for path in paths]
     with _in_threads() as in_threads:
         decode = partial(_read, image_shape=image_shape)
@@ -97,14 +99,6 @@ def count_differences(
         return Counter(kind for kinds in found for kind in kinds)
 
 
-def _check_channels(image_shape: tuple[int, int, int]) -> None:
-    if image_shape[2] not in (1, 3):
-        raise UserError(
-            f"The model takes images of {image_shape[2]} channels; files are read as grey "
-            "(1 channel) or RGB (3). Evaluate it on its own data instead."
-        )
-
-
 @contextmanager
 def _in_threads() -> Iterator[Callable]:
     """Give a `map` over threads. Pillow's warnings are left out: what is damaged is an error."""
@@ -114,21 +108,13 @@ def _in_threads() -> Iterator[Callable]:
 
 
 def _read(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
-    height, width, channels = image_shape
     try:
         if not S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
             raise ValueError("a folder, a pipe or a device; expected an image file")
         open(path, "rb").close()
     except OSError as error:
         raise ValueError(f"cannot be opened: {error.strerror}") from error
-    if height == width:
-        return image_files.decode_image(path, channels, height)
-    from PIL import Image, ImageOps
-
-    pixels = image_files.decode_image(path, channels, None)
-    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-    image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(image_shape)
+    return image_files.decode_image(path, image_shape[2], tuple(image_shape[:2]))
 
 
 def _differences(path: Path, image_shape: tuple[int, int, int]) -> set[str]:

@@ -50,27 +50,24 @@ def decode_all(
     like: tuple[tuple[int, ...], Path],
     in_order: Callable = map,
 ) -> np.ndarray:
-    """Decode images of one shape; raise one error for damaged files or for a size that differs.
+    """Return the images of files as uint8 [n, H, W, C].
 
     Args:
       paths: the files.
-      decode: gives the pixels of one file [H, W, C].
-      like: the shape all must have, and the file it was taken from.
+      decode: gives the pixels of one.
+      like: the shape [H, W, C] all must have, and the file it was taken from.
       in_order: a `map`, perhaps one over threads.
 
-    Returns:
-      uint8 [n, H, W, C].
-
     Raises:
-      DamagedFiles: names up to five.
+      DamagedFiles: files cannot be decoded.
       UserError: a size differs, or there is not enough memory.
     """
     shape, first = like
     images, damaged = allocate(len(paths), shape), []
-    results = in_order(lambda path: _decode_or_error(path, decode), paths)
+    results = in_order(lambda path: _pixels_or_damage(path, decode), paths)
     for i, (path, result) in enumerate(zip(paths, results, strict=True)):
-        if isinstance(result, Exception):
-            damaged.append(f"{path} ({_reason(path, result)})")
+        if isinstance(result, str):
+            damaged.append(result)
             if len(damaged) == REPORTED:
                 break
         elif damaged:
@@ -91,26 +88,18 @@ def decode_all(
 def first_shape(
     paths: Sequence[Path], decode: Callable[[Path], np.ndarray]
 ) -> tuple[tuple[int, ...], Path]:
-    """Return the shape [H, W, C] of the first file that can be decoded, and the file.
-
-    Raises:
-      DamagedFiles: none can, or none of the first five.
-    """
+    """Return the shape of the first whole file, and the file; or raise DamagedFiles."""
     damaged = []
     for path in paths[:REPORTED]:
-        result = _decode_or_error(path, decode)
-        if not isinstance(result, Exception):
+        result = _pixels_or_damage(path, decode)
+        if not isinstance(result, str):
             return result.shape, path
-        damaged.append(f"{path} ({_reason(path, result)})")
+        damaged.append(result)
     raise DamagedFiles(damaged)
 
 
 def allocate(count: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Return room for images: uint8 [count, H, W, C].
-
-    Raises:
-      UserError: there is not enough memory.
-    """
+    """Return room for images, uint8 [count, H, W, C]; or raise UserError."""
     try:
         return np.empty((count, *shape), np.uint8)
     except MemoryError as error:
@@ -144,11 +133,11 @@ def open_image(file: Path | BinaryIO):
     return Image.open(file, formats=formats())
 
 
-def _decode_or_error(path: Path, decode: Callable[[Path], np.ndarray]):
+def _pixels_or_damage(path: Path, decode: Callable[[Path], np.ndarray]) -> np.ndarray | str:
     try:
         return decode(path)
     except Exception as error:  # Pillow's readers raise many kinds on damaged files
-        return error
+        return f"{path} ({_reason(path, error)})"
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -180,8 +169,8 @@ def _content(path: Path) -> str:
     return f"no whole image of the formats {', '.join(sorted(formats()))}"
 
 
-def decode_image(path: Path, channels: int, image_size: int | None) -> np.ndarray:
-    """Return one image, upright, as uint8 [H, W, channels]."""
+def decode_image(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarray:
+    """Return one image, upright, as uint8 [H, W, channels]; H and W as of `size`, if any."""
     from PIL import Image, ImageOps
 
     with open_image(path) as opened:
@@ -202,9 +191,9 @@ def decode_image(path: Path, channels: int, image_size: int | None) -> np.ndarra
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         image = image.convert("L" if channels == 1 else "RGB")
-        if image_size is not None:
+        if size is not None:
             # Crops first, then resizes: the same view as the other way round, for less work.
-            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+            image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
         return np.asarray(image).reshape(image.height, image.width, channels)
 
 

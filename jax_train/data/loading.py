@@ -66,21 +66,23 @@ def load(
     )
     store = _Store(source, image_size, cache_dir, progress)
     ranges = resolve_split(split, source)
-    about = {"name": name, "split": split, "source": source.identity, "ranges": ranges}
     if limit < math.inf:
         _check_shapes(split, source, {base: store.image_shape(base) for base, _, _ in ranges})
         image_bytes = math.prod(store.image_shape(ranges[0][0]))
         if image_bytes * sum(stop - start for _, start, stop in ranges) > limit:
-            return store.stream(**about)
+            return store.stream(split, ranges)
         limit /= image_bytes  # now in images
     parts = [store.arrays(*part, whole=sum(source.splits[part[0]]) <= limit) for part in ranges]
     shapes = zip(ranges, parts, strict=True)
     _check_shapes(split, source, {base: part.images.shape[1:] for (base, _, _), part in shapes})
     return Dataset(
-        **about,
+        name=name,
+        split=split,
+        class_names=parts[0].class_names,
+        source=source.identity,
+        ranges=ranges,
         images=parts[0].images if len(parts) == 1 else np.concatenate([p.images for p in parts]),
         labels=parts[0].labels if len(parts) == 1 else np.concatenate([p.labels for p in parts]),
-        class_names=parts[0].class_names,
     )
 
 
@@ -100,13 +102,15 @@ class _Store:
             return found._replace(images=found.images[start:stop], labels=found.labels[start:stop])
         return self._decoded(base, start, stop, f"\n{start}:{stop}")
 
-    def stream(self, *, ranges: tuple[tuple[str, int, int], ...], **about) -> StreamedDataset:
-        """Return a split, described as in `Examples`, that is decoded while it is used."""
+    def stream(self, split: str, ranges: tuple[tuple[str, int, int], ...]) -> StreamedDataset:
+        """Return a split that is decoded while it is used."""
         records = {base: self._open(base) for base, _, _ in ranges}
         return StreamedDataset(
-            **about,
-            ranges=ranges,
+            name=self._source.name,
+            split=split,
             class_names=records[ranges[0][0]].class_names,
+            source=self._source.identity,
+            ranges=ranges,
             records=records,
             fingerprint=self._source.fingerprint,
             cache_dir=self._cache_dir,
@@ -126,16 +130,14 @@ class _Store:
 
     def _decoded(self, base: str, start: int, stop: int, part: str) -> Arrays:
         """Return a range from the cache, or decode it; `part` names it among those of the base."""
-        source = self._source
-        if source.fingerprint is None:  # too quick for threads as well
-            records = self._open(base)
-            return Arrays(*records.read(np.arange(start, stop)), records.class_names)
+        fingerprint = self._source.fingerprint
 
         def build() -> Arrays:
-            about = {"name": source.name, "split": base, "source": source.identity}
-            return _gather(self.stream(**about, ranges=((base, start, stop),)), self._progress)
+            return _gather(self.stream(base, ((base, start, stop),)), self._progress)
 
-        return cached(self._label(base) + part, source.fingerprint, build, self._cache_dir)
+        if fingerprint is None:
+            return build()
+        return cached(self._label(base) + part, fingerprint, build, self._cache_dir)
 
 
 def _gather(dataset: StreamedDataset, progress: bool) -> Arrays:

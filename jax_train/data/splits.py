@@ -1,7 +1,5 @@
 """The three splits of a run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ml_collections import ConfigDict
@@ -12,21 +10,6 @@ from jax_train.data.streamed import StreamedDataset
 from jax_train.errors import UserError
 
 
-class Note(str):
-    """A line about splits, as it is printed and stored.
-
-    Attributes:
-      kind: 'test in train', 'validation in train' or 'test in validation'.
-    """
-
-    kind: str
-
-    def __new__(cls, kind: str, text: str) -> Note:
-        note = super().__new__(cls, f"note: {text}")
-        note.kind = kind
-        return note
-
-
 @dataclass
 class Splits:
     """The three data sets of a run; validation may be missing."""
@@ -35,16 +18,14 @@ class Splits:
     val: Dataset | StreamedDataset | None
     test: Dataset | StreamedDataset
 
-    def notes(self) -> list[Note]:
+    def notes(self) -> list[str]:
         """One line for each way in which a figure is not of unseen images."""
         notes = []
         for name, split in {"validation": self.val, "test": self.test}.items():
             if split and (shared := count_shared(self.train, split)):
-                text = f"{shared:,} {name} images are among the training images"
-                notes.append(Note(f"{name} in train", text))
+                notes.append(f"note: {shared:,} {name} images are among the training images")
         if self.val and (shared := count_shared(self.val, self.test)):
-            text = f"{shared:,} test images also serve as validation images"
-            notes.append(Note("test in validation", text))
+            notes.append(f"note: {shared:,} test images also serve as validation images")
         return notes
 
 

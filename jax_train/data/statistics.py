@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -39,12 +38,14 @@ def channel_counts(dataset: Dataset | StreamedDataset, *, progress: bool = True)
       UserError: a file or record of a streamed data set is damaged; names it.
     """
     channels = dataset.image_shape[2]
-    if not dataset.streamed:
-        return _count(dataset.blocks(), channels)
 
     def build() -> list[list[int]]:
-        what = f"Measuring {dataset.split}"
-        return _count(whole_pass(dataset, what, progress), channels).tolist()
+        counts = np.zeros((channels, 256), np.int64)
+        # One block at a time: `bincount` makes 8 bytes of each.
+        for images, _ in whole_pass(dataset, f"Measuring {dataset.split}", progress):
+            for channel in range(channels):
+                counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
+        return counts.tolist()
 
     def is_valid(value) -> bool:
         counts = np.asarray(value)
@@ -52,16 +53,8 @@ def channel_counts(dataset: Dataset | StreamedDataset, *, progress: bool = True)
         shaped = counts.shape == (channels, 256) and counts.dtype == np.int64
         return shaped and counts.min() >= 0 and bool((counts.sum(axis=1) == pixels).all())
 
-    if dataset.fingerprint is None:
+    if not dataset.streamed or dataset.fingerprint is None:
         return np.array(build(), np.int64)
     label = f"channel counts\n{dataset.source}\n{dataset.image_shape}\n{dataset.ranges}"
     counts = cached_json(label, dataset.fingerprint, build, is_valid, dataset.cache_dir)
     return np.array(counts, np.int64)
-
-
-def _count(blocks: Iterable[tuple[np.ndarray, np.ndarray]], channels: int) -> np.ndarray:
-    counts = np.zeros((channels, 256), np.int64)
-    for images, _ in blocks:  # one at a time: `bincount` makes 8 bytes of each
-        for channel in range(channels):
-            counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
-    return counts

@@ -6,14 +6,14 @@ import contextlib
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from jax_train.data.examples import Examples, block_size, checked_order
+from jax_train.data.examples import Dataset, Examples, block_size, checked_order
 from jax_train.data.source import REPORTED, DamagedFiles, Records
 from jax_train.errors import UserError
 from jax_train.printing import progress_bar
@@ -44,12 +44,7 @@ class StreamedDataset(Examples):
         return tuple(self.records[self.ranges[0][0]].image_shape)
 
     def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [n, H, W, C] and labels int32 [n] at indices [n] within the split.
-
-        Raises:
-          TypeError, IndexError: the indices are not as described.
-          UserError: a file or record is damaged; names it.
-        """
+        """As of `Dataset`; raises UserError where a file or record is damaged."""
         (batch,) = self.batches(np.asarray(index)[None])
         return batch
 
@@ -105,20 +100,23 @@ class StreamedDataset(Examples):
             raise DamagedFiles(damaged)
 
     def _steps(self, order: np.ndarray, threads: int, prefetch: int) -> Iterator:
-        """Yield the steps, put together from the blocks that the threads decode."""
+        """Yield the steps, cut from the blocks that the threads decode."""
         rows = order.shape[1:]
         size = math.prod(rows)
+        more_images, more_labels = (), ()  # the rest of a block
         decoded = self._decode(order.reshape(-1), threads, prefetch * size)
         with contextlib.closing(decoded):
-            pieces = _cut((block.result() for block in decoded), size)
             for _ in range(len(order)):
                 images = np.empty((size, *self.image_shape), np.uint8)
                 labels = np.empty(size, np.int32)
                 filled = 0
                 while filled < size:
-                    some_images, some_labels = next(pieces)
-                    end = filled + len(some_labels)
-                    images[filled:end], labels[filled:end] = some_images, some_labels
+                    if not len(more_labels):
+                        more_images, more_labels = next(decoded).result()
+                    end = min(size, filled + len(more_labels))
+                    some = end - filled
+                    images[filled:end], labels[filled:end] = more_images[:some], more_labels[:some]
+                    more_images, more_labels = more_images[some:], more_labels[some:]
                     filled = end
                 yield images.reshape(*rows, *self.image_shape), labels.reshape(rows)
 
@@ -151,28 +149,13 @@ class StreamedDataset(Examples):
         return images, labels
 
 
-def whole_pass(dataset: StreamedDataset, what: str, progress: bool) -> Iterator:
+def whole_pass(dataset: Dataset | StreamedDataset, what: str, progress: bool) -> Iterator:
     """Yield images and labels of all examples in order, in blocks, with a progress bar."""
-    with (
-        contextlib.closing(dataset.blocks()) as blocks,
-        progress_bar(len(dataset), what, progress) as bar,
-    ):
-        for images, labels in blocks:
+    with progress_bar(len(dataset), what, progress) as bar:
+        for images, labels in dataset.blocks():
             yield images, labels
             bar.update(len(labels))
 
 
 def _cpus() -> int:
     return min(8, os.cpu_count() or 1)
-
-
-def _cut(blocks: Iterable, size: int) -> Iterator:
-    """Cut blocks where steps of `size` examples end, so that a piece is of one step."""
-    left = size
-    for images, labels in blocks:
-        start = 0
-        while start < len(labels):
-            stop = min(start + left, len(labels))
-            yield images[start:stop], labels[start:stop]
-            left = left - (stop - start) or size
-            start = stop

@@ -11,45 +11,30 @@ from jax_train.data.sources.tfds import tfds_source
 from jax_train.errors import UserError
 
 
-class Options(NamedTuple):
-    """What a source may be told besides its name; see `jax_train.data.load`."""
-
-    data_dir: str | None
-    image_size: int | None
-    download: bool
-    progress: bool
-
-
 class Scheme(NamedTuple):
     """A kind of source.
 
     Attributes:
-      open: (name, options) -> the source. Raises UserError.
-      resizes: whether it brings images to the size that the options name.
+      open: (name, **options) -> the source, with the options of `open_source`. Raises UserError.
+      resizes: whether it brings images to `image_size`.
       title: name -> that of the data for people, without the path to it.
     """
 
-    open: Callable[[str, Options], Source]
+    open: Callable[..., Source]
     resizes: bool = False
     title: Callable[[str], str] = str
 
 
 _SCHEMES = {  # by how their names are written
-    "digits": Scheme(lambda name, options: digits_source()),
+    "digits": Scheme(lambda name, **_: digits_source()),
     "folder:PATH": Scheme(
-        lambda name, options: folder_source(_behind_colon(name), options.image_size),
+        lambda name, *, image_size, **_: folder_source(name.removeprefix("folder:"), image_size),
         resizes=True,
-        title=lambda name: Path(_behind_colon(name)).name or name,
+        title=lambda name: Path(name.removeprefix("folder:")).name or name,
     ),
 }
 _PREPARED = Scheme(
-    lambda name, options: tfds_source(
-        name,
-        options.data_dir,
-        download=options.download,
-        progress=options.progress,
-        others=tuple(_SCHEMES),
-    )
+    lambda name, *, image_size, **options: tfds_source(name, **options, others=tuple(_SCHEMES))
 )
 
 
@@ -80,8 +65,5 @@ def open_source(
             "already: the field is for --config.data.name=folder:PATH. Leave it out, and set "
             "--config.augment.resize=64, for example, to train on another size."
         )
-    return scheme.open(name, Options(data_dir, image_size, download, progress))
-
-
-def _behind_colon(name: str) -> str:
-    return name.partition(":")[2]
+    options = {"data_dir": data_dir, "image_size": image_size, "download": download}
+    return scheme.open(name, progress=progress, **options)

@@ -24,8 +24,6 @@ from jax_train.data.source import Records, Source
 from jax_train.errors import UserError
 
 SPLITS = ("train", "test", "val", "validation")
-
-
 _log = logging.getLogger(__name__)
 
 
@@ -153,12 +151,10 @@ def _open(split: _Split, channels: int, image_size: int | None) -> Records:
     """Return random access to a split; its first whole image gives the shape, if no size is set."""
     paths = [split.root / file for file, _, _ in split.files]
     labels = np.array([label for _, label, _ in split.files], np.int32)
-    decode = partial(decode_image, channels=channels, image_size=image_size)
-    if image_size is None:
-        # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
-        like = first_shape(paths, decode)
-    else:
-        like = (image_size, image_size, channels), paths[0]
+    size = image_size and (image_size, image_size)
+    decode = partial(decode_image, channels=channels, size=size)
+    # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
+    like = ((*size, channels), paths[0]) if size else first_shape(paths, decode)
 
     def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return decode_all([paths[i] for i in indices], decode, like), labels[indices]

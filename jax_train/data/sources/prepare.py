@@ -30,11 +30,7 @@ from jax_train.errors import UserError
 from jax_train.printing import progress_bar
 
 PROBE_SECONDS = 8  # to find out that there is no network; also bounds a name server that hangs
-
-
 _TIMEOUT = (5, 30)  # seconds to connect, and between two blocks of a download
-
-
 _RETRIES = 2  # TFDS's own ten take minutes where there is no network
 
 

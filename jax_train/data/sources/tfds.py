@@ -6,7 +6,7 @@ import fnmatch
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +26,6 @@ from jax_train.data.sources.tfds_folder import (
 from jax_train.errors import UserError
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
-
-
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -36,12 +34,7 @@ def tfds_source(
 ) -> Source:
     """Return a TFDS data set of images of one shape, prepared in the array_record format.
 
-    Args:
-      name: 'name', 'name:version' or 'name/config'.
-      data_dir: see `jax_train.data.load`, as of the next two.
-      download: whether to fetch and prepare what is missing.
-      progress: show progress bars.
-      others: names of other sources, to tell what is known.
+    Arguments are those of `jax_train.data.load`; `others` are names of other sources, for errors.
 
     Raises:
       UserError: the data set is unknown, not prepared, or not one of images with class labels.
@@ -98,9 +91,14 @@ def _open_tfds(folder: Path, split: str) -> Records:
         names = tuple(builder.info.features[label_key].names)
 
     def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        indices = indices.tolist()
+        images = np.empty((len(indices), *shape), np.uint8)
+        labels = np.empty(len(indices), np.int64)
         with _readable(folder, split):
-            images, labels = _decode_all(records, parse, (image_key, label_key), shape, indices)
+            found = records.__getitems__(indices.tolist())
+            for i, (index, record) in enumerate(zip(indices, found, strict=True)):
+                example = parse(record)
+                images[i] = _decode(example[image_key], shape, index)
+                labels[i] = example[label_key]
         wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
         if len(wrong):
             raise UserError(
@@ -125,18 +123,6 @@ def _readable(folder: Path, split: str) -> Iterator[None]:
             f"The split {split} of {folder} cannot be read: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}. Remove the folder and prepare it again."
         ) from error
-
-
-def _decode_all(records, parse: Callable, keys: tuple[str, str], shape: tuple, indices: list[int]):
-    """Return images uint8 [n, *shape] and labels int64 [n] of the records chosen."""
-    images = np.empty((len(indices), *shape), np.uint8)
-    labels = np.empty(len(indices), np.int64)
-    found = records.__getitems__(indices)
-    for i, (index, record) in enumerate(zip(indices, found, strict=True)):
-        example = parse(record)
-        images[i] = _decode(example[keys[0]], shape, index)
-        labels[i] = example[keys[1]]
-    return images, labels
 
 
 def _decode(encoded: bytes, shape: tuple[int, int, int], index: int) -> np.ndarray:

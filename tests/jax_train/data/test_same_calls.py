@@ -6,7 +6,6 @@ from PIL import Image
 
 from jax_train import data
 from jax_train.data.sources.by_name import scheme_of
-from jax_train.data.splits import Note, Splits
 from jax_train.data.statistics import channel_counts, channel_statistics
 from jax_train.errors import UserError
 
@@ -122,15 +121,3 @@ def test_what_a_name_says(name, title, resizes):
 def test_what_is_no_name(name):
     with pytest.raises(UserError, match=r"config\.data\.name is .*=cifar10"):
         scheme_of(name)
-
-
-def test_notes_have_a_kind():
-    train, val, test = (data.load("digits", s) for s in ("train", "train[:9]+test", "test[:7]"))
-    notes = Splits(train, val, test).notes()
-    assert {note.kind: note for note in notes} == {
-        "validation in train": "note: 9 validation images are among the training images",
-        "test in validation": "note: 7 test images also serve as validation images",
-    }
-    (note,) = Splits(train, None, train).notes()
-    assert (note.kind, isinstance(note, str)) == ("test in train", True)
-    assert note == Note("test in train", "1,437 test images are among the training images")
