@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,7 @@ import numpy as np
 from jax_train.analysis import statistics
 from jax_train.analysis.scoring import Scorer, tta_notes
 from jax_train.data import Dataset, Examples, StreamedDataset, count_shared, load, load_split
-from jax_train.data.sources.by_name import open_source
+from jax_train.data.sources.by_name import open_source, scheme_of
 from jax_train.data.split import resolve_split
 from jax_train.engine import metrics
 from jax_train.errors import UserError
@@ -122,10 +122,12 @@ def evaluate(
     sums = metrics.zero_eval_sums(split.num_classes)
     blank = np.zeros((size, *split.image_shape), np.uint8), np.zeros(size, np.int32)
     jax.block_until_ready(scorer.tally(sums, *blank, 0))  # compiles; counts nothing
+    places = np.arange(math.ceil(count / size) * size).reshape(-1, size)
+    order = np.where(places < count, places, 0)  # the last one is filled up with the first example
     labels, parts = [], []
     begin = time.monotonic()
     with (
-        contextlib.closing(_batches(split, size)) as batches,
+        contextlib.closing(split.batches(order)) as batches,
         progress_bar(count, f"Evaluating {split.split}", progress) as bar,
     ):
         for start, (images, true) in zip(range(0, count, size), batches, strict=True):
@@ -142,18 +144,6 @@ def evaluate(
         labels=np.concatenate(labels), predictions=predictions, confidences=confidences,
         true_probabilities=true_probabilities, sums=jax.device_get(sums), seconds=seconds,
     )  # fmt: skip
-
-
-def _batches(split: Dataset | StreamedDataset, size: int) -> Iterator:
-    """Yield images and labels of batches; the last one is filled up with the first example."""
-    count = len(split)
-    order = np.arange(math.ceil(count / size) * size).reshape(-1, size)
-    order = np.where(order < count, order, 0)
-    if isinstance(split, StreamedDataset):
-        yield from split.batches(order)
-    else:
-        for rows in order:
-            yield split.images[rows], split.labels[rows]
 
 
 def _check_classes(run: TrainedRun, examples: Examples) -> None:
@@ -187,7 +177,7 @@ def load_other(run: TrainedRun, name: str, data_dir: str | None, split: str):
     Raises:
       UserError: it cannot be loaded.
     """
-    side = image_shape(run)[0] if name.startswith("folder:") else None
+    side = image_shape(run)[0] if scheme_of(name).resizes else None
     fields = run.config.data
     return load(
         name, split, data_dir,

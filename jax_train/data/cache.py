@@ -6,6 +6,7 @@ An entry is written beside its final place and renamed, so a half-written one is
 Small results, such as counts of pixel values, are entries of one JSON file.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -14,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +24,7 @@ import numpy as np
 from jax_train.files import cache_root
 
 FORMAT = 1  # of an entry; raise it when the files or the way of decoding change
-
-
 _ABANDONED_SECONDS = 24 * 3600
-
-
 _log = logging.getLogger(__name__)
 
 
@@ -39,7 +36,7 @@ class Arrays(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def fingerprint(files: Iterable[tuple[str, os.stat_result]], *settings: object) -> str:
+def fingerprint_of(files: Iterable[tuple[str, os.stat_result]], *settings: object) -> str:
     """Return a hash of the names, sizes and times of change of the files, and of the settings."""
     digest = hashlib.sha256(repr((FORMAT, settings)).encode())
     for name, stat in files:
@@ -49,74 +46,79 @@ def fingerprint(files: Iterable[tuple[str, os.stat_result]], *settings: object) 
 
 
 def cached(
-    label: str, mark: str, build: Callable[[], Arrays], cache_dir: str | os.PathLike | None = None
+    label: str,
+    fingerprint: str,
+    build: Callable[[], Arrays],
+    cache_dir: str | os.PathLike | None = None,
 ) -> Arrays:
-    """Return the arrays of the entry `label` with fingerprint `mark`; build them if need be.
+    """Return the arrays of an entry; build them if need be.
 
     Args:
-        label: what the arrays are, with the path of their source; the same for every state of it.
-        mark: fingerprint of the source as it is now.
-        build: decodes the arrays; called only when no whole entry is found.
-        cache_dir: see `cache_root`.
+      label: what the arrays are, with the path of their source; the same for every state of it.
+      fingerprint: of the source as it is now.
+      build: decodes the arrays; called only when no whole entry is found.
+      cache_dir: see `cache_root`.
 
     Returns:
-        The arrays, images as a read-only memory map. If the cache cannot be written, the arrays
-        in memory, after one warning.
+      The arrays, images as a read-only memory map. If the cache cannot be written, the arrays
+      in memory, after one warning.
     """
-    place = _place(label, mark, cache_dir)
-    found = _read_entry(place, mark)
+    place = _place(label, fingerprint, cache_dir)
+    found = _read_entry(place, fingerprint)
     if found is None:
         arrays = build()
         try:
-            _write_entry(place, mark, label, arrays)
+            _write_entry(place, fingerprint, label, arrays)
         except OSError as error:
             _warn("Decoded images are", "decodes them", place, error)
-        found = _read_entry(place, mark) or arrays
+        found = _read_entry(place, fingerprint) or arrays
     for array in (found.images, found.labels):
         array.flags.writeable = False
     return found
 
 
-def find_cached(label: str, mark: str, cache_dir: str | os.PathLike | None = None) -> Arrays | None:
+def find_cached(
+    label: str, fingerprint: str, cache_dir: str | os.PathLike | None = None
+) -> Arrays | None:
     """Return the arrays `cached` would return without building them, or None."""
-    return _read_entry(_place(label, mark, cache_dir), mark)
+    return _read_entry(_place(label, fingerprint, cache_dir), fingerprint)
 
 
 def cached_json(
     label: str,
-    mark: str,
+    fingerprint: str,
     build: Callable[[], object],
     is_valid: Callable[[object], bool],
     cache_dir: str | os.PathLike | None = None,
 ) -> object:
-    """Return a small result from the entry `label` with fingerprint `mark`; build it if need be.
+    """Return a small result from an entry of its own; build it if need be.
 
     Args:
-        label: what the result is, with the path of its source; no other entry may have it.
-        mark: fingerprint of the source as it is now.
-        build: works the result out, of what JSON knows.
-        is_valid: whether a stored result can be used; it may raise ValueError or TypeError.
-        cache_dir: see `cache_root`.
+      label: what the result is, with the path of its source; no other entry may have it.
+      fingerprint: of the source as it is now.
+      build: works the result out, of what JSON knows.
+      is_valid: whether a stored result can be used; it may raise ValueError or TypeError.
+      cache_dir: see `cache_root`.
     """
-    place = _place(label, mark, cache_dir).with_suffix(".json")
+    place = _place(label, fingerprint, cache_dir).with_suffix(".json")
     try:
         entry = json.loads(place.read_text("utf-8"))
-        matches = entry["format"] == FORMAT and entry["fingerprint"] == mark
+        matches = entry["format"] == FORMAT and entry["fingerprint"] == fingerprint
         if matches and is_valid(entry["value"]):
             return entry["value"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or damaged: built again
     value = build()
     try:
-        _write_json(place, {"format": FORMAT, "fingerprint": mark, "value": value})
+        _write_json(place, {"format": FORMAT, "fingerprint": fingerprint, "value": value})
     except OSError as error:
         _warn("Counts of the pixel values are", "counts", place, error)
     return value
 
 
-def _place(label: str, mark: str, cache_dir: str | os.PathLike | None) -> Path:
+def _place(label: str, fingerprint: str, cache_dir: str | os.PathLike | None) -> Path:
     name = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return cache_root(cache_dir) / name / mark[:32]
+    return cache_root(cache_dir) / name / fingerprint[:32]
 
 
 def _warn(what: str, does: str, place: Path, error: OSError) -> None:
@@ -130,11 +132,11 @@ def _warn(what: str, does: str, place: Path, error: OSError) -> None:
     )
 
 
-def _read_entry(place: Path, mark: str) -> Arrays | None:
+def _read_entry(place: Path, fingerprint: str) -> Arrays | None:
     """Return the arrays of a whole, matching entry, else None."""
     try:
         meta = json.loads((place / "meta.json").read_text("utf-8"))
-        if meta["format"] != FORMAT or meta["fingerprint"] != mark:
+        if meta["format"] != FORMAT or meta["fingerprint"] != fingerprint:
             return None
         for name in ("images", "labels"):
             if (place / f"{name}.npy").stat().st_size != meta[name]["bytes"]:
@@ -152,13 +154,10 @@ def _read_entry(place: Path, mark: str) -> Arrays | None:
     return Arrays(images, labels, classes)
 
 
-def _write_entry(place: Path, mark: str, label: str, arrays: Arrays) -> None:
+def _write_entry(place: Path, fingerprint: str, label: str, arrays: Arrays) -> None:
     """Write an entry as a whole or not at all; raises OSError."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(place.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place.parent))
-    try:
-        meta = {"format": FORMAT, "fingerprint": mark, "source": ascii(label)}
+    with _folder_beside(place) as temporary:
+        meta = {"format": FORMAT, "fingerprint": fingerprint, "source": ascii(label)}
         meta["class_names"] = list(arrays.class_names)
         for name, array in (("images", arrays.images), ("labels", arrays.labels)):
             # Written through a file, not a memory map: a full disk is then an error, not SIGBUS.
@@ -170,28 +169,34 @@ def _write_entry(place: Path, mark: str, label: str, arrays: Arrays) -> None:
         with open(temporary / "meta.json", "w", encoding="utf-8") as file:
             json.dump(meta, file, indent=1)
             _flush(file)
-        _move_into_place(temporary, place, mark)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    for other in place.parent.iterdir():  # entries of earlier states of the same source
-        if other.name != place.name and not other.name.startswith("."):
-            shutil.rmtree(other, ignore_errors=True)
+        _move_into_place(temporary, place, fingerprint)
 
 
 def _write_json(place: Path, entry: dict) -> None:
-    """Write one file as a whole or not at all, and remove earlier states; raises OSError."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(place.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place.parent))
-    try:
+    """Write one file as a whole or not at all; raises OSError."""
+    with _folder_beside(place) as temporary:
         with open(temporary / place.name, "w", encoding="utf-8") as file:
             json.dump(entry, file)
             _flush(file)
         os.replace(temporary / place.name, place)
+
+
+@contextlib.contextmanager
+def _folder_beside(place: Path) -> Iterator[Path]:
+    """Give a folder on the same disk to write an entry in; then remove its earlier states."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(place.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place.parent))
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for other in place.parent.glob("[!.]*.json"):
-        if other.name != place.name:
+    for other in place.parent.iterdir():
+        if other.name == place.name or other.name.startswith("."):
+            continue
+        if other.is_dir():
+            shutil.rmtree(other, ignore_errors=True)
+        else:
             other.unlink(missing_ok=True)
 
 
@@ -200,7 +205,7 @@ def _flush(file) -> None:
     os.fsync(file.fileno())
 
 
-def _move_into_place(temporary: Path, place: Path, mark: str) -> None:
+def _move_into_place(temporary: Path, place: Path, fingerprint: str) -> None:
     """Rename, giving way to a whole entry of another process and moving a damaged one aside."""
     for attempt in range(5):
         try:
@@ -209,7 +214,7 @@ def _move_into_place(temporary: Path, place: Path, mark: str) -> None:
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or attempt == 4:
                 raise
-        if _read_entry(place, mark) is not None:
+        if _read_entry(place, fingerprint) is not None:
             return
         aside = Path(tempfile.mkdtemp(prefix=".old-", dir=place.parent))
         try:

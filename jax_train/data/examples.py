@@ -1,11 +1,15 @@
-"""The examples of a split, in memory."""
+"""The examples of a split: which they are, and those in memory."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+
+_BLOCK_BYTES = 4_000_000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -13,11 +17,11 @@ class Examples:
     """What is known of the examples of a split, wherever their images are.
 
     Attributes:
-        name: as given to `load`, such as 'cifar10'.
-        split: as given to `load`, such as 'train[:90%]'.
-        class_names: name of each class.
-        source: what the examples were read from; equal for splits of the same data.
-        ranges: the examples held, in order, as (base split, start, stop).
+      name: as given to `load`, such as 'cifar10'.
+      split: as given to `load`, such as 'train[:90%]'.
+      class_names: name of each class.
+      source: what the examples were read from; equal for splits of the same data.
+      ranges: the examples held, in order, as (base split, start, stop).
     """
 
     name: str
@@ -37,21 +41,66 @@ class Examples:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset(Examples):
-    """Images and labels of one split.
+    """Images and labels of one split in memory. `StreamedDataset` answers the same calls.
 
     Attributes:
-        images: uint8 [N, H, W, C], values 0 to 255; may be a read-only memory map.
-        labels: int32 [N], from 0 up to but not including `num_classes`.
+      images: uint8 [N, H, W, C], values 0 to 255; may be a read-only memory map.
+      labels: int32 [N], from 0 up to but not including `num_classes`.
     """
 
+    streamed: ClassVar[bool] = False
     images: np.ndarray
     labels: np.ndarray
-    streamed: ClassVar[bool] = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height and width in pixels, and the number of channels."""
         return tuple(self.images.shape[1:])
+
+    def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 [n, H, W, C] and labels int32 [n] at indices [n] within the split.
+
+        Raises:
+          TypeError, IndexError: the indices are not as described.
+        """
+        index = checked_order(index, len(self))
+        return self.images[index], self.labels[index]
+
+    def batches(self, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the examples of each step: images uint8 [...rows, H, W, C], labels int32 [...rows].
+
+        Args:
+          order: indices of examples within the split, [steps, ...rows]; any may stand repeatedly.
+
+        Raises:
+          TypeError, IndexError: at once, if the order is not as described.
+        """
+        order = checked_order(order, len(self))
+        return ((self.images[rows], self.labels[rows]) for rows in order)
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield images and labels of all examples in order, a few megabytes at once."""
+        size = block_size(self.image_shape)
+        for start in range(0, len(self), size):
+            yield self.images[start : start + size], self.labels[start : start + size]
+
+
+def block_size(image_shape: tuple[int, int, int]) -> int:
+    """How many images are handled at once, for a few megabytes."""
+    return max(1, _BLOCK_BYTES // math.prod(image_shape))
+
+
+def checked_order(order: np.ndarray, count: int) -> np.ndarray:
+    """Return indices of `count` examples as int64; or raise TypeError or IndexError."""
+    order = np.asarray(order)
+    if order.ndim == 0 or (order.size and order.dtype.kind not in "iu"):
+        raise TypeError(
+            f"order has shape {order.shape} and type {order.dtype}; expected "
+            "whole numbers, [steps, ...rows]"
+        )
+    if order.size and not 0 <= order.min() <= order.max() < count:
+        raise IndexError(f"order holds {order.min()} to {order.max()}; expected 0 to {count - 1}")
+    return order.astype(np.int64)
 
 
 def count_shared(a: Examples, b: Examples) -> int:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 
@@ -15,8 +16,6 @@ from jax_train.data import image_files
 from jax_train.errors import UserError
 
 FAR = 4  # a change of size by more than this factor is worth a note
-
-
 _COLOURFUL = 8  # mean range of R, G, B of a pixel, of 255; grey JPEGs stored as colour stay below
 
 
@@ -27,7 +26,7 @@ def find_images(places: Sequence[str | os.PathLike]) -> list[Path]:
     without an image's suffix are left out. A file that is named itself is taken as it is.
 
     Raises:
-        UserError: a folder holds no image or cannot be searched, or a path does not exist.
+      UserError: a folder holds no image or cannot be searched, or a path does not exist.
     """
     found = []
     for place in map(Path, places):
@@ -60,21 +59,25 @@ def read_images(
     8 bits, and of an animation the first frame is taken. Files are decoded in threads.
 
     Args:
-        paths: the files, at least one.
-        image_shape: height and width in pixels, and channels: 1 (grey) or 3 (RGB).
+      paths: the files, at least one.
+      image_shape: height and width in pixels, and channels: 1 (grey) or 3 (RGB).
 
     Returns:
-        uint8 [N, H, W, C], in the order of `paths`.
+      uint8 [N, H, W, C], in the order of `paths`.
 
     Raises:
-        UserError: files are missing, damaged, no images, or have more pixels than Pillow's
-            MAX_IMAGE_PIXELS; names up to five with what is wrong. Or the channels are others.
+      UserError: files are missing, damaged, no images, or have more pixels than Pillow's
+        MAX_IMAGE_PIXELS; names up to five with what is wrong. Or the channels are others.
     """
-    _check_channels(image_shape)
+    if image_shape[2] not in (1, 3):
+        raise UserError(
+            f"The model takes images of {image_shape[2]} channels; files are read as grey "
+            "(1 channel) or RGB (3). Evaluate it on its own data instead."
+        )
     paths = [Path(path) for path in paths]
     with _in_threads() as in_threads:
-        decoded = in_threads(lambda path: _read_or_error(path, image_shape), paths)
-        return image_files.collect(paths, decoded, like=(tuple(image_shape), paths[0]))
+        decode = partial(_read, image_shape=image_shape)
+        return image_files.decode_all(paths, decode, (tuple(image_shape), paths[0]), in_threads)
 
 
 def count_differences(
@@ -83,25 +86,17 @@ def count_differences(
     """Count the images that had to be changed in a way that can mislead a model.
 
     Args:
-        paths: of files that `read_images` has read.
-        image_shape: as given to it.
+      paths: of files that `read_images` has read.
+      image_shape: as given to it.
 
     Returns:
-        Counts under 'resized' (the shorter side by more than the factor `FAR`), 'colour' (in an
-        image read as grey), 'grey' (an image without colour, read as RGB) and 'transparent' (in
-        parts; that is dropped).
+      Counts under 'resized' (the shorter side by more than the factor `FAR`), 'colour' (in an
+      image read as grey), 'grey' (an image without colour, read as RGB) and 'transparent' (in
+      parts; that is dropped).
     """
     with _in_threads() as in_threads:
         found = in_threads(lambda path: _differences(Path(path), image_shape), paths)
         return Counter(kind for kinds in found for kind in kinds)
-
-
-def _check_channels(image_shape: tuple[int, int, int]) -> None:
-    if image_shape[2] not in (1, 3):
-        raise UserError(
-            f"The model takes images of {image_shape[2]} channels; files are read as grey "
-            "(1 channel) or RGB (3). Evaluate it on its own data instead."
-        )
 
 
 @contextmanager
@@ -112,36 +107,19 @@ def _in_threads() -> Iterator[Callable]:
         yield pool.map
 
 
-def _read_or_error(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray | Exception:
-    try:
-        return _read(path, image_shape)
-    except Exception as error:  # Pillow's readers raise many kinds on damaged files
-        return error
-
-
 def _read(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
-    height, width, channels = image_shape
     try:
         if not S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
             raise ValueError("a folder, a pipe or a device; expected an image file")
         open(path, "rb").close()
     except OSError as error:
         raise ValueError(f"cannot be opened: {error.strerror}") from error
-    if height == width:
-        return image_files.decode_image(path, channels, height)
-    from PIL import Image, ImageOps
-
-    pixels = image_files.decode_image(path, channels, None)
-    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-    image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(image_shape)
+    return image_files.decode_image(path, image_shape[2], tuple(image_shape[:2]))
 
 
 def _differences(path: Path, image_shape: tuple[int, int, int]) -> set[str]:
-    from PIL import Image
-
     kinds = set()
-    with Image.open(path, formats=image_files.formats()) as image:
+    with image_files.open_image(path) as image:
         if not 1 / FAR <= min(image.size) / min(image_shape[:2]) <= FAR:
             kinds.add("resized")
         is_grey = image.mode in image_files.GREY

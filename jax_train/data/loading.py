@@ -18,10 +18,11 @@ from jax_train.config import ranges
 from jax_train.data.cache import Arrays, cached, find_cached
 from jax_train.data.checks import CHECKS
 from jax_train.data.examples import Dataset
+from jax_train.data.image_files import allocate
 from jax_train.data.source import Source
-from jax_train.data.sources.by_name import open_source
+from jax_train.data.sources.by_name import open_source, scheme_of
 from jax_train.data.split import resolve_split
-from jax_train.data.streamed import StreamedDataset
+from jax_train.data.streamed import StreamedDataset, whole_pass
 from jax_train.errors import UserError
 
 
@@ -39,27 +40,27 @@ def load(
     """Load a split of a data set.
 
     Args:
-        name: 'digits', 'folder:PATH', or a TFDS data set: 'name', 'name:version' or
-            'name/config'. cifar10, cifar100 and mnist are prepared on first use; others must
-            be prepared already, in the array_record format.
-        split: in TFDS's syntax, such as 'train', 'train[:45000]', 'train[10%:20%]' or
-            'train+test' (https://www.tensorflow.org/datasets/splits).
-        data_dir: folder of prepared TFDS data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        image_size: for folders only: side in pixels of the square that images are resized
-            (shorter side) and cropped (centre) to.
-        download: whether to fetch and prepare missing data.
-        cache_dir: folder for decoded images; None: see `files.cache_root`.
-        progress: show progress bars, where stderr is a terminal.
-        memory_limit: gigabytes (1e9 bytes) that the images of the split, one byte per value, may
-            take; a larger split is returned as a `StreamedDataset`, which is decoded
-            while it is used and never cached. None: no limit.
+      name: 'digits', 'folder:PATH', or a TFDS data set: 'name', 'name:version' or
+        'name/config'. cifar10, cifar100 and mnist are prepared on first use; others must
+        be prepared already, in the array_record format.
+      split: in TFDS's syntax, such as 'train', 'train[:45000]', 'train[10%:20%]' or
+        'train+test' (https://www.tensorflow.org/datasets/splits).
+      data_dir: folder of prepared TFDS data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      image_size: for folders only: side in pixels of the square that images are resized
+        (shorter side) and cropped (centre) to.
+      download: whether to fetch and prepare missing data.
+      cache_dir: folder for decoded images; None: see `files.cache_root`.
+      progress: show progress bars, where stderr is a terminal.
+      memory_limit: gigabytes (1e9 bytes) that the images of the split, one byte per value, may
+        take; a larger split is returned as a `StreamedDataset`, which is decoded
+        while it is used and never cached. None: no limit.
 
     Returns:
-        The images and labels. A split that is one range is a view of the cached base split; of a
-        base split that itself exceeds the limit, the range alone is decoded and cached.
+      The images and labels. A split that is one range is a view of the cached base split; of a
+      base split that itself exceeds the limit, the range alone is decoded and cached.
 
     Raises:
-        UserError: the data, the split, or a file of the data is not usable; says which and why.
+      UserError: the data, the split, or a file of the data is not usable; says which and why.
     """
     limit = _limit_bytes(memory_limit)
     source = open_source(
@@ -67,59 +68,51 @@ def load(
     )
     store = _Store(source, image_size, cache_dir, progress)
     ranges = resolve_split(split, source)
-    about = {"name": name, "split": split, "source": source.identity, "ranges": ranges}
     if limit < math.inf:
         _check_shapes(split, source, {base: store.image_shape(base) for base, _, _ in ranges})
         image_bytes = math.prod(store.image_shape(ranges[0][0]))
         if image_bytes * sum(stop - start for _, start, stop in ranges) > limit:
-            return store.stream(**about)
+            return store.stream(split, ranges)
         limit /= image_bytes  # now in images
     parts = [store.arrays(*part, whole=sum(source.splits[part[0]]) <= limit) for part in ranges]
     shapes = zip(ranges, parts, strict=True)
     _check_shapes(split, source, {base: part.images.shape[1:] for (base, _, _), part in shapes})
     return Dataset(
-        **about,
+        name=name,
+        split=split,
+        class_names=parts[0].class_names,
+        source=source.identity,
+        ranges=ranges,
         images=parts[0].images if len(parts) == 1 else np.concatenate([p.images for p in parts]),
         labels=parts[0].labels if len(parts) == 1 else np.concatenate([p.labels for p in parts]),
-        class_names=parts[0].class_names,
     )
 
 
 class _Store:
-    """A source with its cache: each base split is read, mapped or opened once, when needed."""
+    """A source with its cache: each base split is decoded, mapped or opened once, when needed."""
 
     def __init__(self, source: Source, image_size, cache_dir, progress: bool):
         self._source, self._image_size = source, image_size
         self._cache_dir, self._progress = cache_dir, progress
         self._open = cache(source.open)
-        self._whole = cache(self._read_whole)
+        self._whole = cache(lambda base: self._decoded(base, 0, sum(source.splits[base]), ""))
 
     def arrays(self, base: str, start: int, stop: int, *, whole: bool) -> Arrays:
         """Return a range; unless the `whole` base split may be decoded, of the range alone."""
-        source = self._source
-        if whole or source.fingerprint is None or self._find(base):
+        if whole or self._source.fingerprint is None or self._find(base):
             found = self._whole(base)
             return found._replace(images=found.images[start:stop], labels=found.labels[start:stop])
-        from jax_train.data.streamed import gather
+        return self._decoded(base, start, stop, f"\n{start}:{stop}")
 
-        about = {"name": source.name, "split": base, "source": source.identity}
-        label = f"{self._label(base)}\n{start}:{stop}"
-        return cached(
-            label,
-            source.fingerprint,
-            lambda: gather(self.stream(**about, ranges=((base, start, stop),)), self._progress),
-            self._cache_dir,
-        )
-
-    def stream(self, *, ranges: tuple[tuple[str, int, int], ...], **about) -> StreamedDataset:
-        """Return a split, described as in `Examples`, that is decoded while it is used."""
-        from jax_train.data.streamed import StreamedDataset
-
+    def stream(self, split: str, ranges: tuple[tuple[str, int, int], ...]) -> StreamedDataset:
+        """Return a split that is decoded while it is used."""
         records = {base: self._open(base) for base, _, _ in ranges}
         return StreamedDataset(
-            **about,
-            ranges=ranges,
+            name=self._source.name,
+            split=split,
             class_names=records[ranges[0][0]].class_names,
+            source=self._source.identity,
+            ranges=ranges,
             records=records,
             fingerprint=self._source.fingerprint,
             cache_dir=self._cache_dir,
@@ -134,15 +127,32 @@ class _Store:
         return f"{self._source.identity}\n{base}\n{self._image_size}"
 
     def _find(self, base: str) -> Arrays | None:
-        mark = self._source.fingerprint
-        return find_cached(self._label(base), mark, self._cache_dir) if mark else None
+        fingerprint = self._source.fingerprint
+        return find_cached(self._label(base), fingerprint, self._cache_dir) if fingerprint else None
 
-    def _read_whole(self, base: str) -> Arrays:
-        mark = self._source.fingerprint
-        if mark is None:
-            return self._source.read(base, self._progress)
-        read = self._source.read
-        return cached(self._label(base), mark, lambda: read(base, self._progress), self._cache_dir)
+    def _decoded(self, base: str, start: int, stop: int, part: str) -> Arrays:
+        """Return a range from the cache, or decode it; `part` names it among those of the base."""
+        fingerprint = self._source.fingerprint
+
+        def build() -> Arrays:
+            return _gather(self.stream(base, ((base, start, stop),)), self._progress)
+
+        if fingerprint is None:
+            return build()
+        return cached(self._label(base) + part, fingerprint, build, self._cache_dir)
+
+
+def _gather(dataset: StreamedDataset, progress: bool) -> Arrays:
+    """Return all examples of a split that fits in memory."""
+    images = allocate(len(dataset), dataset.image_shape)
+    labels = np.empty(len(dataset), np.int32)
+    what = f"Decoding {scheme_of(dataset.name).title(dataset.name)} {dataset.split}"
+    done = 0
+    for some_images, some_labels in whole_pass(dataset, what, progress):
+        end = done + len(some_labels)
+        images[done:end], labels[done:end] = some_images, some_labels
+        done = end
+    return Arrays(images, labels, dataset.class_names)
 
 
 def _limit_bytes(memory_limit: float | None) -> float:
@@ -154,9 +164,9 @@ def _limit_bytes(memory_limit: float | None) -> float:
 
 def _check_shapes(split: str, source: Source, shapes: dict[str, tuple[int, ...]]) -> None:
     if len(set(shapes.values())) > 1:
-        folder = source.name.startswith("folder:")
+        resizes = scheme_of(source.name).resizes
         raise UserError(
             f"The split {split!r} of {source.name} joins images of different shapes "
             f"(height, width, channels): {shapes}. Load the splits one by one"
-            + (", or set one size, such as --config.data.image_size=64." if folder else ".")
+            + (", or set one size, such as --config.data.image_size=64." if resizes else ".")
         )

@@ -26,7 +26,7 @@ def resolve_split(split: str, source: Source) -> tuple[tuple[str, int, int], ...
     """Return the ranges (base split, start, stop) that a split in TFDS's syntax means.
 
     Raises:
-        UserError: the syntax is wrong, a base split is unknown, or no example is left.
+      UserError: the syntax is wrong, a base split is unknown, or no example is left.
     """
     if split in source.splits:  # without importing TFDS, which takes longer than the reading
         return ((split, 0, sum(source.splits[split])),)

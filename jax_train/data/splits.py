@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
-from jax_train.data import examples
+from jax_train.data.examples import Dataset, count_shared
 from jax_train.data.loading import load
 from jax_train.data.streamed import StreamedDataset
 from jax_train.errors import UserError
@@ -14,28 +14,26 @@ from jax_train.errors import UserError
 class Splits:
     """The three data sets of a run; validation may be missing."""
 
-    train: examples.Dataset
-    val: examples.Dataset | None
-    test: examples.Dataset
+    train: Dataset | StreamedDataset
+    val: Dataset | StreamedDataset | None
+    test: Dataset | StreamedDataset
 
     def notes(self) -> list[str]:
         """One line for each way in which a figure is not of unseen images."""
         notes = []
         for name, split in {"validation": self.val, "test": self.test}.items():
-            if split and (shared := examples.count_shared(self.train, split)):
+            if split and (shared := count_shared(self.train, split)):
                 notes.append(f"note: {shared:,} {name} images are among the training images")
-        if self.val and (shared := examples.count_shared(self.val, self.test)):
+        if self.val and (shared := count_shared(self.val, self.test)):
             notes.append(f"note: {shared:,} test images also serve as validation images")
         return notes
 
 
-def load_split(config: ConfigDict, split: str) -> examples.Dataset | StreamedDataset:
+def load_split(config: ConfigDict, split: str) -> Dataset | StreamedDataset:
     """Read a split, such as 'test[:100]', of the data that `config.data` names."""
     fields = config.data
-    return load(
-        fields.name, split, fields.data_dir,
-        image_size=fields.image_size, download=fields.download, memory_limit=fields.memory_limit,
-    )  # fmt: skip
+    options = {name: fields[name] for name in ("image_size", "download", "memory_limit")}
+    return load(fields.name, split, fields.data_dir, **options)
 
 
 def load_splits(config: ConfigDict) -> Splits:

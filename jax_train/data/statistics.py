@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 
-from jax_train.data import examples
 from jax_train.data.cache import cached_json
 from jax_train.data.examples import Dataset
-from jax_train.data.streamed import _BLOCK_BYTES, StreamedDataset, _pass
+from jax_train.data.streamed import StreamedDataset, whole_pass
 
 
-def channel_statistics(dataset: examples.Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(
+    dataset: Dataset | StreamedDataset,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of the images, scaled to [0, 1]."""
     counts = channel_counts(dataset)
     values = np.arange(256) / 255
@@ -31,21 +31,21 @@ def channel_counts(dataset: Dataset | StreamedDataset, *, progress: bool = True)
     Of a streamed data set this takes a pass over all images; the result is cached.
 
     Args:
-        dataset: in memory or streamed.
-        progress: show a progress bar, where stderr is a terminal.
+      dataset: in memory or streamed.
+      progress: show a progress bar, where stderr is a terminal.
 
     Raises:
-        UserError: a file or record of a streamed data set is damaged; names it.
+      UserError: a file or record of a streamed data set is damaged; names it.
     """
     channels = dataset.image_shape[2]
-    if isinstance(dataset, Dataset):
-        size = max(1, _BLOCK_BYTES // math.prod(dataset.image_shape))
-        images = dataset.images
-        return _count((images[i : i + size] for i in range(0, len(images), size)), channels)
 
     def build() -> list[list[int]]:
-        blocks = _pass(dataset, f"Measuring {dataset.split}", progress)
-        return _count((images for images, _ in blocks), channels).tolist()
+        counts = np.zeros((channels, 256), np.int64)
+        # One block at a time: `bincount` makes 8 bytes of each.
+        for images, _ in whole_pass(dataset, f"Measuring {dataset.split}", progress):
+            for channel in range(channels):
+                counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
+        return counts.tolist()
 
     def is_valid(value) -> bool:
         counts = np.asarray(value)
@@ -53,16 +53,8 @@ def channel_counts(dataset: Dataset | StreamedDataset, *, progress: bool = True)
         shaped = counts.shape == (channels, 256) and counts.dtype == np.int64
         return shaped and counts.min() >= 0 and bool((counts.sum(axis=1) == pixels).all())
 
-    if dataset.fingerprint is None:
+    if not dataset.streamed or dataset.fingerprint is None:
         return np.array(build(), np.int64)
     label = f"channel counts\n{dataset.source}\n{dataset.image_shape}\n{dataset.ranges}"
     counts = cached_json(label, dataset.fingerprint, build, is_valid, dataset.cache_dir)
     return np.array(counts, np.int64)
-
-
-def _count(blocks: Iterable[np.ndarray], channels: int) -> np.ndarray:
-    counts = np.zeros((channels, 256), np.int64)
-    for images in blocks:  # one at a time: `bincount` makes 8 bytes of each
-        for channel in range(channels):
-            counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
-    return counts

@@ -103,4 +103,4 @@ class Streamed:
 
 def create(split, layout: Layout) -> Resident | Streamed:
     """The feed that fits a split."""
-    return (Resident if isinstance(split, data.Dataset) else Streamed)(split, layout)
+    return (Streamed if split.streamed else Resident)(split, layout)

@@ -15,7 +15,7 @@ from jax_train.drawing import results as drawing_results
 from jax_train.drawing import vit as drawing_vit
 from jax_train.drawing.canvas import Example, Picture
 from jax_train.pages.page import Page, count, interval, metric, percent
-from jax_train.pages.run import data_name, notes, splits, take
+from jax_train.pages.run import data_name, notes, splits
 
 _SHOWN = 8  # images of each group
 
@@ -198,7 +198,7 @@ def _group(page: Page, compared, group: Group) -> dict:
     first = compared[0]
     shown, names = group.images[:_SHOWN], first.evaluation.class_names
     images = []
-    for number, pixels in zip(shown, take(first.split, shown), strict=True):
+    for number, pixels in zip(shown, first.split.take(shown)[0], strict=True):
         true = names[first.evaluation.labels[number]]
         alt = f"Test image {number}: {true}"
         thumb = page.thumbnail(f"{group.slug}_image_{number}", pixels, alt)
@@ -233,7 +233,7 @@ def pictures_of(one: Compared, number: int, end: str) -> list[Picture]:
       end: of the pictures' names.
     """
     model, names = one.run.model, one.run.class_names
-    seen = explain.look(one.run, take(one.split, [number]))
+    seen = explain.look(one.run, one.split.take([number])[0])
     best = int(seen.logits[0].argmax())
     example = Example(
         f"test image {number}", seen.pixels[0], names[best], float(seen.probabilities[0, best]),

@@ -10,7 +10,7 @@ import numpy as np
 from jax_models.cnn import ConvNet
 from jax_models.vit import VisionTransformer
 from jax_train.analysis import explain
-from jax_train.data import Dataset, load_split
+from jax_train.data import load_split
 from jax_train.data.given_images import read_images
 from jax_train.drawing import canvas
 from jax_train.drawing import cnn as drawing_cnn
@@ -71,16 +71,10 @@ def choose_examples(run: TrainedRun, split: str | None, index: Sequence[int] = (
                 f"0 to {len(data) - 1}."
             )
     first = np.arange(min(len(data), _DISTANCE_IMAGES))
-    more, labels = _take(data, first)
+    more, labels = data.take(first)
     chosen = list(index) or sorted(np.unique(labels, return_index=True)[1])[:4]
-    images, labels = _take(data, np.array(chosen))
+    images, labels = data.take(np.array(chosen))
     return Chosen(tuple(f"{split} {number}" for number in chosen), images, labels, more)
-
-
-def _take(data, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(data, Dataset):
-        return np.asarray(data.images[index]), data.labels[index]
-    return next(iter(data.batches(index[None])))
 
 
 # Pictures

@@ -1,13 +1,10 @@
 """The page of a run, `python -m jax_train report`: how it learned, where it looks and fails."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 
 from jax_train.analysis import evaluation as evaluate
 from jax_train.analysis.evaluation import Evaluation
-from jax_train.data import Dataset
+from jax_train.data.sources.by_name import scheme_of
 from jax_train.drawing import results as drawing_results
 from jax_train.pages.page import Page, count, interval, percent
 from jax_train.runs.trained import TrainedRun
@@ -21,7 +18,7 @@ _CONFUSIONS = 10
 def data_name(run: TrainedRun) -> str:
     """Name of the data for a title: of a folder its own name, without the path to it."""
     name = run.config.data.name
-    return Path(name).name if name.startswith("folder:") else name
+    return scheme_of(name).title(name)
 
 
 def notes(run: TrainedRun, evaluation: Evaluation, split) -> list[str]:
@@ -107,7 +104,7 @@ def mistakes(page: Page, evaluation: Evaluation, split) -> list[dict]:
     order = np.argsort(-evaluation.confidences[wrong], kind="stable")
     worst, names = wrong[order][:_MISTAKES], evaluation.class_names
     rows = []
-    for rank, (i, pixels) in enumerate(zip(worst, take(split, worst), strict=True), start=1):
+    for rank, (i, pixels) in enumerate(zip(worst, split.take(worst)[0], strict=True), start=1):
         said, true = names[evaluation.predictions[i]], names[evaluation.labels[i]]
         alt = f"Test image {i}: {true}, taken for {said}"
         rows.append({
@@ -117,16 +114,6 @@ def mistakes(page: Page, evaluation: Evaluation, split) -> list[dict]:
             "share": percent(evaluation.true_probabilities[i], 0),
         })  # fmt: skip
     return rows
-
-
-def take(split, index: Sequence[int]) -> np.ndarray:
-    """Raw images uint8 [n,H,W,C] of a split, in memory or streamed."""
-    index = np.asarray(index, int)
-    if not len(index):
-        return np.empty((0, *split.image_shape), np.uint8)
-    if isinstance(split, Dataset):
-        return np.asarray(split.images[index])
-    return next(iter(split.batches(index[None])))[0]
 
 
 def class_rows(evaluation: Evaluation) -> list[dict]:

@@ -423,7 +423,7 @@ def image(random) -> str:
         path.write_bytes(data)
         try:
             source = data_folder.folder_source(folder, 4)
-            images = source.open("train").read([0])[0]
+            images = source.open("train").read(np.array([0]))[0]
         except UserError as error:
             assert str(path) in str(error)
             assert data != image_of(kind), f"refused what is right: {error}"

@@ -52,9 +52,9 @@ class Contents:
     """What an archive holds.
 
     Attributes:
-        splits: (name, images uint8 [N, H, W, C], label key -> integers [N]) of each split.
-        class_names: label key -> names, where the archive has them.
-        with_id: whether the TFDS examples carry an `id`.
+      splits: (name, images uint8 [N, H, W, C], label key -> integers [N]) of each split.
+      class_names: label key -> names, where the archive has them.
+      with_id: whether the TFDS examples carry an `id`.
     """
 
     splits: tuple[tuple[str, np.ndarray, dict[str, np.ndarray]], ...]
@@ -79,11 +79,11 @@ def _read_cifar(paths: dict[str, Path], *, prefix: str, splits: dict, label_file
     (https://www.cs.toronto.edu/~kriz/cifar.html).
 
     Args:
-        paths: the one archive.
-        prefix: folder within the archive.
-        splits: split -> members, in the order of their records.
-        label_files: label key -> (member with the names, number of classes), in the order of the
-            label bytes of a record.
+      paths: the one archive.
+      prefix: folder within the archive.
+      splits: split -> members, in the order of their records.
+      label_files: label key -> (member with the names, number of classes), in the order of the
+        label bytes of a record.
     """
     (path,) = paths.values()
     names = [name for members in splits.values() for name in members]

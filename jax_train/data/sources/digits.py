@@ -1,11 +1,9 @@
 """scikit-learn's embedded scans of digits."""
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 
-from jax_train.data.cache import Arrays
 from jax_train.data.source import Records, Source
 
 
@@ -21,21 +19,12 @@ def digits_source() -> Source:
         name="digits",
         identity="digits",
         splits={"train": (1437,), "test": (360,)},
-        read=_read_digits,
-        open=lambda split: _in_memory(_read_digits(split, False)),
+        open=_open_digits,
         fingerprint=None,
     )
 
 
-def _in_memory(arrays: Arrays) -> Records:
-    def read(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        chosen = np.asarray(indices)
-        return arrays.images[chosen], arrays.labels[chosen]
-
-    return Records(arrays.images.shape[1:], arrays.class_names, read)
-
-
-def _read_digits(split: str, progress: bool) -> Arrays:
+def _open_digits(split: str) -> Records:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -45,4 +34,5 @@ def _read_digits(split: str, progress: bool) -> Arrays:
     held_out[np.argsort(labels[order], kind="stable")[::5]] = True
     chosen = order[held_out if split == "test" else ~held_out]
     images = np.rint(pixels[chosen] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    return Arrays(images, labels[chosen].astype(np.int32), tuple("0123456789"))
+    labels = labels[chosen].astype(np.int32)
+    return Records((8, 8, 1), tuple("0123456789"), lambda index: (images[index], labels[index]))

@@ -3,35 +3,27 @@
 import hashlib
 import logging
 import os
-import warnings
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from jax_train.data.cache import Arrays, fingerprint
+from jax_train.data.cache import fingerprint_of
 from jax_train.data.image_files import (
     GREY,
     SUFFIXES,
-    _decode_or_error,
-    collect,
-    formats,
+    decode_all,
+    decode_image,
+    first_shape,
     image_files,
+    open_image,
 )
 from jax_train.data.source import Records, Source
 from jax_train.errors import UserError
-from jax_train.printing import progress_bar
 
 SPLITS = ("train", "test", "val", "validation")
-
-
-_BLOCK = 256  # files decoded in one go
-
-
 _log = logging.getLogger(__name__)
 
 
@@ -60,13 +52,13 @@ def folder_source(path: str, image_size: int | None) -> Source:
     their upper 8 bits, and animations their first frame.
 
     Args:
-        path: the folder; `~` is the user's home.
-        image_size: side of the square, in pixels, that images are brought to: the shorter side
-            resized (bilinear, antialiased), then the centre cropped. None: as they are, if all
-            have one size.
+      path: the folder; `~` is the user's home.
+      image_size: side of the square, in pixels, that images are brought to: the shorter side
+        resized (bilinear, antialiased), then the centre cropped. None: as they are, if all
+        have one size.
 
     Raises:
-        UserError: a folder is missing or empty, or the classes of two splits differ.
+      UserError: a folder is missing or empty, or the classes of two splits differ.
     """
     size_is_valid = isinstance(image_size, int) and not isinstance(image_size, bool)
     if image_size is not None and not (size_is_valid and image_size > 0):
@@ -82,16 +74,15 @@ def folder_source(path: str, image_size: int | None) -> Source:
         )
     splits = _scan(root)
     channels = cache(lambda: 1 if _all_grey(splits) else 3)  # found out when first needed
-    marks = (
+    files = (
         (f"{name}/{file}", stat) for name, split in splits.items() for file, _, stat in split.files
     )
     return Source(
         name=f"folder:{path}",
         identity=f"folder {root.resolve()}",
         splits={name: (len(split.files),) for name, split in splits.items()},
-        read=lambda name, progress: _read(splits[name], channels(), image_size, progress),
         open=lambda name: _open(splits[name], channels(), image_size),
-        fingerprint=fingerprint(marks, image_size, tuple(splits)),
+        fingerprint=fingerprint_of(files, image_size, tuple(splits)),
     )
 
 
@@ -156,60 +147,29 @@ def _scan_split(root: Path) -> _Split:
     return _Split(root, tuple(folder.name for folder in classes), tuple(files))
 
 
-def _read(split: _Split, channels: int, image_size: int | None, progress: bool) -> Arrays:
-    """Decode all images of a split."""
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        # Pillow only warns of images that would fill the memory up to twice its own limit.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        bar = progress_bar(len(split.files), f"Decoding {split.root.name}", progress)
-        decode = partial(_decode_or_error, channels=channels, image_size=image_size)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, bar:
-            paths = [split.root / file for file, _, _ in split.files]
-            # In blocks, so that an error ends the work soon.
-            blocks = (paths[i : i + _BLOCK] for i in range(0, len(paths), _BLOCK))
-            decoded = (result for block in blocks for result in pool.map(decode, block))
-            images = collect(paths, decoded, advance=bar.update)
-    return Arrays(images, _labels(split), split.class_names)
-
-
 def _open(split: _Split, channels: int, image_size: int | None) -> Records:
-    """Return random access to a split; its first image gives the shape, if no size is set."""
-    decode = partial(_decode_or_error, channels=channels, image_size=image_size)
-    labels = _labels(split)
-    first = split.root / split.files[0][0]
-    if image_size is None:
-        # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
-        shape = collect([first], [decode(first)]).shape[1:]
-    else:
-        shape = (image_size, image_size, channels)
+    """Return random access to a split; its first whole image gives the shape, if no size is set."""
+    paths = [split.root / file for file, _, _ in split.files]
+    labels = np.array([label for _, label, _ in split.files], np.int32)
+    size = image_size and (image_size, image_size)
+    decode = partial(decode_image, channels=channels, size=size)
+    # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
+    like = ((*size, channels), paths[0]) if size else first_shape(paths, decode)
 
-    def read(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        paths = [split.root / split.files[i][0] for i in indices]
-        images = collect(paths, map(decode, paths), like=(shape, first))
-        return images, labels[np.asarray(indices)]
+    def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return decode_all([paths[i] for i in indices], decode, like), labels[indices]
 
-    return Records(shape, split.class_names, read)
-
-
-def _labels(split: _Split) -> np.ndarray:
-    return np.array([label for _, label, _ in split.files], np.int32)
+    return Records(like[0], split.class_names, read)
 
 
 def _all_grey(splits: dict[str, _Split]) -> bool:
     """Return whether every image is stored as grey; reads headers up to the first colour image."""
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        # Only headers are read here; images that are too large are refused when decoded.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        for split in splits.values():
-            for name, _, _ in split.files:
-                try:
-                    with Image.open(split.root / name, formats=formats()) as image:
-                        if image.mode not in GREY:
-                            return False
-                except Exception:  # damaged: reported when it is decoded
-                    continue
+    for split in splits.values():
+        for name, _, _ in split.files:
+            try:
+                with open_image(split.root / name) as image:
+                    if image.mode not in GREY:
+                        return False
+            except Exception:  # damaged or too large: reported when it is decoded
+                continue
     return True

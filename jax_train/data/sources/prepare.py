@@ -30,11 +30,7 @@ from jax_train.errors import UserError
 from jax_train.printing import progress_bar
 
 PROBE_SECONDS = 8  # to find out that there is no network; also bounds a name server that hangs
-
-
 _TIMEOUT = (5, 30)  # seconds to connect, and between two blocks of a download
-
-
 _RETRIES = 2  # TFDS's own ten take minutes where there is no network
 
 
@@ -52,18 +48,18 @@ def prepare(
     The version's folder appears only when it is complete.
 
     Args:
-        name: cifar10, cifar100 or mnist.
-        data_dir: TFDS's data folder; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        archives: the original archives on disk, or a folder with them; none: download them.
-        url_base: where to download from; None: the address registered in TFDS.
-        checksums: file name -> (size in bytes, SHA-256); None: those registered in TFDS.
-        progress: show progress bars, where stderr is a terminal.
+      name: cifar10, cifar100 or mnist.
+      data_dir: TFDS's data folder; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      archives: the original archives on disk, or a folder with them; none: download them.
+      url_base: where to download from; None: the address registered in TFDS.
+      checksums: file name -> (size in bytes, SHA-256); None: those registered in TFDS.
+      progress: show progress bars, where stderr is a terminal.
 
     Returns:
-        The folder of the prepared version.
+      The folder of the prepared version.
 
     Raises:
-        UserError: unknown name, no network, a wrong or damaged archive, or a full disk.
+      UserError: unknown name, no network, a wrong or damaged archive, or a full disk.
     """
     if name not in RECIPES:
         raise UserError(
@@ -107,7 +103,7 @@ def missing_message(name: str, root: Path, reason: str) -> str:
         command += f" --data_dir {shlex.quote(str(root))}"
     archive = f"--archive {recipe.files[0] if one else 'FOLDER'}"
     joint = " \\\n      " if len(command) + len(archive) > 76 else " "
-    return "\n".join([
+    lines = [
         f"The data set {name!r} is not prepared in {root}, and it was not downloaded: "
         f"{reason.rstrip('.')}. There are two ways without a download.",
         f"Fetch {'this file' if one else 'these files into one folder'} elsewhere, then prepare "
@@ -116,7 +112,8 @@ def missing_message(name: str, root: Path, reason: str) -> str:
         f"  {command}{joint}{archive}",
         "Or train with data that was prepared before, in another folder:",
         "  --config.data.data_dir=/path/to/tfds",
-    ])  # fmt: skip
+    ]
+    return "\n".join(lines)
 
 
 def _plain_reason(error: Exception, url: str) -> str:

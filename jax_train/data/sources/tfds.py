@@ -1,4 +1,4 @@
-"""Where data comes from: scikit-learn's digits, prepared TFDS data sets, and folders of images."""
+"""Data sets of TFDS, prepared in the array_record format; read without TensorFlow."""
 
 import contextlib
 import difflib
@@ -6,14 +6,17 @@ import fnmatch
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from jax_train.data.cache import Arrays, fingerprint
+from jax_train.data.cache import fingerprint_of
+from jax_train.data.image_files import open_image
 from jax_train.data.source import Records, Source
+from jax_train.data.sources import prepare
+from jax_train.data.sources.archives import RECIPES
 from jax_train.data.sources.tfds_folder import (
     default_data_dir,
     find_prepared,
@@ -21,50 +24,32 @@ from jax_train.data.sources.tfds_folder import (
     read_splits,
 )
 from jax_train.errors import UserError
-from jax_train.printing import progress_bar
-
-PREPARABLE = ("cifar10", "cifar100", "mnist")  # what `prepare` has recipes for
-
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
-
-
-_BATCH = 500  # records fetched in one call: ten times quicker than one by one
-
-
-_FORMATS = ("PNG", "WEBP", "JPEG", "GIF", "BMP")  # each one tried before costs 10 %
-
-
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def tfds_source(name: str, data_dir: str | None, *, download: bool, progress: bool) -> Source:
+def tfds_source(
+    name: str, data_dir: str | None, *, download: bool, progress: bool, others: tuple[str, ...]
+) -> Source:
     """Return a TFDS data set of images of one shape, prepared in the array_record format.
 
+    Arguments are those of `jax_train.data.load`; `others` are names of other sources, for errors.
+
     Raises:
-        UserError: the data set is unknown, not prepared, or not one of images with class labels.
+      UserError: the data set is unknown, not prepared, or not one of images with class labels.
     """
     root = Path(data_dir).expanduser() if data_dir else default_data_dir()
     match = _NAME.fullmatch(name)
     if match is None:
-        raise _unknown(name)
+        raise _unknown(name, others)
     folder = find_prepared(match["name"], root, match["config"], match["version"])
     if folder is None:
-        if match["name"] not in PREPARABLE or match["config"]:
-            raise _not_prepared(name, match["name"], root)
-        from jax_train.data.sources import prepare
-
+        if match["name"] not in RECIPES or match["config"]:
+            raise _not_prepared(name, match["name"], root, others)
         if not download:
             raise UserError(prepare.missing_message(name, root, "config.data.download is False"))
-        if match["version"]:
-            with quiet_tfds() as tfds:
-                version = str(tfds.builder_cls(match["name"]).VERSION)
-            if not fnmatch.fnmatchcase(version, match["version"]):
-                raise UserError(
-                    f"config.data.name is {name!r}, which is not prepared in {root}, and the "
-                    f"version that can be prepared is {version}. Leave the version out: "
-                    f"--config.data.name={match['name']}."
-                )
+        _check_version(match, root)
         folder = prepare.prepare(match["name"], root, progress=progress)
     splits = read_splits(folder)
     files = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
@@ -72,27 +57,23 @@ def tfds_source(name: str, data_dir: str | None, *, download: bool, progress: bo
         name=name,
         identity=f"tfds {folder.resolve()}",
         splits=splits,
-        read=lambda split, show: _read_tfds(folder, split, show),
         open=lambda split: _open_tfds(folder, split),
-        fingerprint=fingerprint(files),
+        fingerprint=fingerprint_of(files),
     )
 
 
-def _read_tfds(folder: Path, split: str, progress: bool) -> Arrays:
-    """Decode one split of a prepared data set."""
-    records = _open_tfds(folder, split)
-    with quiet_tfds(), _readable(folder, split):
-        count = sum(read_splits(folder)[split])
-        images = np.empty((count, *records.image_shape), np.uint8)
-        labels = np.empty(count, np.int32)
-        what = f"Decoding {folder.parent.name} {split}"
-        with progress_bar(count, what, progress) as bar:
-            for start in range(0, count, _BATCH):
-                block = slice(start, min(start + _BATCH, count))
-                found = records.read(range(block.start, block.stop))
-                images[block], labels[block] = found
-                bar.update(len(found[1]))
-    return Arrays(images, labels, records.class_names)
+def _check_version(match: re.Match, root: Path) -> None:
+    """Refuse to prepare another version than the one that is asked for."""
+    if not match["version"]:
+        return
+    with quiet_tfds() as tfds:
+        version = str(tfds.builder_cls(match["name"]).VERSION)
+    if not fnmatch.fnmatchcase(version, match["version"]):
+        raise UserError(
+            f"config.data.name is {match[0]!r}, which is not prepared in {root}, and the "
+            f"version that can be prepared is {version}. Leave the version out: "
+            f"--config.data.name={match['name']}."
+        )
 
 
 def _open_tfds(folder: Path, split: str) -> Records:
@@ -109,10 +90,15 @@ def _open_tfds(folder: Path, split: str) -> Records:
         shape = builder.info.features[image_key].shape
         names = tuple(builder.info.features[label_key].names)
 
-    def read(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        indices = [int(i) for i in indices]
+    def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        images = np.empty((len(indices), *shape), np.uint8)
+        labels = np.empty(len(indices), np.int64)
         with _readable(folder, split):
-            images, labels = _decode_all(records, parse, (image_key, label_key), shape, indices)
+            found = records.__getitems__(indices.tolist())
+            for i, (index, record) in enumerate(zip(indices, found, strict=True)):
+                example = parse(record)
+                images[i] = _decode(example[image_key], shape, index)
+                labels[i] = example[label_key]
         wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
         if len(wrong):
             raise UserError(
@@ -139,23 +125,9 @@ def _readable(folder: Path, split: str) -> Iterator[None]:
         ) from error
 
 
-def _decode_all(records, parse: Callable, keys: tuple[str, str], shape: tuple, indices: list[int]):
-    """Return images uint8 [n, *shape] and labels int64 [n] of the records chosen."""
-    images = np.empty((len(indices), *shape), np.uint8)
-    labels = np.empty(len(indices), np.int64)
-    found = records.__getitems__(indices)
-    for i, (index, record) in enumerate(zip(indices, found, strict=True)):
-        example = parse(record)
-        images[i] = _decode(example[keys[0]], shape, index)
-        labels[i] = example[keys[1]]
-    return images, labels
-
-
 def _decode(encoded: bytes, shape: tuple[int, int, int], index: int) -> np.ndarray:
-    from PIL import Image
-
     try:
-        image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+        image = open_image(io.BytesIO(encoded))
         if image.mode != _MODES[shape[2]]:
             image = image.convert(_MODES[shape[2]])
         pixels = np.asarray(image)
@@ -195,33 +167,36 @@ def _find_features(tfds, info, folder: Path) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _not_prepared(name: str, base: str, root: Path) -> UserError:
+def _not_prepared(name: str, base: str, root: Path, others: tuple[str, ...]) -> UserError:
     """Return the error for a data set that neither stands on disk nor can be prepared here."""
     with quiet_tfds() as tfds:
         builders = tfds.list_builders(with_community_datasets=False)
     if base not in builders:
-        return _unknown(name, builders, root)
+        return _unknown(name, others, builders, root)
     return UserError(
         f"config.data.name is {name!r}, which is not prepared in {root} (looked for "
         "dataset_info.json in its version folders), and only "
-        f"{', '.join(PREPARABLE)} can be prepared by jax_train. "
+        f"{', '.join(RECIPES)} can be prepared by jax_train. "
         "Where TensorFlow is installed, prepare it with tfds.builder("
         f"{name!r}, data_dir={str(root)!r}).download_and_prepare(file_format='array_record')."
     )
 
 
-def _unknown(name: str, builders: list[str] | tuple = (), root: Path | None = None) -> UserError:
-    known = ["digits", *PREPARABLE, "folder:PATH"]
-    if root is not None and root.is_dir():
-        known += [p.name for p in sorted(root.iterdir()) if find_prepared(p.name, root)]
+def _unknown(
+    name: str, others: tuple[str, ...], builders: list[str] | tuple = (), root: Path | None = None
+) -> UserError:
+    plain = [other for other in others if ":" not in other] + list(RECIPES)
+    found = sorted(root.iterdir()) if root is not None and root.is_dir() else []
+    prepared = [path.name for path in found if find_prepared(path.name, root)]
+    known = dict.fromkeys([*plain, *(other for other in others if ":" in other), *prepared])
     # Names in use here come first: 'cifar' should suggest cifar10, not a rare relative.
-    near = difflib.get_close_matches(name, known[:-1], n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, [*plain, *prepared], n=1, cutoff=0.6)
     near = near or difflib.get_close_matches(name, builders, n=1, cutoff=0.75)
     if os.sep in name or Path(name).is_dir():
         near = [f"folder:{name}"]
     hint = f" Did you mean --config.data.name={near[0]} ?" if near else ""
     return UserError(
         f"config.data.name is {name!r}, which is no known data set.{hint} Known are: "
-        f"{', '.join(dict.fromkeys(known))}, and any TFDS image classification set that is "
+        f"{', '.join(known)}, and any TFDS image classification set that is "
         "prepared in the array_record format in config.data.data_dir."
     )

@@ -42,7 +42,7 @@ def _check(arrays):
 
 def test_a_whole_entry_is_not_built_again(build, cache):
     for _ in range(3):
-        arrays = cached("x", "mark", build)
+        arrays = cached("x", "now", build)
         _check(arrays)
         assert isinstance(arrays.images, np.memmap)
         assert not arrays.images.flags.writeable
@@ -51,10 +51,10 @@ def test_a_whole_entry_is_not_built_again(build, cache):
 
 
 def test_another_source_has_an_entry_of_its_own(build, cache):
-    cached("x", "mark", build)
-    cached("y", "mark", build)
+    cached("x", "now", build)
+    cached("y", "now", build)
     assert build.calls == 2
-    cached("x", "mark", build)
+    cached("x", "now", build)
     assert build.calls == 2
 
 
@@ -91,22 +91,22 @@ def _edit(path, **changes):
     ],
 )
 def test_a_damaged_entry_is_rebuilt(build, cache, damage):
-    cached("x", "mark", build)
+    cached("x", "now", build)
     damage(_entry(cache))
-    _check(cached("x", "mark", build))
+    _check(cached("x", "now", build))
     assert build.calls == 2
-    _check(cached("x", "mark", build))
+    _check(cached("x", "now", build))
     assert build.calls == 2
     assert not list(cache.glob("*/.*"))
 
 
 def test_a_file_of_the_right_size_and_wrong_shape_is_rebuilt(build, cache):
-    cached("x", "mark", build)
+    cached("x", "now", build)
     file = _entry(cache) / "images.npy"
     size = file.stat().st_size
     np.save(file, np.zeros((3, 3, 2, 1), np.uint8))
     assert file.stat().st_size == size
-    _check(cached("x", "mark", build))
+    _check(cached("x", "now", build))
     assert build.calls == 2
 
 
@@ -115,11 +115,11 @@ def test_a_build_that_was_killed_leaves_no_entry(build, cache):
         "import os, numpy as np\nfrom jax_train.data import cache as data_cache\n"
         "data_cache._move_into_place = lambda *_: os._exit(9)\n"
         "arrays = data_cache.Arrays(np.zeros((2, 3, 3, 1), np.uint8), np.zeros(2, np.int32), 'a')\n"
-        "data_cache.cached('x', 'mark', lambda: arrays)\n"
+        "data_cache.cached('x', 'now', lambda: arrays)\n"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     (left,) = cache.glob("*/.tmp-*")
-    _check(cached("x", "mark", build))
+    _check(cached("x", "now", build))
     assert left.exists()  # it could belong to a process at work
     os.utime(left, (0, 0))
     cached("x", "new", build)
@@ -130,10 +130,10 @@ def test_an_entry_that_came_first_is_kept(build, cache):
     """Another process finishes the same entry while this one is still decoding."""
 
     def slow():
-        cached("x", "mark", build)
+        cached("x", "now", build)
         return build()
 
-    _check(cached("x", "mark", slow))
+    _check(cached("x", "now", slow))
     assert build.calls == 2
     assert not list(cache.glob("*/.*"))
 
@@ -160,7 +160,7 @@ def test_a_full_disk_gives_one_line_and_the_data(build, cache, monkeypatch, capl
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    _check(cached("x", "mark", build))
+    _check(cached("x", "now", build))
     (record,) = caplog.records
     assert "No space left on device" in record.getMessage()
     assert not [path for path in cache.rglob("*") if path.is_file()]
@@ -181,11 +181,13 @@ def test_a_cache_that_cannot_be_made_gives_one_clean_line(tmp_path):
 
 
 def test_load_reads_the_source_once(cifar10, monkeypatch):
-    from jax_train.data.sources import tfds
+    from jax_train.data import loading
 
     reads = []
-    real = tfds._read_tfds
-    monkeypatch.setattr(tfds, "_read_tfds", lambda *args: reads.append(args[1]) or real(*args))
+    real = loading._gather
+    monkeypatch.setattr(
+        loading, "_gather", lambda *args: reads.append(args[0].split) or real(*args)
+    )
     for split in ("train", "train[:50%]", "train[50%:]", "test", "train+test"):
         data.load("cifar10", split, cifar10.data_dir)
     assert reads == ["train", "test"]

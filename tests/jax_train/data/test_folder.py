@@ -14,6 +14,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from jax_train import data
+from jax_train.data.sources.folder import folder_source
+from jax_train.data.statistics import channel_counts
 from jax_train.errors import UserError
 
 
@@ -193,6 +195,21 @@ def test_damaged_files_are_named_up_to_five(tmp_path):
         _load(tmp_path)
 
 
+@pytest.mark.parametrize("image_size", [None, 4])
+def test_damaged_files_are_named_wherever_they_stand_in_the_split(tmp_path, image_size):
+    _numbered(tmp_path, [f"{i}.png" for i in range(30)])
+    records = folder_source(str(tmp_path), image_size).open("train")
+    order = [int(i[0, 0, 0]) + 30 * int(i[0, 0, 1]) for i in records.read(np.arange(60))[0]]
+    for place in (0, 29, 59):  # the first one gives the size of the others
+        number, name = order[place] % 30, ("cat", "dog")[order[place] // 30]
+        (tmp_path / name / f"{number}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="3 image files cannot be decoded: ") as caught:
+        _load(tmp_path, image_size=image_size)
+    assert str(caught.value).count(".png (empty: 0 bytes)") == 3
+    with pytest.raises(UserError, match="3 image files cannot be decoded: "):
+        channel_counts(_load(tmp_path, image_size=image_size, memory_limit=0))
+
+
 def test_images_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
     _numbered(tmp_path, ["1.png"])
     bomb = _save(tmp_path / "cat" / "bomb.png", _flat((0, 0, 0), (15, 10)))
@@ -322,21 +339,26 @@ def test_image_size_must_be_a_positive_whole_number(tmp_path, size):
 
 
 def test_cached_until_a_file_changes(tmp_path, monkeypatch):
-    from jax_train.data import image_files
+    from jax_train.data.sources import folder
 
     calls = []
-    real = image_files.decode_image
-    monkeypatch.setattr(image_files, "decode_image", lambda *args: calls.append(0) or real(*args))
+    real = folder.decode_image
+
+    def counting(*args, **options):
+        calls.append(0)
+        return real(*args, **options)
+
+    monkeypatch.setattr(folder, "decode_image", counting)
     _numbered(tmp_path / "d", ["1.png", "2.png"])
     first = _load(tmp_path / "d")
-    assert len(calls) == 4
+    assert len(calls) == 1 + 4  # one for the size
     again = _load(tmp_path / "d")
-    assert len(calls) == 4
+    assert len(calls) == 5
     np.testing.assert_array_equal(again.images, first.images)
     for _ in range(2):  # another size is kept beside it
         _load(tmp_path / "d", image_size=4)
         _load(tmp_path / "d")
-    assert len(calls) == 8
+    assert len(calls) == 9
     _save(tmp_path / "d" / "cat" / "1.png", _flat((99, 0, 0)))
     assert 99 in _load(tmp_path / "d").images
     (tmp_path / "d" / "cat" / "2.png").unlink()

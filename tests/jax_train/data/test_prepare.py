@@ -115,7 +115,7 @@ def test_data_of_another_format_is_not_passed_off_as_prepared(cifar10, tmp_path)
 def test_two_processes_prepare_at_once(cifar10, small, tmp_path):
     sums = small.checksums(cifar10.archive)
     code = (
-        "from jax_train import prepare\n"
+        "from jax_train.data.sources import prepare\n"
         f"print(prepare.prepare('cifar10', {str(tmp_path)!r}, [{str(cifar10.archive)!r}], "
         f"checksums={sums!r}))"
     )
@@ -316,7 +316,8 @@ def test_a_full_disk_leaves_nothing_half_written(small, tmp_path):
     archive = small.write_tar(tmp_path / "cifar-10-binary.tar.gz", members)
     code = f"""
 import resource, signal
-from jax_train import errors, prepare
+from jax_train import errors
+from jax_train.data.sources import prepare
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 try:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from jax_train import data
-from jax_train.data import statistics
+from jax_train.data import examples, statistics
 from jax_train.data import streamed as data_streamed
 from jax_train.data.sources import folder as folder_source
 from jax_train.data.sources import tfds
@@ -70,7 +70,7 @@ def _folder(root, count=12):
 
 
 def _threads():
-    return [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
+    return [t for t in threading.enumerate() if t.name.startswith("decode")]
 
 
 def _wait_until(condition):
@@ -130,7 +130,7 @@ def test_digits():
 
 @pytest.mark.parametrize("bytes_at_once", [1, 1000, 10**9])
 def test_a_folder_of_mixed_sizes_in_blocks_of_any_size(tmp_path, monkeypatch, bytes_at_once):
-    monkeypatch.setattr(data_streamed, "_BLOCK_BYTES", bytes_at_once)
+    monkeypatch.setattr(examples, "_BLOCK_BYTES", bytes_at_once)
     memory, streamed = _both(_folder(tmp_path), "train[2:]", image_size=7)
     assert streamed.image_shape == (7, 7, 3)
     for order in _orders(len(memory)).values():
@@ -222,7 +222,6 @@ def test_streaming_needs_no_tensorflow_and_says_nothing(cifar10):
         "sys.meta_path[sys.meta_path.index(PathFinder)] = Without\n"
         "import numpy as np\nfrom jax_train import data\n"
         f"d = data.load('cifar10', 'train', {str(cifar10.data_dir)!r}, memory_limit=0)\n"
-        "assert 'grain' not in sys.modules\n"
         "print(sum(len(labels) for _, labels in d.batches(np.arange(40).reshape(-1, 8))))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -374,7 +373,7 @@ def test_channel_counts(cifar10, split):
 
 
 def test_channel_counts_of_blocks(monkeypatch):
-    monkeypatch.setattr(data_streamed, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(examples, "_BLOCK_BYTES", 1000)
     for dataset in _both("digits", "train"):
         counts = statistics.channel_counts(dataset)
         np.testing.assert_array_equal(counts, _true_counts(data.load("digits", "train").images))
