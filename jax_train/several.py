@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 import jax_models
 from jax_train import data
-from jax_train.commands import compare
+from jax_train.commands.compare import compare
 from jax_train.engine import optim, recipe
 from jax_train.errors import UserError, nearest
 from jax_train.machine import processes
@@ -87,7 +87,7 @@ def train_and_compare(config: ConfigDict, workdir: Path, *, again: bool = False)
         _say(summary(train(own, folders[name]), folders[name]))
     if not processes.is_main():
         return ""
-    page = compare.compare_and_describe(list(folders.values()), workdir)
+    page = compare(list(folders.values()), workdir)
     return f"\n{learning_table(folders)}\n\n{page}"
 
 

@@ -39,9 +39,14 @@ class Predictions:
 
 
 def predict(
-    run: TrainedRun, files: Sequence[str | os.PathLike], *, top: int = 5,
-    tta: Sequence[str] = (), keep_all: bool = False, progress: bool = False,
-) -> Predictions:  # fmt: skip
+    run: TrainedRun,
+    files: Sequence[str | os.PathLike],
+    *,
+    top: int = 5,
+    tta: Sequence[str] = (),
+    keep_all: bool = False,
+    progress: bool = False,
+) -> Predictions:
     """Predict the classes of image files, batch by batch.
 
     Args:
@@ -74,7 +79,10 @@ def predict(
             differences += count_differences(block, shape)
             bar.update(len(block))
     return Predictions(
-        files=files, class_names=run.class_names, differences=differences,
-        classes=np.concatenate(classes), probabilities=np.concatenate(probabilities),
+        files=files,
+        class_names=run.class_names,
+        classes=np.concatenate(classes),
+        probabilities=np.concatenate(probabilities),
         all_probabilities=np.concatenate(everything) if keep_all else None,
-    )  # fmt: skip
+        differences=differences,
+    )

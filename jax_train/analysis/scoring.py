@@ -30,8 +30,10 @@ def parse_tta(text: str) -> tuple[str, ...]:
     """
     asked = [part.strip() for part in text.split(",")] if text else []
     if unknown := [part for part in asked if part not in TTA]:
-        raise UserError(f"--tta {text}: {unknown[0]!r} is none of {', '.join(TTA)}. Give one or "
-                        "both, as in --tta flip,crops.")  # fmt: skip
+        raise UserError(
+            f"--tta {text}: {unknown[0]!r} is none of {', '.join(TTA)}. Give one or both, as in "
+            "--tta flip,crops."
+        )
     return tuple(name for name in TTA if name in asked)
 
 

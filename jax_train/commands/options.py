@@ -3,7 +3,13 @@
 import argparse
 
 
-def _add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+def add_run_folder(parser: argparse.ArgumentParser) -> None:
+    """Add RUN."""
+    parser.add_argument("run_folder", metavar="RUN", help="run folder, such as runs/vit_digits")
+
+
+def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite and --tta."""
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     parser.add_argument(
         "--tta",
