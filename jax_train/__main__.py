@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given and not given[0].startswith("-") and given[0] not in COMMANDS:
             raise UserError(f"{given[0]!r} is no command{nearest(given[0], COMMANDS)}.")
         args, unknown = parser.parse_known_args(given)
-        if unknown:  # told by the command, whose --help lists what it takes
+        if unknown:  # said by the command, whose --help lists what it takes
             parsers.choices[given[0]].error(f"unrecognized arguments: {' '.join(unknown)}")
         print(args.run(args))
 

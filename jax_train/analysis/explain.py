@@ -3,8 +3,9 @@
 Drawing is left to `drawing`. Letters in shapes: B images, L blocks, h heads, T tokens (the class
 token first, the N patches last), M planes of a token map, H and W pixels, C channels.
 
-A *token map* int [M,H,W] says which patch a pixel belongs to. Square patches need one plane. The
-tokens of `raster_vit` are runs of the channels-first memory, so each colour is a plane of its own.
+A *token map* int [M,H,W] says which patch a pixel belongs to: `values[..., tokens]` gives each
+pixel the value of its patch. Square patches need one plane. The tokens of `raster_vit` are runs of
+the channels-first memory, so each colour is a plane of its own.
 """
 
 import functools
@@ -172,11 +173,6 @@ def token_map(embed: PatchEmbed) -> np.ndarray:
         return (places // (embed.in_channels * p**2)).reshape(-1, size, size)
     places = np.arange(size) // p
     return (places[:, None] * (size // p) + places)[None]
-
-
-def to_pixels(values: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Give each pixel the value of its patch: values [...,N], token map [M,H,W] -> [...,M,H,W]."""
-    return values[..., tokens]
 
 
 def token_centres(tokens: np.ndarray) -> np.ndarray:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_train.analysis.scoring import Scorer
+from jax_train.analysis.scoring import Scorer, check_finite
 from jax_train.data.given_images import count_differences, read_images
-from jax_train.errors import UserError
 from jax_train.printing import progress_bar
 from jax_train.runs.trained import TrainedRun, image_shape
 
@@ -67,11 +66,7 @@ def predict(
         for start in range(0, len(files), size):
             block = files[start : start + size]
             found = scorer.probabilities(read_images(block, shape), size)
-            if not np.isfinite(found).all():
-                raise UserError(
-                    f"The logits of {run.folder} are not finite: its training did not converge. "
-                    "Train it again with a lower config.optim.learning_rate."
-                )
+            check_finite(run, found)
             order = np.argsort(-found, axis=1, kind="stable")[:, :top]
             classes.append(order)
             probabilities.append(np.take_along_axis(found, order, axis=1))

@@ -66,6 +66,15 @@ def tta_notes(run: TrainedRun, tta: Sequence[str]) -> list[str]:
     return []
 
 
+def check_finite(run: TrainedRun, scores: np.ndarray) -> None:
+    """Raise a UserError where a run's logits, or what is made of them, are no finite numbers."""
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"The logits of {run.folder} are not finite: its training did not converge. Train it "
+            "again with a lower config.optim.learning_rate."
+        )
+
+
 class Scorer:
     """What a run says of images: its logits, or, with augmentation, log mean probabilities.
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jax_train.commands.options import add_evaluation_options, add_run_folder
+from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
 from jax_train.files import check_csv, write_csv
 from jax_train.printing import WIDTH, shorten
 
@@ -40,13 +40,10 @@ def run(args: argparse.Namespace) -> str:
     from jax_train import data
     from jax_train.analysis.evaluation import evaluate, load_other, notes, training_overlap
     from jax_train.analysis.scoring import parse_tta
-    from jax_train.machine.runtime import enable_compilation_cache
-    from jax_train.runs import trained
 
     views = parse_tta(args.tta)
     check_csv(args.csv, args.overwrite)
-    enable_compilation_cache()
-    run = trained.open_run(args.run_folder)
+    run = open_run(args.run_folder)
     if args.data:
         split = "test" if args.split is None else args.split
         examples = load_other(run, args.data, args.data_dir, split)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from jax_train.commands.options import add_run_folder
+from jax_train.commands.options import add_run_folder, open_run
 from jax_train.errors import UserError
 
 HELP = "draw what a trained model looks at: attention, feature maps, Grad-CAM"
@@ -45,9 +45,7 @@ def run(args: argparse.Namespace) -> str:
       UserError: the run, an image or an argument is not usable.
     """
     from jax_train.data.given_images import find_images
-    from jax_train.machine.runtime import enable_compilation_cache
     from jax_train.pages.pictures import choose_examples, choose_files, pictures, remarks
-    from jax_train.runs import trained
 
     if args.images and (args.split is not None or args.index):
         raise UserError("IMAGES were given, so --split and --index have no meaning: leave them.")
@@ -57,8 +55,7 @@ def run(args: argparse.Namespace) -> str:
             f"{count} images were given; expected at most {_MOST_IMAGES}, because most pictures "
             "are of one image each. Explain them in several calls."
         )
-    enable_compilation_cache()
-    run = trained.open_run(args.run_folder)
+    run = open_run(args.run_folder)
     check_stage(run.model, run.config.model.name, args.stage)
     chosen = choose_files(run, paths) if paths else choose_examples(run, args.split, args.index)
     out = run.folder / "explain" if args.out is None else Path(args.out)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jax_train.commands.options import add_evaluation_options, add_run_folder
+from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
 from jax_train.errors import UserError
 from jax_train.files import check_csv, write_csv
 from jax_train.printing import WIDTH, readable, shorten
@@ -39,8 +39,6 @@ def run(args: argparse.Namespace) -> str:
     from jax_train.analysis.prediction import predict
     from jax_train.analysis.scoring import parse_tta, tta_notes
     from jax_train.data.given_images import find_images
-    from jax_train.machine.runtime import enable_compilation_cache
-    from jax_train.runs import trained
 
     views = parse_tta(args.tta)
     if args.top < 1:
@@ -49,8 +47,7 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("--all writes all probabilities into a file: give --csv FILE too.")
     check_csv(args.csv, args.overwrite)
     files = find_images(args.images)
-    enable_compilation_cache()
-    run = trained.open_run(args.run_folder)
+    run = open_run(args.run_folder)
     found = predict(run, files, top=args.top, tta=views, keep_all=args.all, progress=True)
     lines = _table(found)
     lines += [f"note: {note}" for note in (*tta_notes(run, views), *_changes(found, run))]

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jax_train.commands.options import add_run_folder
+from jax_train.commands.options import add_run_folder, open_run
 
 HELP = "write a page on a run: how it learned, where it looks, where it fails"
 DESCRIPTION = (
@@ -22,13 +22,10 @@ def run(args: argparse.Namespace) -> str:
     """
     from jax_train import data
     from jax_train.analysis.evaluation import evaluate
-    from jax_train.machine.runtime import enable_compilation_cache
     from jax_train.pages import run as page_of_run
     from jax_train.pages.page import Page
-    from jax_train.runs import trained
 
-    enable_compilation_cache()
-    run = trained.open_run(args.run_folder)
+    run = open_run(args.run_folder)
     split = data.load_split(run.config, run.config.data.test_split)
     evaluation = evaluate(run, split, progress=True)
     return page_of_run.write(run, evaluation, split, Page(run.folder / "report.html"))

@@ -58,7 +58,7 @@ def attention_by_head(example: Example, attention: np.ndarray, tokens: np.ndarra
       tokens: token map [M,H,W].
     """
     blocks, heads, _ = attention.shape
-    tiles = 100 * _stacked(_with_gap(explain.to_pixels(attention, tokens)))
+    tiles = 100 * _stacked(_with_gap(attention[..., tokens]))
     beside = 0.24 * WIDTH
     height = max(2.4, 1.2 + 0.67 * canvas.mosaic_height(tiles))
     head = "head " if heads <= 4 else "h"
@@ -113,7 +113,7 @@ def attention_over_images(
         name = canvas.short(example.name, 14)
         canvas.show_image(axes[row, 0], example.pixels, name, example.verdict_lines)
         for place, (title, values) in zip(axes[row, 1:], columns, strict=True):
-            painted = _stacked(explain.to_pixels(values[row], tokens))
+            painted = _stacked(values[row][..., tokens])
             canvas.show_overlay(place, _behind(example.pixels, planes), painted)
             _separate(place, tokens)
             canvas.label(place, title, canvas.below_map(values[row]))

@@ -9,6 +9,7 @@ import numpy as np
 
 from jax_train.analysis import explain
 from jax_train.analysis.explain import Intermediates
+from jax_train.analysis.scoring import check_finite
 from jax_train.data import load_split
 from jax_train.data.given_images import read_images
 from jax_train.drawing import canvas, cnn, vit
@@ -88,11 +89,7 @@ def pictures(run: TrainedRun, chosen: Chosen, stage: int | None = None) -> Itera
       UserError: the model's logits are not finite.
     """
     seen, examples = _forward(run, chosen)
-    if not np.isfinite(seen.logits).all():
-        raise UserError(
-            f"The logits of {run.folder} are not finite: its training did not converge. Train it "
-            "again with a lower config.optim.learning_rate."
-        )
+    check_finite(run, seen.logits)
     for family in _families(run):
         yield family.overview(seen, examples, stage)
         for i, slug in enumerate(slugs(chosen.names)):
