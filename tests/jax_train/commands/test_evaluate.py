@@ -54,11 +54,17 @@ def evaluation_of(confusion, names=None, confidences=None):
     if confidences is None:
         confidences = np.full(len(cells), 0.7, np.float32)
     return evaluation.Evaluation(
-        data="some", split="test", tta=(), labels=labels, predictions=predictions,
-        class_names=tuple(names or map(str, range(len(confusion)))), confidences=confidences,
-        true_probabilities=confidences, seconds=2.0,
+        data="some",
+        split="test",
+        tta=(),
+        labels=labels,
+        predictions=predictions,
+        class_names=tuple(names or map(str, range(len(confusion)))),
+        confidences=confidences,
+        true_probabilities=confidences,
+        seconds=2.0,
         sums=metrics.EvalSums(np.float32(3), confusion, np.int32(len(cells))),
-    )  # fmt: skip
+    )
 
 
 # Figures
@@ -205,8 +211,11 @@ def test_classes_taken_for_equally_often_are_counted(folders):
     found = evaluation_of([[5, 2, 2, 0], [0, 6, 3, 0], [1, 1, 6, 1], [0, 0, 0, 4]], ["a", *"bcd"])
     lines = evaluate.report(trained.open_run(folders["vit"]), found).splitlines()[-4:]
     assert [line.split("%")[-1].strip() for line in lines] == [
-        "b (2) and 1 more", "c (3)", "a (1) and 2 more", "-"
-    ]  # fmt: skip
+        "b (2) and 1 more",
+        "c (3)",
+        "a (1) and 2 more",
+        "-",
+    ]
 
 
 def test_of_five_classes_the_first_five_are_not_told(folders):

@@ -300,14 +300,20 @@ def test_a_new_family_is_shown_by_what_it_has(tmp_path):
     model.__class__ = Registers
     found = list(pictures.pictures(run_of(model, "vit", tmp_path, 19, 2), chosen_images("vit", 1)))
     assert [picture.name for picture in found] == [
-        "attention", "attention_by_head_test-0", "patches_test-0", "attention_distance",
-        "position_similarity", "patch_filters",
-    ]  # fmt: skip
+        "attention",
+        "attention_by_head_test-0",
+        "patches_test-0",
+        "attention_distance",
+        "position_similarity",
+        "patch_filters",
+    ]
     run = run_of(Wrapped(small.build("simple_cnn")), "simple_cnn", tmp_path, 19, 2)
     found = list(pictures.pictures(run, chosen_images("simple_cnn", 1)))
     assert [picture.name for picture in found] == [
-        "grad_cam", "feature_maps_test-0", "first_filters"
-    ]  # fmt: skip
+        "grad_cam",
+        "feature_maps_test-0",
+        "first_filters",
+    ]
     run = run_of(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), "simple_cnn", tmp_path, 19, 2)
     assert pictures.remarks(run) == ["simple_cnn has neither patches nor stages: nothing to draw."]
 
@@ -404,13 +410,24 @@ def test_the_command_explains_test_images_by_itself(finished, capsys):
 def test_the_command_takes_a_split_and_a_stage(finished, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     explained(
-        capsys, finished, "--split", "train[:50]", "--index", 49, 3,
-        "--stage", 1, "--out", out,
-    )  # fmt: skip
+        capsys,
+        finished,
+        "--split",
+        "train[:50]",
+        "--index",
+        49,
+        3,
+        "--stage",
+        1,
+        "--out",
+        out,
+    )
     assert {path.name for path in out.iterdir()} == {
-        "grad_cam.png", "first_filters.png", "feature_maps_train-50-49.png",
+        "grad_cam.png",
+        "first_filters.png",
+        "feature_maps_train-50-49.png",
         "feature_maps_train-50-3.png",
-    }  # fmt: skip
+    }
 
 
 def test_the_command_takes_image_files(finished, tmp_path, capsys):
