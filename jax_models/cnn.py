@@ -59,15 +59,47 @@ class ConvNet(nnx.Module):
             self.stages, images, train=train, rngs=rngs, maps=return_intermediates,
             remat=self.remat,
         )  # fmt: skip
-        if self.flatten:
-            x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
-        else:
-            x = x.mean(axis=(1, 2))
-        logits = self.head(x, train=train, rngs=rngs)
+        logits = self._classify(x, train, rngs)
         if return_intermediates:
             attention = tuple(weights for weights in attention if weights is not None)
             return logits, {"attention": attention, "features": features}
         return logits
+
+    def _classify(self, x, train, rngs):
+        if self.flatten:
+            x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        else:
+            x = x.mean(axis=(1, 2))
+        return self.head(x, train=train, rngs=rngs)
+
+    def after(self, stage: int, x: jax.Array) -> jax.Array:
+        """Logits [B,K] of the output [B,H',W',C'] of a stage, whose number is from 0."""
+        rest = list(self.stages)[stage + 1 :]
+        x, _, _ = stack.run_parts(rest, x, train=False, rngs=None, maps=False, remat=False)
+        return self._classify(x, False, None)
+
+    def stage_pixels(self, stage: int) -> tuple[int, int]:
+        """Where a stage's output lies on the image: (first pixel, pixels per value).
+
+        Value i of a row or column stands for pixels first + i·step up to first + (i+1)·step. The
+        first one is 0 where convolutions pad; without padding each takes a border off.
+        """
+        first, step = 0, 1
+        for part in list(self.stages)[: stage + 1]:
+            for conv in part.convs:
+                first += step * (conv.kernel_size[0] // 2 - conv.padding[0][0])
+            step *= 2 if part.pool else 1
+        return first, step
+
+    @property
+    def attention_stages(self) -> tuple[int, ...]:
+        """Numbers of the stages that return attention."""
+        return tuple(i for i, stage in enumerate(self.stages) if stage.attention is not None)
+
+    @property
+    def first_filters(self) -> jax.Array:
+        """Kernel [h,w,C,F] of the convolution that sees the image."""
+        return self.stages[0].convs[0].kernel[...]
 
     def _check_halvings(self, shape):
         halvings = sum(stage.pool for stage in self.stages)

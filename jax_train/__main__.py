@@ -1,7 +1,7 @@
 """`python -m jax_train COMMAND`: the small commands around training.
 
-Each command is one function that adds its arguments and one that runs it; what a command needs
-is imported when it runs, so that `--help` stays quick.
+Each is a module of `jax_train.commands` with `HELP`, `DESCRIPTION`, `add_arguments(parser)` and
+`run(args)`, which returns the text to print.
 """
 
 import argparse
@@ -9,24 +9,18 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jax_train.commands.compare import add_compare
-from jax_train.commands.convert import add_convert
-from jax_train.commands.evaluate import add_evaluate
-from jax_train.commands.explain import add_explain
-from jax_train.commands.predict import add_predict
-from jax_train.commands.prepare import add_prepare
-from jax_train.commands.report import add_report
+from jax_train.commands import compare, convert, evaluate, explain, predict, prepare, report
 from jax_train.errors import UserError, nearest, run_command
 
-COMMANDS = (
-    add_prepare,
-    add_convert,
-    add_predict,
-    add_evaluate,
-    add_explain,
-    add_report,
-    add_compare,
-)
+COMMANDS = {
+    "prepare": prepare,
+    "convert": convert,
+    "predict": predict,
+    "evaluate": evaluate,
+    "explain": explain,
+    "report": report,
+    "compare": compare,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,18 +33,20 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code: 0, or 2 for what the user can put right."""
     parser = _Parser(prog="python -m jax_train", description="Commands around training.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in COMMANDS:
-        add(commands)
+    parsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        own = parsers.add_parser(name, help=command.HELP, description=command.DESCRIPTION)
+        command.add_arguments(own)
+        own.set_defaults(run=command.run)
 
     def parse_and_run():
         given = list(sys.argv[1:] if argv is None else argv)
-        if given and not given[0].startswith("-") and given[0] not in commands.choices:
-            raise UserError(f"{given[0]!r} is no command{nearest(given[0], commands.choices)}.")
+        if given and not given[0].startswith("-") and given[0] not in COMMANDS:
+            raise UserError(f"{given[0]!r} is no command{nearest(given[0], COMMANDS)}.")
         args, unknown = parser.parse_known_args(given)
-        if unknown:  # told by the command, whose --help lists what it takes
-            commands.choices[given[0]].error(f"unrecognized arguments: {' '.join(unknown)}")
-        args.run(args)
+        if unknown:  # said by the command, whose --help lists what it takes
+            parsers.choices[given[0]].error(f"unrecognized arguments: {' '.join(unknown)}")
+        print(args.run(args))
 
     return run_command(parse_and_run)
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jax_train.errors import UserError
@@ -41,19 +41,24 @@ def write_csv(path: str, rows: Sequence[Sequence]) -> None:
     Raises:
       UserError: it cannot be written.
     """
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
     try:
-        write_atomically(Path(path), text.getvalue())
+        write_atomically(Path(path), csv_text(rows, "\n"))
     except OSError as error:
         raise UserError(f"--csv {path} cannot be written: {error}. Choose another one.") from error
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is never seen half-written."""
+def csv_text(rows: Iterable[Sequence], end: str = "\r\n") -> str:
+    """Rows as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator=end).writerows(rows)
+    return text.getvalue()
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file that is never seen half-written; text as UTF-8."""
     temporary = path.with_suffix(path.suffix + ".part")
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jax_train import checks
-from jax_train.commands import compare
+from jax_train.commands.compare import compare
 from jax_train.engine import recipe
 from jax_train.engine.models import model_configs
 from jax_train.engine.program import Program
@@ -77,8 +77,7 @@ def train_and_compare(config: ConfigDict, workdir: Path, *, again: bool = False)
         _say(summary(train(own, folders[name]), folders[name]))
     if not processes.is_main():
         return ""
-
-    page = compare.compare_and_describe(list(folders.values()), workdir)
+    page = compare(list(folders.values()), workdir)
     return f"\n{learning_table(folders)}\n\n{page}"
 
 

@@ -23,13 +23,12 @@ def compared_runs(tmp_path_factory):
     Returns:
       (folder with the run folders `vit` and `simple_cnn`, what the training command prints).
     """
-    from jax_train import several
-    from jax_train.commands import report
+    from jax_train import __main__, several
     from tests.jax_train.pages import hostile
 
     folder = tmp_path_factory.mktemp("pages")
     config = hostile.config(hostile.write_images(folder / "R&D <b>pets"))
     text = several.train_and_compare(config, folder / "runs & <i>more")
     for model in ("vit", "simple_cnn"):
-        report.report_and_describe(folder / "runs & <i>more" / model)
+        assert __main__.main(["report", str(folder / "runs & <i>more" / model)]) == 0
     return folder / "runs & <i>more", text

@@ -90,9 +90,12 @@ def test_notebook_runs_from_docs(tmp_path, monkeypatch):
     for cell in code_cells(notebook).values():
         cell.outputs, cell.execution_count = [], None
     client = NotebookClient(
-        notebook, timeout=1200, kernel_name="python3", coalesce_streams=True,
+        notebook,
+        timeout=1200,
+        kernel_name="python3",
+        coalesce_streams=True,
         resources={"metadata": {"path": str(DOCS)}},
-    )  # fmt: skip
+    )
     client.execute()
     check_is_clean(notebook)
     check_parity(notebook)

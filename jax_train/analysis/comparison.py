@@ -14,9 +14,8 @@ import numpy as np
 
 from jax_train import data
 from jax_train.analysis import costs
-from jax_train.analysis import evaluation as evaluate
 from jax_train.analysis.costs import Flops
-from jax_train.analysis.evaluation import Evaluation
+from jax_train.analysis.evaluation import Evaluation, evaluate
 from jax_train.config.fields import flatten
 from jax_train.data import Dataset, StreamedDataset
 from jax_train.errors import UserError
@@ -109,11 +108,15 @@ def load(folders: Sequence[str | Path], *, progress: bool = False) -> list[Compa
         _check_examples(runs[0], splits[0], run, split)
     return [
         Compared(
-            name, run, split, evaluate.evaluate(run, split, progress=progress),
-            costs.flops(run, split.image_shape), read_history(run.folder),
+            name=name,
+            run=run,
+            split=split,
+            evaluation=evaluate(run, split, progress=progress),
+            flops=costs.flops(run, split.image_shape),
+            history=read_history(run.folder),
         )
         for name, run, split in zip(model_names(runs), runs, splits, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _open(folder: Path) -> TrainedRun:
@@ -136,8 +139,8 @@ def _check_names(first: TrainedRun, other: TrainedRun) -> None:
 
 def _check_examples(first, first_split, other, other_split) -> None:
     """Refuse runs on different test images; a split may be written in several ways."""
-    if first_split.ranges != other_split.ranges or first_split.image_shape[2:] != \
-            other_split.image_shape[2:]:  # fmt: skip
+    channels = first_split.image_shape[2], other_split.image_shape[2]
+    if first_split.ranges != other_split.ranges or channels[0] != channels[1]:
         raise _differ(first, other, "runs with the same config.data.test_split")
     if first_split.streamed or other_split.streamed:
         return  # with no labels in memory

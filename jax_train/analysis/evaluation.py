@@ -10,9 +10,8 @@ from functools import cached_property
 import jax
 import numpy as np
 
-from jax_train.analysis import statistics
 from jax_train.analysis.scoring import Scorer, tta_notes
-from jax_train.data import Dataset, Examples, StreamedDataset, count_shared, load, load_split
+from jax_train.data import Dataset, Examples, StreamedDataset, count_shared, load_split
 from jax_train.data.sources.by_name import open_source, scheme_of
 from jax_train.data.split import resolve_split
 from jax_train.engine import metrics
@@ -61,13 +60,20 @@ class Evaluation:
 
     @property
     def top1_interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the top-1 accuracy, in [0, 1]."""
-        return statistics.wilson_interval(int(np.trace(self.confusion)), len(self.labels))
+        """95 % confidence interval of the top-1 accuracy, in [0, 1]: Wilson's score interval.
+
+        Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
+        """
+        from scipy.stats import binomtest
+
+        test = binomtest(int(np.trace(self.confusion)), len(self.labels))
+        low, high = test.proportion_ci(confidence_level=0.95, method="wilson")
+        return float(low), float(high)
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error in 15 bins, in [0, 1]; see `metrics`."""
-        return statistics.calibration_error(self.confidences, self.predictions == self.labels)
+        """Expected calibration error in 15 bins, in [0, 1]; see `calibration_error`."""
+        return calibration_error(self.confidences, self.predictions == self.labels)
 
     @property
     def images_per_sec(self) -> float:
@@ -77,18 +83,39 @@ class Evaluation:
     @cached_property
     def by_class(self) -> dict[str, np.ndarray]:
         """`images`, `precision`, `recall`, `f1`: [K] each; a ratio 0/0 counts as 0."""
-        from sklearn.metrics import precision_recall_fscore_support
+        return {"images": self.confusion.sum(axis=1)} | metrics.class_figures(self.confusion)
 
-        precision, recall, f1, images = precision_recall_fscore_support(
-            self.labels, self.predictions, labels=np.arange(len(self.class_names)), zero_division=0
-        )
-        return {"images": images, "precision": precision, "recall": recall, "f1": f1}
+    @cached_property
+    def mistakes(self) -> np.ndarray:
+        """Counts [K,K] by true and wrongly predicted class; 0 on the diagonal."""
+        return self.confusion - np.diag(np.diag(self.confusion))
 
     @property
     def most_confused(self) -> tuple[np.ndarray, np.ndarray]:
         """The wrong class that each class was taken for most often [K], and how often [K]."""
-        wrong = self.confusion - np.diag(np.diag(self.confusion))
-        return wrong.argmax(axis=1), wrong.max(axis=1)
+        return self.mistakes.argmax(axis=1), self.mistakes.max(axis=1)
+
+
+def calibration_error(confidences: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3).
+
+    The mean, over all images, of the gap between mean confidence and accuracy in the image's bin;
+    the bins are equally wide and closed above.
+
+    Args:
+      confidences: probability [N] of the predicted class.
+      right: bool [N], whether that class is the true one.
+      bins: their number.
+
+    Returns:
+      From 0 to 1; nan if a confidence is none.
+    """
+    if not np.isfinite(confidences).all():
+        return math.nan
+    confidences = confidences.astype(np.float64)
+    place = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(place, confidences - right, bins)
+    return float(np.abs(gaps).sum() / len(confidences))
 
 
 def evaluate(
@@ -140,10 +167,17 @@ def evaluate(
     seconds = time.monotonic() - begin
     predictions, confidences, true_probabilities = map(np.concatenate, zip(*parts, strict=True))
     return Evaluation(
-        data=split.name, split=split.split, class_names=split.class_names, tta=tuple(tta),
-        labels=np.concatenate(labels), predictions=predictions, confidences=confidences,
-        true_probabilities=true_probabilities, sums=jax.device_get(sums), seconds=seconds,
-    )  # fmt: skip
+        data=split.name,
+        split=split.split,
+        class_names=split.class_names,
+        tta=tuple(tta),
+        labels=np.concatenate(labels),
+        predictions=predictions,
+        confidences=confidences,
+        true_probabilities=true_probabilities,
+        sums=jax.device_get(sums),
+        seconds=seconds,
+    )
 
 
 def _check_classes(run: TrainedRun, examples: Examples) -> None:
@@ -177,36 +211,38 @@ def load_other(run: TrainedRun, name: str, data_dir: str | None, split: str):
     Raises:
       UserError: it cannot be loaded.
     """
+    config = run.config.copy_and_resolve_references()
     side = image_shape(run)[0] if scheme_of(name).resizes else None
-    fields = run.config.data
-    return load(
-        name, split, data_dir,
-        image_size=side, download=fields.download, memory_limit=fields.memory_limit,
-    )  # fmt: skip
+    with config.ignore_type():
+        config.data.update(name=name, data_dir=data_dir, image_size=side)
+    return load_split(config, split)
 
 
-def notes(run: TrainedRun, evaluation: Evaluation, held: Examples) -> list[str]:
-    """What the figures have to be read with; `held` are the examples evaluated."""
+def notes(run: TrainedRun, evaluation: Evaluation) -> list[str]:
+    """What the figures have to be read with, besides what `training_overlap` says."""
     found = tta_notes(run, evaluation.tta)
     if run.results is None:
         found.append(f"the run is not finished; these weights are of step {run.step:,}")
-    with contextlib.suppress(UserError):  # the run's own data may be gone
-        train = _examples(run, run.config.data.train_split)
-        if shared := count_shared(train, held):
-            found.append(f"{shared:,} of these images are among the training images")
     if not np.isfinite(evaluation.confidences).all():
         found.append("some logits are no finite numbers: the training did not converge")
     return found
 
 
-def _examples(run: TrainedRun, split: str) -> Examples:
-    """Which examples a split holds, without reading them."""
+def training_overlap(run: TrainedRun, held: Examples) -> list[str]:
+    """A note where some of the examples are among the training images; else none."""
     fields = run.config.data
-    source = open_source(
-        fields.name, fields.data_dir,
-        image_size=fields.image_size, download=fields.download, progress=False,
-    )  # fmt: skip
-    return Examples(
-        name=fields.name, split=split, class_names=run.class_names, source=source.identity,
-        ranges=resolve_split(split, source),
-    )  # fmt: skip
+    how = {"image_size": fields.image_size, "download": fields.download, "progress": False}
+    try:
+        source = open_source(fields.name, fields.data_dir, **how)
+        ranges = resolve_split(fields.train_split, source)
+    except UserError:  # the run's own data may be gone
+        return []
+    train = Examples(
+        name=fields.name,
+        split=fields.train_split,
+        class_names=held.class_names,
+        source=source.identity,
+        ranges=ranges,
+    )  # which they are, without reading them
+    shared = count_shared(train, held)
+    return [f"{shared:,} of these images are among the training images"] if shared else []

@@ -1,32 +1,29 @@
 """What a trained model looks at, as arrays: attention, filters, feature maps, Grad-CAM.
 
-Drawing is left to `drawing`, `drawing_vit` and `drawing_cnn`. Letters in shapes: B images, L
-blocks, h heads, T tokens (the class token first), N = T - 1 patches, M planes of a token map, H and
-W pixels, C channels.
+Drawing is left to `drawing`. Letters in shapes: B images, L blocks, h heads, T tokens (the class
+token first, the N patches last), M planes of a token map, H and W pixels, C channels.
 
-A *token map* int [M,H,W] says which patch a pixel belongs to. Square patches need one plane. The
-tokens of `raster_vit` are runs of the channels-first memory, so each colour is a plane of its own.
+A *token map* int [M,H,W] says which patch a pixel belongs to: `values[..., tokens]` gives each
+pixel the value of its patch. Square patches need one plane. The tokens of `raster_vit` are runs of
+the channels-first memory, so each colour is a plane of its own.
 """
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jax_models.cnn import ConvNet
 from jax_models.layers import PatchEmbed
-from jax_models.vit import VisionTransformer
-from jax_train.engine.state import cast
 from jax_train.runs.trained import TrainedRun
 
 _BATCH = 32  # images per call where attention is only summed up
 
 
-class Seen(NamedTuple):
+class Intermediates(NamedTuple):
     """What a model makes of B images, all float32 at least.
 
     Attributes:
@@ -48,25 +45,23 @@ class Seen(NamedTuple):
         return exp / exp.sum(axis=1, keepdims=True)
 
 
-def look(run: TrainedRun, images: np.ndarray) -> Seen:
+def forward(run: TrainedRun, images: np.ndarray) -> Intermediates:
     """Show a run's model raw images uint8 [B,H,W,C], as evaluation in training does."""
     inputs, logits, out = _call(run, images)
     arrays = jax.tree.map(_as_numpy, (logits, out["attention"], out["features"]))
     mean, std = (np.asarray(run.config.data[name]) for name in ("mean", "std"))
-    return Seen(np.clip(_as_numpy(inputs) * std + mean, 0, 1), *arrays)
+    return Intermediates(np.clip(_as_numpy(inputs) * std + mean, 0, 1), *arrays)
 
 
 def _call(run, images):
-    recipe = run.recipe
-    evaluate = recipe.augmentation.evaluate
-    return _forward(recipe.graphdef, evaluate, recipe.dtype, run.params, run.stats, images)
+    return _forward(run.recipe, run.params, run.stats, images)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _forward(graphdef, evaluate, dtype, params, stats, images):
-    model = nnx.merge(graphdef, cast(params, dtype), stats)
-    inputs = evaluate(images)
-    return inputs, *model(inputs.astype(dtype), return_intermediates=True)
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(recipe, params, stats, images):
+    inputs = recipe.augmentation.evaluate(images)
+    model = recipe.merge(params, stats)
+    return inputs, *model(inputs.astype(recipe.dtype), return_intermediates=True)
 
 
 def _as_numpy(array) -> np.ndarray:
@@ -76,16 +71,17 @@ def _as_numpy(array) -> np.ndarray:
 # Attention of Vision Transformers
 
 
-def class_token_attention(attention: Sequence[np.ndarray]) -> np.ndarray:
+def class_token_attention(attention: Sequence[np.ndarray], patches: int) -> np.ndarray:
     """How much the class token attends to each patch, by block and head.
 
     Args:
       attention: per block [B,h,T,T].
+      patches: N.
 
     Returns:
       [L,B,h,N]. The sum over N lacks what the class token keeps for itself, `attention[...,0,0]`.
     """
-    return np.stack([weights[:, :, 0, 1:] for weights in attention])
+    return np.stack([weights[:, :, 0, -patches:] for weights in attention])
 
 
 def rollout(attention: Sequence[np.ndarray]) -> np.ndarray:
@@ -99,7 +95,7 @@ def rollout(attention: Sequence[np.ndarray]) -> np.ndarray:
       attention: per block [B,h,T,T], the first block first.
 
     Returns:
-      [B,T,T], rows sum to 1; `[:, 0, 1:]` is what the class token has of the patches.
+      [B,T,T], rows sum to 1; `[:, 0, -N:]` is what the class token has of the patches.
     """
     mixed = np.eye(attention[0].shape[-1])
     for weights in attention:
@@ -122,13 +118,13 @@ def attention_distance(attention: Sequence[np.ndarray], centres: np.ndarray) -> 
     Returns:
       Mean over images and patches, [L,h].
     """
-    placed = np.flatnonzero(np.isfinite(centres).all(axis=1))
+    count, placed = len(centres), np.flatnonzero(np.isfinite(centres).all(axis=1))
     distances = pairwise_distances(centres[placed])
     rows = []
     for weights in attention:
-        weights = weights[:, :, 1:, 1:][:, :, placed[:, None], placed]
+        weights = weights[:, :, -count:, -count:][:, :, placed[:, None], placed]
         total = weights.sum(axis=-1, keepdims=True)
-        # A patch may attend to nothing but the class token; it then counts as looking at itself.
+        # A patch may attend to no other patch; it then counts as looking at itself.
         shares = weights / np.where(total > 0, total, 1)
         rows.append((shares * distances).sum(axis=-1).mean(axis=(0, 2)))
     return np.stack(rows)
@@ -167,11 +163,6 @@ def token_map(embed: PatchEmbed) -> np.ndarray:
     return (places[:, None] * (size // p) + places)[None]
 
 
-def paint(values: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Give each pixel the value of its patch: values [...,N], token map [M,H,W] -> [...,M,H,W]."""
-    return values[..., tokens]
-
-
 def token_centres(tokens: np.ndarray) -> np.ndarray:
     """Centres (row, column) of the patches in pixels, [N,2], of a token map [M,H,W].
 
@@ -207,13 +198,12 @@ def patches_of(images: np.ndarray, embed: PatchEmbed) -> np.ndarray:
 
 
 def position_similarity(positions: np.ndarray) -> np.ndarray:
-    """Cosine similarity [N,N] of the position embeddings [1,T,D] of the patches.
+    """Cosine similarity [N,N] of the position embeddings [N,D] of the patches.
 
     Source: Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929, figure 7, middle.
     """
-    patches = positions[0, 1:]
-    lengths = np.linalg.norm(patches, axis=1, keepdims=True)
-    unit = patches / np.maximum(lengths, np.finfo(patches.dtype).tiny)
+    lengths = np.linalg.norm(positions, axis=1, keepdims=True)
+    unit = positions / np.maximum(lengths, np.finfo(positions.dtype).tiny)
     return unit @ unit.T
 
 
@@ -249,7 +239,7 @@ def strongest_channels(features: np.ndarray, count: int) -> np.ndarray:
 
 
 def grad_cam(
-    model: ConvNet, features: np.ndarray, classes: np.ndarray, stage: int = -1
+    model: nnx.Module, features: np.ndarray, classes: np.ndarray, stage: int = -1
 ) -> np.ndarray:
     """Grad-CAM: where a stage's feature map speaks for a class.
 
@@ -258,7 +248,7 @@ def grad_cam(
     https://arxiv.org/abs/1610.02391, equations 1 and 2.
 
     Args:
-      model: in evaluation mode.
+      model: with `stages` and `after`, such as a ConvNet; it computes in the dtype of its weights.
       features: output of the stage, [B,H',W',C'].
       classes: whose logit is explained, int [B].
       stage: its number, from 0; negative from the end.
@@ -266,37 +256,19 @@ def grad_cam(
     Returns:
       [B,H',W'], at least 0, in units of the logit.
     """
-    return np.asarray(_grad_cam(model, jnp.asarray(features), jnp.asarray(classes), stage))
+    dtype = jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype
+    stage %= len(model.stages)
+    return _as_numpy(_grad_cam(model, jnp.asarray(features, dtype), jnp.asarray(classes), stage))
 
 
 @functools.partial(nnx.jit, static_argnames="stage")
 def _grad_cam(model, features, classes, stage):
-    stages = list(model.stages)
-    # The rest of the network is a network too, over feature maps instead of images.
-    rest = ConvNet(
-        stages[stage % len(stages) + 1 :], model.head, in_channels=features.shape[-1],
-        flatten=model.flatten, torch_names={},
-    )  # fmt: skip
-
     def score(features):
-        return jnp.take_along_axis(rest(features), classes[:, None], axis=1).sum()
+        logits = model.after(stage, features)
+        return jnp.take_along_axis(logits, classes[:, None], axis=1).sum()
 
     weights = jax.grad(score)(features).mean(axis=(1, 2), keepdims=True)
     return jax.nn.relu((weights * features).sum(axis=-1))
-
-
-def stage_pixels(model: ConvNet, stage: int) -> tuple[int, int]:
-    """Where a stage's feature map lies on the image: (first pixel, pixels per value).
-
-    Value i of a row or column stands for pixels first + i·step up to first + (i+1)·step. The first
-    one is 0 where convolutions pad; without padding each takes a border off.
-    """
-    first, step = 0, 1
-    for part in list(model.stages)[: stage % len(model.stages) + 1]:
-        for conv in part.convs:
-            first += step * (conv.kernel_size[0] // 2 - conv.padding[0][0])
-        step *= 2 if part.pool else 1
-    return first, step
 
 
 def query_attention(attention: np.ndarray, width: int, query: tuple[int, int]) -> np.ndarray:
@@ -312,10 +284,3 @@ def query_attention(attention: np.ndarray, width: int, query: tuple[int, int]) -
     """
     row, column = query
     return attention[0, row * width + column].reshape(-1, width // 2)
-
-
-def has_attention(model: Any) -> bool:
-    """Whether a model returns attention."""
-    if isinstance(model, ConvNet):
-        return any(stage.attention is not None for stage in model.stages)
-    return isinstance(model, VisionTransformer)

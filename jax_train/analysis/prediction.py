@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_train.analysis.scoring import Scorer
+from jax_train.analysis.scoring import Scorer, check_finite
 from jax_train.data.given_images import count_differences, read_images
-from jax_train.errors import UserError
 from jax_train.printing import progress_bar
 from jax_train.runs.trained import TrainedRun, image_shape
 
@@ -39,9 +38,14 @@ class Predictions:
 
 
 def predict(
-    run: TrainedRun, files: Sequence[str | os.PathLike], *, top: int = 5,
-    tta: Sequence[str] = (), keep_all: bool = False, progress: bool = False,
-) -> Predictions:  # fmt: skip
+    run: TrainedRun,
+    files: Sequence[str | os.PathLike],
+    *,
+    top: int = 5,
+    tta: Sequence[str] = (),
+    keep_all: bool = False,
+    progress: bool = False,
+) -> Predictions:
     """Predict the classes of image files, batch by batch.
 
     Args:
@@ -62,11 +66,7 @@ def predict(
         for start in range(0, len(files), size):
             block = files[start : start + size]
             found = scorer.probabilities(read_images(block, shape), size)
-            if not np.isfinite(found).all():
-                raise UserError(
-                    f"The logits of {run.folder} are not finite: its training did not converge. "
-                    "Train it again with a lower config.optim.learning_rate."
-                )
+            check_finite(run, found)
             order = np.argsort(-found, axis=1, kind="stable")[:, :top]
             classes.append(order)
             probabilities.append(np.take_along_axis(found, order, axis=1))
@@ -74,7 +74,10 @@ def predict(
             differences += count_differences(block, shape)
             bar.update(len(block))
     return Predictions(
-        files=files, class_names=run.class_names, differences=differences,
-        classes=np.concatenate(classes), probabilities=np.concatenate(probabilities),
+        files=files,
+        class_names=run.class_names,
+        classes=np.concatenate(classes),
+        probabilities=np.concatenate(probabilities),
         all_probabilities=np.concatenate(everything) if keep_all else None,
-    )  # fmt: skip
+        differences=differences,
+    )

@@ -30,8 +30,10 @@ def parse_tta(text: str) -> tuple[str, ...]:
     """
     asked = [part.strip() for part in text.split(",")] if text else []
     if unknown := [part for part in asked if part not in TTA]:
-        raise UserError(f"--tta {text}: {unknown[0]!r} is none of {', '.join(TTA)}. Give one or "
-                        "both, as in --tta flip,crops.")  # fmt: skip
+        raise UserError(
+            f"--tta {text}: {unknown[0]!r} is none of {', '.join(TTA)}. Give one or both, as in "
+            "--tta flip,crops."
+        )
     return tuple(name for name in TTA if name in asked)
 
 
@@ -62,6 +64,15 @@ def tta_notes(run: TrainedRun, tta: Sequence[str]) -> list[str]:
     if "flip" in tta and not run.config.augment.flip:
         return ["this recipe trains on no mirror images; --tta flip may do harm"]
     return []
+
+
+def check_finite(run: TrainedRun, scores: np.ndarray) -> None:
+    """Raise a UserError where a run's logits, or what is made of them, are no finite numbers."""
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"The logits of {run.folder} are not finite: its training did not converge. Train it "
+            "again with a lower config.optim.learning_rate."
+        )
 
 
 class Scorer:

@@ -5,37 +5,29 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from jax_train.analysis import comparison as compare
-from jax_train.analysis.comparison import Compared
-from jax_train.machine.runtime import enable_compilation_cache
-from jax_train.pages.comparison import verdicts, write
-from jax_train.pages.page import Page
 from jax_train.printing import WIDTH, shorten
 
+HELP = "compare finished runs on the same data, in a table and on a page"
+DESCRIPTION = (
+    "Compare finished runs on the same test images: cost, speed, accuracy, where they disagree "
+    "and where each looks. Writes FOLDER/comparison.html."
+)
 
-def add_compare(commands) -> None:
-    """Add `compare`: runs on the same data, side by side."""
-    parser = commands.add_parser(
-        "compare",
-        help="compare finished runs on the same data, in a table and on a page",
-        description="Compare finished runs on the same test images: cost, speed, accuracy, where "
-        "they disagree and where each looks. Writes FOLDER/comparison.html.",
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the runs and the folder of the page."""
     parser.add_argument("run_folders", nargs="+", metavar="RUN", help="run folders, at least two")
     parser.add_argument(
         "--out", metavar="FOLDER", help="where to write (default: where the first run folder is)"
     )
-    parser.set_defaults(run=run_compare)
 
 
-def run_compare(args: argparse.Namespace) -> None:
-    """Run `compare`, print the table and say where the page is."""
-    pass
-
-    print(compare_and_describe(args.run_folders, args.out))
+def run(args: argparse.Namespace) -> str:
+    """Compare the runs; see `compare`."""
+    return compare(args.run_folders, args.out)
 
 
-def compare_and_describe(folders: Sequence[str | Path], out: str | Path | None = None) -> str:
+def compare(folders: Sequence[str | Path], out: str | Path | None = None) -> str:
     """Compare finished runs on the same data and write comparison.html.
 
     Args:
@@ -48,14 +40,24 @@ def compare_and_describe(folders: Sequence[str | Path], out: str | Path | None =
     Raises:
       UserError: the runs cannot be compared, or nothing can be written.
     """
+    from jax_train.analysis import comparison
+    from jax_train.machine.runtime import enable_compilation_cache
+    from jax_train.pages.comparison import verdicts, write
+    from jax_train.pages.page import Page
+
     enable_compilation_cache()
-    compared = compare.load(folders, progress=True)
+    compared = comparison.load(folders, progress=True)
     out = Path(folders[0]).parent if out is None else Path(out)
-    return "\n".join([*describe(compared), write(compared, Page(out / "comparison.html"))])
+    lines = _table(compared)
+    for line in verdicts(compared):
+        lines += textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join([*lines, write(compared, Page(out / "comparison.html"))])
 
 
-def describe(compared: Sequence[Compared]) -> list[str]:
+def _table(compared) -> list[str]:
     """The main figures as lines for people."""
+    from jax_train.analysis.comparison import seconds_per_epoch
+
     width = min(24, max(5, *(len(one.name) for one in compared)))
     lines = [
         f"{compared[0].evaluation.split} of {compared[0].run.config.data.name}: "
@@ -68,8 +70,6 @@ def describe(compared: Sequence[Compared]) -> list[str]:
             f"  {shorten(one.name, width):{width}} {one.evaluation.figures['top1']:7.2%} "
             f"{100 * low:6.1f} – {100 * high:5.1f} % {one.run.results['parameters']:11,} "
             f"{one.flops.forward / 1e6:7.4g} {one.evaluation.images_per_sec:9,.0f} "
-            f"{compare.seconds_per_epoch(one):8.1f}"
+            f"{seconds_per_epoch(one):8.1f}"
         )
-    for line in verdicts(compared):
-        lines += textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="  ")
     return lines

@@ -289,16 +289,16 @@ def _save_npz(state, file) -> None:
 _SAVE = {".safetensors": _save_safetensors, ".npz": _save_npz}
 
 
-def add_convert(commands) -> None:
-    """Add `convert`: weights of files and runs to PyTorch, safetensors and NumPy."""
-    parser = commands.add_parser(
-        "convert",
-        help="convert weights between PyTorch (.pt), .safetensors and .npz",
-        description="Load a file of weights, or those of a run, into a model, which proves that "
-        "all of it fits, and "
-        "write it in the format that the new name ends in: .pt, .pth or .bin (PyTorch), "
-        ".safetensors or .npz (NumPy). Code in a .pt file is never run.",
-    )
+HELP = "convert weights between PyTorch (.pt), .safetensors and .npz"
+DESCRIPTION = (
+    "Load a file of weights, or those of a run, into a model, which proves that all of it fits, "
+    "and write it in the format that the new name ends in: .pt, .pth or .bin (PyTorch), "
+    ".safetensors or .npz (NumPy). Code in a .pt file is never run."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the model, the files and the settings."""
     parser.add_argument(
         "--model", metavar="NAME", help="name of the model; a run folder says it by itself"
     )
@@ -317,19 +317,14 @@ def add_convert(commands) -> None:
         "may be repeated",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
-    parser.set_defaults(run=run_convert)
 
 
-def run_convert(args: argparse.Namespace) -> None:
-    """Run `convert` and say what was written."""
-    pass
-
-    print(
-        convert_and_describe(
-            args.model,
-            args.source,
-            args.target,
-            settings=args.settings,
-            overwrite=args.overwrite,
-        )
+def run(args: argparse.Namespace) -> str:
+    """Run `convert`; return what was written."""
+    return convert_and_describe(
+        args.model,
+        args.source,
+        args.target,
+        settings=args.settings,
+        overwrite=args.overwrite,
     )

@@ -6,7 +6,7 @@ images are enlarged without smoothing: a pixel of a picture is a pixel, or a val
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,10 @@ class Picture:
     name: str
     figure: Figure
     alt: str
+
+    def named(self, end: str) -> "Picture":
+        """The same picture with a longer name."""
+        return replace(self, name=self.name + end)
 
     def save(self, folder: Path) -> Path:
         """Write NAME.png into a folder, which is made if missing; return its path.
@@ -74,26 +78,22 @@ class Example:
     @property
     def verdict(self) -> str:
         """Such as '7 (99 %), right' or '7 (61 %), truly 1'."""
-        text = f"{short(self.predicted)} ({self._percent})"
-        if self.truth is None:
-            return text
-        return f"{text}, right" if self._right else f"{text}, truly {short(self.truth)}"
+        return f"{short(self.predicted)} ({self._percent})" + self._judged(" ", 18)
 
     @property
     def verdict_lines(self) -> str:
         """The verdict in lines of at most 15 characters."""
-        text = f"{short(self.predicted, 15)}\n{self._percent}"
-        if self.truth is None:
-            return text
-        return f"{text}, right" if self._right else f"{text}, truly\n{short(self.truth, 15)}"
-
-    @property
-    def _right(self) -> bool:
-        return self.truth == self.predicted
+        return f"{short(self.predicted, 15)}\n{self._percent}" + self._judged("\n", 15)
 
     @property
     def _percent(self) -> str:
         return f"{100 * self.probability:.0f} %"
+
+    def _judged(self, gap: str, most: int) -> str:
+        if self.truth is None:
+            return ""
+        right = self.truth == self.predicted
+        return ", right" if right else f", truly{gap}{short(self.truth, most)}"
 
 
 def short(text: str, most: int = 18) -> str:
@@ -141,6 +141,13 @@ def label(axes: Axes, title: str = "", below: str = "") -> None:
     axes.set_xlabel(below, fontsize=SMALL, parse_math=False)
 
 
+def name_axes(axes: Axes, x: str, y: str = "") -> None:
+    """Write what the axes measure."""
+    axes.set_xlabel(x, fontsize=NORMAL)
+    axes.set_ylabel(y, fontsize=NORMAL)
+    axes.tick_params(labelsize=SMALL)
+
+
 def show_image(axes: Axes, pixels: np.ndarray, title: str = "", below: str = "") -> None:
     """Draw an image [H,W,C] in [0, 1]: grey for one channel, colours for three, else the mean."""
     if pixels.shape[2] == 3:
@@ -156,9 +163,11 @@ def show_grey(axes: Axes, values: np.ndarray) -> None:
 
 
 def show_overlay(
-    axes: Axes, grey: np.ndarray, values: np.ndarray, *,
-    extent: tuple[float, float, float, float] | None = None, most: float | None = None,
-) -> None:  # fmt: skip
+    axes: Axes,
+    grey: np.ndarray,
+    values: np.ndarray,
+    extent: tuple[float, float, float, float] | None = None,
+) -> None:
     """Lay a map over an image: from nothing at 0 to full colour at its largest value.
 
     Args:
@@ -166,16 +175,12 @@ def show_overlay(
       grey: the image, [H,W] in [0, 1].
       values: the map, at least 0, of any size; the last image of the axes holds it unchanged.
       extent: left, right, bottom, top of the map in pixels of the image; None: all of it.
-      most: value of full colour; None: the largest.
     """
     height, width = grey.shape
     show_grey(axes, 0.3 + 0.5 * grey)  # black and white behind it would change the colours
     extent = extent or (-0.5, width - 0.5, height - 0.5, -0.5)
-    most = float(values.max()) if most is None else most
-    axes.imshow(
-        values, cmap=AMOUNT, vmin=0, vmax=most or 1, alpha=0.65, extent=extent,
-        interpolation="nearest",
-    )  # fmt: skip
+    colours = {"cmap": AMOUNT, "vmin": 0, "vmax": float(values.max()) or 1, "alpha": 0.65}
+    axes.imshow(values, extent=extent, interpolation="nearest", **colours)
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
 

@@ -15,7 +15,7 @@ _MARKS = ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#009e73")  # Okabe and It
 
 
 def feature_maps(
-    example: Example, features: Sequence[np.ndarray], channels: Sequence[np.ndarray], name: str
+    example: Example, features: Sequence[np.ndarray], channels: Sequence[np.ndarray]
 ) -> Picture:
     """The strongest channels of each stage, the image above.
 
@@ -24,7 +24,6 @@ def feature_maps(
       features: per stage [H',W',C'].
       channels: per stage the channels to show, strongest first, int [n], see
         `explain.strongest_channels`.
-      name: of the picture.
     """
     tall = [maps.shape[0] / maps.shape[1] for maps in features]
     cell = 0.68 * WIDTH / _SHOWN
@@ -39,18 +38,17 @@ def feature_maps(
         shown = maps[..., chosen].transpose(2, 0, 1)
         empty = np.full((_SHOWN - len(shown), *shown.shape[1:]), np.nan)
         h, w = shown.shape[1:]
-        image = canvas.show_mosaic(
-            axes, np.concatenate([shown, empty])[None],
-            [f"stage {number}\n{h}×{w}"], [str(i) for i in chosen] + [""] * len(empty),
-            cmap=canvas.AMOUNT, vmin=min(0.0, float(shown.min())),
-        )  # fmt: skip
+        tiles = np.concatenate([shown, empty])[None]
+        names = [f"stage {number}\n{h}×{w}"], [str(i) for i in chosen] + [""] * len(empty)
+        low = min(0.0, float(shown.min()))
+        image = canvas.show_mosaic(axes, tiles, *names, cmap=canvas.AMOUNT, vmin=low)
         canvas.colour_bar(figure, image, axes, "activation", aspect=8)
     alt = (
         f"Feature maps for image {example.name}: the {_SHOWN} channels of largest mean size of "
         f"each of {len(features)} stages, of {features[0].shape[0]}×{features[0].shape[1]} values "
         f"in the first and {features[-1].shape[0]}×{features[-1].shape[1]} in the last."
     )
-    return Picture(name, figure, alt)
+    return Picture("feature_maps", figure, alt)
 
 
 def grad_cams(
@@ -65,7 +63,7 @@ def grad_cams(
       examples: B images.
       maps: per stage shown [B,H',W'], see `explain.grad_cam`.
       stages: their numbers, from 0.
-      places: per stage shown (first pixel, pixels per value), see `explain.stage_pixels`.
+      places: per stage shown (first pixel, pixels per value), see `ConvNet.stage_pixels`.
     """
     height, width = examples[0].pixels.shape[:2]
     note = (
@@ -73,13 +71,11 @@ def grad_cams(
         "Dark all over: nothing of that stage speaks for the class."
     )
     columns = max(len(maps) + 1, 3)
-    figure, axes = canvas.image_rows(
-        len(examples), columns, height / width, "What speaks for the predicted class (Grad-CAM)",
-        note,
-    )  # fmt: skip
+    title = "What speaks for the predicted class (Grad-CAM)"
+    figure, axes = canvas.image_rows(len(examples), columns, height / width, title, note)
     for row, example in enumerate(examples):
-        canvas.show_image(axes[row, 0], example.pixels, canvas.short(example.name, 14))
-        axes[row, 0].set_xlabel(example.verdict_lines, fontsize=SMALL)
+        name = canvas.short(example.name, 14)
+        canvas.show_image(axes[row, 0], example.pixels, name, example.verdict_lines)
         for column in range(1, columns):
             if column > len(maps):
                 axes[row, column].set_axis_off()
@@ -87,7 +83,7 @@ def grad_cams(
             values, (first, step) = maps[column - 1][row], places[column - 1]
             place = axes[row, column]
             canvas.show_overlay(
-                place, example.pixels.mean(axis=2), values, extent=_extent(values, first, step)
+                place, example.pixels.mean(axis=2), values, _extent(values, first, step)
             )
             h, w = values.shape
             size = "1 value: no place" if h * w == 1 else f"{h}×{w} values"
@@ -110,7 +106,6 @@ def query_attention(
     maps: np.ndarray,
     queries: Sequence[tuple[int, int]],
     stages: Sequence[int],
-    name: str,
 ) -> Picture:
     """Where chosen positions of the feature maps look, in each stage with attention.
 
@@ -119,7 +114,6 @@ def query_attention(
       maps: [stages,queries,H'//2,W'//2], see `explain.query_attention`.
       queries: (row, column) of each in pixels of the image.
       stages: their numbers, from 0.
-      name: of the picture.
     """
     height, width = example.pixels.shape[:2]
     columns = len(queries)
@@ -139,8 +133,7 @@ def query_attention(
         _cross(top, x, y, colour)
         for r, stage in enumerate(stages):
             values, place = maps[r, c], axes[r, c]
-            h, w = values.shape
-            canvas.show_overlay(place, grey, values, extent=_extent(np.empty((h, w)), 0, 2))
+            canvas.show_overlay(place, grey, values, _extent(values, 0, 2))
             _cross(place, x, y, colour)
             canvas.label(place, "", canvas.below_map(values))
             if c == 0:
@@ -149,7 +142,7 @@ def query_attention(
         f"Attention of {columns} positions of image {example.name} in {rows} stages: where each "
         f"looks. Even attention would be {100 / maps[0, 0].size:.2g} % on each value."
     )
-    return Picture(name, figure, alt)
+    return Picture("queries", figure, alt)
 
 
 def _cross(axes, x: float, y: float, colour: str) -> None:

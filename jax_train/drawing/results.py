@@ -4,20 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from jax_train.drawing import canvas
-from jax_train.drawing.canvas import NORMAL, SMALL, Picture
-from jax_train.runs.history import History, read_metrics
-
-_LABELS = {"train": "training (as trained)", "val": "validation", "test": "test (final)"}
+from jax_train.drawing.canvas import SMALL, Picture
+from jax_train.runs.history import History, read_history
 
 # Okabe and Ito's colours, told apart with any colour vision; and marks, for print in grey.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-
-
 _MARKS = "osD^vPX"
-
-
+_TRAIN, _VAL = "training (as trained)", "validation"
+# By name of the figure: label, column of `History`, scale.
+_FIGURES = {"loss": ("loss (nats)", 1, 1), "accuracy": ("top-1 accuracy (%)", 2, 100)}
 MOST_NAMED = 30  # classes whose names and counts a picture has room for
 
 
@@ -30,48 +29,60 @@ def curves(histories: dict[str, History]) -> list[Picture]:
     """
     if len(histories) == 1:
         (history,) = histories.values()
-        lines = {"training (as trained)": history.train, "validation": history.val}
-        both = [(lines, lines), ("Loss by epoch", "Accuracy by epoch")]
+        losses = accuracies = {_TRAIN: history.train, _VAL: history.val}
+        titles = "Loss by epoch", "Accuracy by epoch"
     else:
-        train = {name: history.train for name, history in histories.items()}
-        val = {name: history.val for name, history in histories.items()}
-        both = [(train, val), ("Training loss by epoch", "Validation accuracy by epoch")]
-    (losses, accuracies), (first, second) = both
-    return [
-        _curves("loss", first, "loss (nats)", losses, 1, 1),
-        _curves("accuracy", second, "top-1 accuracy (%)", accuracies, 2, 100),
-    ]
+        losses = {name: history.train for name, history in histories.items()}
+        accuracies = {name: history.val for name, history in histories.items()}
+        titles = "Training loss by epoch", "Validation accuracy by epoch"
+    pictures = []
+    for name, title, lines in zip(_FIGURES, titles, (losses, accuracies), strict=True):
+        figure = canvas.new_figure(3.6, title)
+        facts = _draw(figure.subplots(), name, lines) or "No validation"
+        pictures.append(Picture(name, figure, f"{title}, {_FIGURES[name][0]}. {facts}."))
+    return pictures
 
 
-def _curves(name, title, label, lines, column, scale) -> Picture:
-    figure = canvas.new_figure(3.6, title)
-    axes = figure.subplots()
-    told = []
-    for (line, rows), colour, mark in zip(
-        lines.items(), _repeat(COLOURS, lines), _repeat(_MARKS, lines), strict=False
-    ):
+def draw_curves(metrics: Path, png: Path, title: str) -> None:
+    """Draw loss and top-1 accuracy of a metrics.csv by epoch, beside each other."""
+    history = read_history(metrics.parent)
+    lines = {_TRAIN: history.train, _VAL: history.val, "test (final)": history.test}
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title, parse_math=False)
+    for axes, name in zip(figure.subplots(1, 2), _FIGURES, strict=True):
+        _draw(axes, name, lines)
+    figure.savefig(png, dpi=120)
+
+
+def _draw(axes: Axes, name: str, lines: dict[str, np.ndarray]) -> str:
+    """Draw a figure of rows as in `History` by epoch, a line for each name; say where they go."""
+    label, column, scale = _FIGURES[name]
+    facts = []
+    for (line, rows), style in zip(lines.items(), _styles(len(lines)), strict=True):
         if not len(rows):
             continue
         x, y = rows[:, 0], scale * rows[:, column]
-        axes.plot(x, y, "-", color=colour, marker=mark, markersize=4, label=line,
-                  markevery=max(1, len(x) // 20))  # fmt: skip
+        axes.plot(x, y, "-", label=line, markersize=4, markevery=max(1, len(x) // 20), **style)
         best = f", best {y.max():.1f}" if scale == 100 else ""
-        told.append(f"{line}: from {y[0]:.3g} to {y[-1]:.3g}{best}")
+        facts.append(f"{line}: from {y[0]:.3g} to {y[-1]:.3g}{best}")
     axes.set_xlim(left=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("epoch", fontsize=NORMAL)
-    axes.set_ylabel(label, fontsize=NORMAL)
-    axes.tick_params(labelsize=SMALL)
+    canvas.name_axes(axes, "epoch", label)
     axes.grid(alpha=0.3)
-    if told:
-        legend = axes.legend(fontsize=SMALL)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
-    return Picture(name, figure, f"{title}, {label}. {'; '.join(told) or 'No validation'}.")
+    if facts:
+        _legend(axes)
+    return "; ".join(facts)
 
 
-def _repeat(things, over):
-    return [things[i % len(things)] for i in range(len(over))]
+def _styles(count: int) -> list[dict[str, str]]:
+    """A colour and a mark for each of so many lines."""
+    places = [i % len(COLOURS) for i in range(count)]
+    return [{"color": COLOURS[i], "marker": _MARKS[i]} for i in places]
+
+
+def _legend(axes: Axes, **place) -> None:
+    for text in axes.legend(fontsize=SMALL, **place).get_texts():
+        text.set_parse_math(False)
 
 
 def confusion(counts: np.ndarray, class_names: Sequence[str], facts: str) -> Picture:
@@ -87,9 +98,7 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], facts: str) -> Pic
     figure = canvas.new_figure(5.2, "What each class was taken for")
     axes = figure.subplots()
     image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    axes.set_xlabel("predicted class", fontsize=NORMAL)
-    axes.set_ylabel("true class", fontsize=NORMAL)
-    axes.tick_params(labelsize=SMALL)
+    canvas.name_axes(axes, "predicted class", "true class")
     if named:
         short = [canvas.short(name, 12) for name in class_names]
         places = np.arange(len(short))
@@ -103,11 +112,12 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], facts: str) -> Pic
 
 
 def _write_counts(axes, counts, shares) -> None:
+    size = SMALL if counts.max() < 1000 else SMALL - 2
     for (true, predicted), count in np.ndenumerate(counts):
         if count:
             colour = "white" if shares[true, predicted] > 0.5 else "black"
-            axes.text(predicted, true, str(count), ha="center", va="center", color=colour,
-                      fontsize=SMALL if counts.max() < 1000 else SMALL - 2)  # fmt: skip
+            place = {"ha": "center", "va": "center"}
+            axes.text(predicted, true, str(count), color=colour, fontsize=size, **place)
 
 
 def accuracy_by_class(shares: dict[str, np.ndarray], class_names: Sequence[str]) -> Picture:
@@ -123,48 +133,15 @@ def accuracy_by_class(shares: dict[str, np.ndarray], class_names: Sequence[str])
     table = np.array(list(shares.values()))
     axes.hlines(places, 100 * table.min(axis=0), 100 * table.max(axis=0), color="0.75", zorder=1)
     apart = np.linspace(-0.14, 0.14, len(shares))  # equal values must not hide each other
-    for (name, values), colour, mark, aside in zip(
-        shares.items(), _repeat(COLOURS, shares), _repeat(_MARKS, shares), apart, strict=True
-    ):
-        axes.scatter(
-            100 * values, places + aside, color=colour, marker=mark, label=name, zorder=2, s=36
-        )
+    styles = _styles(len(shares))
+    for (name, values), style, aside in zip(shares.items(), styles, apart, strict=True):
+        axes.scatter(100 * values, places + aside, label=name, zorder=2, s=36, **style)
     axes.set_yticks(places, [canvas.short(name) for name in class_names], parse_math=False)
     axes.invert_yaxis()
-    axes.set_xlabel("images of the class that are classified right (%)", fontsize=NORMAL)
-    axes.tick_params(labelsize=SMALL)
+    canvas.name_axes(axes, "images of the class that are classified right (%)")
     axes.grid(alpha=0.3, axis="x")
-    legend = axes.legend(fontsize=SMALL, loc="upper left", bbox_to_anchor=(1, 1))
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    _legend(axes, loc="upper left", bbox_to_anchor=(1, 1))
     means = ", ".join(f"{name} {100 * values.mean():.1f} %" for name, values in shares.items())
     return Picture(
         "accuracy_by_class", figure, f"Accuracy in each of {len(places)} classes; mean: {means}."
     )
-
-
-def draw_curves(metrics: Path, png: Path, title: str) -> None:
-    """Draw loss and top-1 accuracy against the epoch, for training and validation."""
-    from matplotlib.figure import Figure
-
-    rows = read_metrics(metrics)
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(title)
-    for axes, column, label in zip(
-        figure.subplots(1, 2), ("loss", "top1"), ("loss (nats)", "top-1 accuracy (%)"), strict=True
-    ):
-        scale = 100 if column == "top1" else 1
-        for split, style in {"train": "-", "val": "-", "test": "D"}.items():
-            points = [(float(r["epoch"]), scale * float(r[column])) for r in rows
-                      if r["split"] == split]  # fmt: skip
-            if points:
-                # A line of one point cannot be seen.
-                mark = "o" if style == "-" and len(points) == 1 else style
-                axes.plot(*zip(*points, strict=True), mark, label=_LABELS[split], markersize=5)
-        axes.set_xlim(left=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(png, dpi=120)

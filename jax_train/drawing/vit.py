@@ -11,7 +11,7 @@ from matplotlib.colors import PowerNorm
 from jax_models.layers import PatchEmbed
 from jax_train.analysis import explain
 from jax_train.drawing import canvas
-from jax_train.drawing.canvas import NORMAL, SMALL, WIDTH, Example, Picture
+from jax_train.drawing.canvas import SMALL, WIDTH, Example, Picture
 
 _CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 
@@ -49,19 +49,16 @@ def _plane_note(tokens: np.ndarray) -> str:
     return f"The tokens are runs of one colour's rows, not squares; from top to bottom: {names}."
 
 
-def attention_by_head(
-    example: Example, attention: np.ndarray, tokens: np.ndarray, name: str
-) -> Picture:
+def attention_by_head(example: Example, attention: np.ndarray, tokens: np.ndarray) -> Picture:
     """The class token's attention in every block and head, the image beside it.
 
     Args:
       example: the image.
       attention: [L,h,N], see `explain.class_token_attention`.
       tokens: token map [M,H,W].
-      name: of the picture.
     """
     blocks, heads, _ = attention.shape
-    tiles = 100 * _stacked(_with_gap(explain.paint(attention, tokens)))
+    tiles = 100 * _stacked(_with_gap(attention[..., tokens]))
     beside = 0.24 * WIDTH
     height = max(2.4, 1.2 + 0.67 * canvas.mosaic_height(tiles))
     head = "head " if heads <= 4 else "h"
@@ -73,11 +70,10 @@ def attention_by_head(
     left, right = figure.subplots(1, 2, width_ratios=(beside, WIDTH - beside))
     canvas.show_image(left, example.pixels, canvas.short(example.name), example.verdict_lines)
     left.set_anchor("N")
-    image = canvas.show_mosaic(
-        right, tiles,
-        [f"block {i + 1}" for i in range(blocks)], [f"{head}{i + 1}" for i in range(heads)],
-        cmap=canvas.AMOUNT, norm=PowerNorm(0.5, vmin=0, vmax=100 * attention.max()),
-    )  # fmt: skip
+    rows = [f"block {i + 1}" for i in range(blocks)]
+    columns = [f"{head}{i + 1}" for i in range(heads)]
+    norm = PowerNorm(0.5, vmin=0, vmax=100 * attention.max())
+    image = canvas.show_mosaic(right, tiles, rows, columns, cmap=canvas.AMOUNT, norm=norm)
     canvas.colour_bar(
         figure, image, right, "attention to a patch (%)", location="bottom", shrink=0.9
     )
@@ -86,7 +82,7 @@ def attention_by_head(
         f"The largest weight is {100 * attention.max():.0f} % on one patch; even attention would "
         f"be {100 / (attention.shape[2] + 1):.1f} %."
     )
-    return Picture(name, figure, alt)
+    return Picture("attention_by_head", figure, alt)
 
 
 def attention_over_images(
@@ -110,15 +106,14 @@ def attention_over_images(
         "Rollout: all blocks together. "
     )
     planes = len(tokens)
-    figure, axes = canvas.image_rows(
-        len(examples), len(columns) + 1, planes * tokens.shape[1] / tokens.shape[2],
-        "What the class token attends to", note + _plane_note(tokens),
-    )  # fmt: skip
+    tall, note = planes * tokens.shape[1] / tokens.shape[2], note + _plane_note(tokens)
+    title = "What the class token attends to"
+    figure, axes = canvas.image_rows(len(examples), len(columns) + 1, tall, title, note)
     for row, example in enumerate(examples):
-        canvas.show_image(axes[row, 0], example.pixels, canvas.short(example.name, 14))
-        axes[row, 0].set_xlabel(example.verdict_lines, fontsize=SMALL)
+        name = canvas.short(example.name, 14)
+        canvas.show_image(axes[row, 0], example.pixels, name, example.verdict_lines)
         for place, (title, values) in zip(axes[row, 1:], columns, strict=True):
-            painted = _stacked(explain.paint(values[row], tokens))
+            painted = _stacked(values[row][..., tokens])
             canvas.show_overlay(place, _behind(example.pixels, planes), painted)
             _separate(place, tokens)
             canvas.label(place, title, canvas.below_map(values[row]))
@@ -152,11 +147,9 @@ def attention_distances(distances: np.ndarray, even: float, images: int, note: s
         axes.plot(blocks, line, "o", color="#0072b2", alpha=0.75, label="a head"[: 6 * (not head)])
     axes.plot(blocks, distances.mean(axis=1), "-", color="#d55e00", label="mean of the heads")
     axes.axhline(even, color="black", linestyle="--", linewidth=1, label="all patches alike")
-    axes.set_xlabel("block", fontsize=NORMAL)
-    axes.set_ylabel("mean attention distance (pixels)", fontsize=NORMAL)
+    canvas.name_axes(axes, "block", "mean attention distance (pixels)")
     axes.set_ylim(0, 1.08 * max(distances.max(), even))
     axes.set_xticks(blocks[:: -(-len(blocks) // 12)])
-    axes.tick_params(labelsize=SMALL)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=SMALL, title=f"mean of {images} images", title_fontsize=SMALL)
     first, last = distances[0], distances[-1]
@@ -189,18 +182,14 @@ def position_similarities(similarity: np.ndarray, embed: PatchEmbed) -> Picture:
             border = colour * len(similarity) / embed.in_channels - 0.5
             axes.axhline(border, color="black", linewidth=0.7)
             axes.axvline(border, color="black", linewidth=0.7)
-        axes.set_xlabel("token", fontsize=NORMAL)
-        axes.set_ylabel("token", fontsize=NORMAL)
-        axes.tick_params(labelsize=SMALL)
+        canvas.name_axes(axes, "token", "token")
     else:
         note = "Each small map belongs to the patch at its place: its likeness to all patches."
         figure = canvas.new_figure(6.2, title, note)
         axes = figure.subplots()
-        image = canvas.show_mosaic(
-            axes, similarity.reshape(side, side, side, side),
-            [str(i + 1) for i in range(side)], [str(i + 1) for i in range(side)],
-            cmap=canvas.SIGNED, vmin=-1, vmax=1,
-        )  # fmt: skip
+        maps = similarity.reshape(side, side, side, side)
+        names = [str(i + 1) for i in range(side)]
+        image = canvas.show_mosaic(axes, maps, names, names, cmap=canvas.SIGNED, vmin=-1, vmax=1)
         axes.set_ylabel("row of the patch", fontsize=SMALL)
         axes.set_xlabel("column of the patch", fontsize=SMALL)
     canvas.colour_bar(
@@ -238,14 +227,12 @@ def patch_filters(components: np.ndarray, shares: np.ndarray, embed: PatchEmbed)
         figure = canvas.new_figure(height, title, f"{text} {_runs_note(embed)}")
         axes = figure.subplots()
         most = np.abs(components).max()
+        colours = {"cmap": canvas.SIGNED, "vmin": -most, "vmax": most}
+        place = (-0.5, components.shape[1] - 0.5, len(components) + 0.5, 0.5)
         image = axes.imshow(
-            components, cmap=canvas.SIGNED, vmin=-most, vmax=most, aspect="auto",
-            interpolation="nearest",
-            extent=(-0.5, components.shape[1] - 0.5, len(components) + 0.5, 0.5),
-        )  # fmt: skip
-        axes.set_xlabel("place in the run", fontsize=NORMAL)
-        axes.set_ylabel("component", fontsize=NORMAL)
-        axes.tick_params(labelsize=SMALL)
+            components, aspect="auto", interpolation="nearest", extent=place, **colours
+        )
+        canvas.name_axes(axes, "place in the run", "component")
         canvas.colour_bar(figure, image, axes, "weight (filters have length 1)")
     else:
         figure = canvas.show_filters(explain.filter_images(components, embed), title, text)
@@ -253,17 +240,16 @@ def patch_filters(components: np.ndarray, shares: np.ndarray, embed: PatchEmbed)
     return Picture("patch_filters", figure, alt)
 
 
-def image_and_patches(example: Example, embed: PatchEmbed, name: str) -> Picture:
+def image_and_patches(example: Example, embed: PatchEmbed) -> Picture:
     """An image beside the patches the model cuts it into.
 
     Args:
       example: the image.
       embed: which cuts it.
-      name: of the picture.
     """
     patches = explain.patches_of(example.pixels[None], embed)[0]
     if embed.raster:
-        return _image_and_runs(example, patches, embed, name)
+        return _image_and_runs(example, patches, embed)
     side, p = embed.img_size // embed.patch_size, embed.patch_size
     figure = canvas.new_figure(3.9, f"An image and its {side}×{side} patches of {p}×{p} pixels")
     left, right = figure.subplots(1, 2)
@@ -277,10 +263,10 @@ def image_and_patches(example: Example, embed: PatchEmbed, name: str) -> Picture
     canvas.label(right, "patches", "read row by row")
     right.spines[:].set_visible(False)
     alt = f"Image {example.name} beside its {side * side} patches of {p} by {p} pixels."
-    return Picture(name, figure, alt)
+    return Picture("patches", figure, alt)
 
 
-def _image_and_runs(example, runs, embed, name) -> Picture:
+def _image_and_runs(example, runs, embed) -> Picture:
     title = f"An image and its {len(runs)} tokens of {runs.shape[1]} values"
     note = _runs_note(embed) + " Every second run is tinted."
     figure = canvas.new_figure(6, title, note)
@@ -295,7 +281,7 @@ def _image_and_runs(example, runs, embed, name) -> Picture:
     axes.set_ylabel("token", fontsize=SMALL)
     axes.tick_params(labelsize=SMALL)
     alt = f"Image {example.name}, its colours with the runs of memory marked, and the runs as rows."
-    return Picture(name, figure, alt)
+    return Picture("patches", figure, alt)
 
 
 def _show_runs(axes, example, embed) -> None:

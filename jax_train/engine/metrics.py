@@ -131,20 +131,25 @@ def eval_figures(sums: EvalSums) -> dict[str, float]:
     } | classification_figures(confusion)
 
 
-def classification_figures(confusion: np.ndarray) -> dict[str, float]:
-    """Macro and micro precision, recall and F1 of a confusion matrix [true, predicted].
-
-    A ratio 0/0 counts as 0, and classes that are neither true nor predicted anywhere are left out
-    of the means, as `sklearn.metrics.precision_recall_fscore_support(zero_division=0)` does.
-    """
+def class_figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 [K] of a confusion matrix [true, predicted]; 0/0 counts as 0."""
     right = np.diag(confusion).astype(np.float64)
     predicted, true = confusion.sum(axis=0), confusion.sum(axis=1)
-    seen = predicted + true > 0
-    by_class = {
+    return {
         "precision": right / np.maximum(predicted, 1),
         "recall": right / np.maximum(true, 1),
         "f1": 2 * right / np.maximum(predicted + true, 1),
     }
+
+
+def classification_figures(confusion: np.ndarray) -> dict[str, float]:
+    """Macro and micro precision, recall and F1 of a confusion matrix [true, predicted].
+
+    Classes that are neither true nor predicted anywhere are left out of the means, as
+    `sklearn.metrics.precision_recall_fscore_support(zero_division=0)` does.
+    """
+    by_class = class_figures(confusion)
+    seen = confusion.sum(axis=0) + confusion.sum(axis=1) > 0
     figures = {f"{name}_macro": float(values[seen].mean()) for name, values in by_class.items()}
-    micro = float(right.sum() / confusion.sum())
+    micro = float(np.trace(confusion) / confusion.sum())
     return figures | {f"{name}_micro": micro for name in by_class}

@@ -1,26 +1,18 @@
-"""The page and the table of a comparison: `python -m jax_train compare`."""
+"""The page that compares runs: `python -m jax_train compare`."""
 
 from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 
-from jax_models.cnn import ConvNet
-from jax_models.vit import VisionTransformer
 from jax_train.analysis import comparison as compare
-from jax_train.analysis import explain
-from jax_train.analysis.comparison import Compared, Group, agreement, p_text
-from jax_train.drawing import cnn as drawing_cnn
-from jax_train.drawing import results as drawing_results
-from jax_train.drawing import vit as drawing_vit
-from jax_train.drawing.canvas import Example, Picture
+from jax_train.analysis.comparison import Compared, Group, agreement, p_text, seconds_per_epoch
+from jax_train.drawing import results
+from jax_train.pages.facts import data_name, notes, splits
 from jax_train.pages.page import Page, count, interval, metric, percent
-from jax_train.pages.run import data_name, notes, splits
+from jax_train.pages.pictures import Chosen, closer_look
 
 _SHOWN = 8  # images of each group
-
-
-_CHANNELS = 6  # of a stage
 
 
 def write(compared: Sequence[Compared], page: Page) -> str:
@@ -29,7 +21,10 @@ def write(compared: Sequence[Compared], page: Page) -> str:
     found = compare.groups(compared)
     by_class = {one.name: one.evaluation.by_class["recall"] for one in compared}
     class_names = first.evaluation.class_names
-    pictured = len(class_names) <= drawing_results.MOST_NAMED
+    class_picture = None
+    if len(class_names) <= results.MOST_NAMED:
+        class_picture = page.picture(results.accuracy_by_class(by_class, class_names))
+    histories = {one.name: one.history for one in compared}
     return page.write(
         "comparison.html",
         title=f"{', '.join(names[:-1])} and {names[-1]} on {data_name(first.run)}",
@@ -39,16 +34,14 @@ def write(compared: Sequence[Compared], page: Page) -> str:
         notes=_notes(compared),
         verdicts=verdicts(compared),
         table=table(compared),
-        curves=[page.picture(one) for one in
-                drawing_results.curves({one.name: one.history for one in compared})],
+        curves=[page.picture(one) for one in results.curves(histories)],
         pairs=pair_rows(compared),
         groups=[_group(page, compared, group) for group in found],
         by_class=class_rows(class_names, by_class, first.evaluation.by_class["images"]),
-        class_picture=page.picture(drawing_results.accuracy_by_class(by_class, class_names))
-        if pictured else None,
+        class_picture=class_picture,
         looks=[_looks(page, compared, group) for group in _to_explain(found, len(compared))],
         differences=compare.config_differences(compared),
-    )  # fmt: skip
+    )
 
 
 def _data(one: Compared) -> str:
@@ -64,9 +57,9 @@ def _notes(compared) -> list[str]:
     """Notes on each run; those that hold for all are said once."""
     of_each = [notes(one.run, one.evaluation, one.split) for one in compared]
     shared = [note for note in of_each[0] if all(note in other for other in of_each)]
-    own = [f"{one.name}: {note}" for one, found in zip(compared, of_each, strict=True)
-           for note in found if note not in shared]  # fmt: skip
-    return shared + own
+    pairs = zip(compared, of_each, strict=True)
+    own = [(one.name, note) for one, found in pairs for note in found if note not in shared]
+    return shared + [f"{name}: {note}" for name, note in own]
 
 
 # Figures
@@ -74,43 +67,39 @@ def _notes(compared) -> list[str]:
 
 def table(compared: Sequence[Compared]) -> list[tuple[str, str, list[str]]]:
     """Rows (what, explanation, a value for each model)."""
-
-    def row(what, hint, value):
-        return what, hint, [value(one) for one in compared]
-
-    def result(one, key):
-        return one.run.results[key]
-
     sizes = {f"{one.run.config.eval.batch_size:,}" for one in compared}
-    batches = " or ".join(sorted(sizes))
+    measured = f"measured now, in batches of {' or '.join(sorted(sizes))}"
     rows = [
-        row("Test accuracy", "top-1", lambda one: percent(one.evaluation.figures["top1"])),
-        row("95 % interval", "Wilson", lambda one: interval(one.evaluation.top1_interval)),
+        ("Test accuracy", "top-1", lambda one: percent(one.evaluation.figures["top1"])),
+        ("95 % interval", "Wilson", lambda one: interval(one.evaluation.top1_interval)),
+        ("Top-5 accuracy", "", lambda one: percent(one.evaluation.figures["top5"])),
+        ("Test loss", "nats", lambda one: f"{one.evaluation.figures['loss']:.4f}"),
+        ("Calibration error", "expected, in 15 bins", _calibration_error),
+        ("Final validation accuracy", "", _final_val),
+        ("Best validation accuracy", "its epoch", _best_val),
+        ("Last training loss", "nats, of the last log points", _last_train_loss),
+        ("Weights", "that the figures are of", _weights),
+        ("Parameters", "", lambda one: count(one.run.results["parameters"])),
+        ("Forward pass", "per image", lambda one: metric(one.flops.forward, "FLOP")),
+        ("Training step", "per image", lambda one: metric(one.flops.train, "FLOP")),
+        ("Training speed", "without compilation and validation", _train_speed),
+        ("Inference speed", measured, lambda one: _speed(one.evaluation.images_per_sec)),
+        ("Training time", "all included", lambda one: f"{one.run.results['seconds']:,.0f} s"),
+        ("Time per epoch", "all included", lambda one: f"{seconds_per_epoch(one):,.1f} s"),
+        ("Epochs", "", lambda one: str(one.run.results["epochs"])),
+        ("Trained on", "", lambda one: one.run.results["device"]),
     ]
-    if len(compared[0].evaluation.class_names) > 5:
-        rows.append(row("Top-5 accuracy", "", lambda one: percent(one.evaluation.figures["top5"])))
-    return [
-        *rows,
-        row("Test loss", "nats", lambda one: f"{one.evaluation.figures['loss']:.4f}"),
-        row("Calibration error", "expected, in 15 bins",
-            lambda one: percent(one.evaluation.calibration_error)),
-        row("Final validation accuracy", "", _final_val),
-        row("Best validation accuracy", "its epoch", _best_val),
-        row("Last training loss", "nats, of the last log points",
-            lambda one: f"{one.history.last_train_loss:.4f}"),
-        row("Weights", "that the figures are of", _weights),
-        row("Parameters", "", lambda one: count(result(one, "parameters"))),
-        row("Forward pass", "per image", lambda one: metric(one.flops.forward, "FLOP")),
-        row("Training step", "per image", lambda one: metric(one.flops.train, "FLOP")),
-        row("Training speed", "without compilation and validation", _train_speed),
-        row("Inference speed", f"measured now, in batches of {batches}",
-            lambda one: f"{one.evaluation.images_per_sec:,.0f} images/s"),
-        row("Training time", "all included", lambda one: f"{result(one, 'seconds'):,.0f} s"),
-        row("Time per epoch", "all included",
-            lambda one: f"{compare.seconds_per_epoch(one):,.1f} s"),
-        row("Epochs", "", lambda one: str(result(one, "epochs"))),
-        row("Trained on", "", lambda one: result(one, "device")),
-    ]  # fmt: skip
+    if len(compared[0].evaluation.class_names) <= 5:
+        del rows[2]
+    return [(what, hint, [value(one) for one in compared]) for what, hint, value in rows]
+
+
+def _calibration_error(one: Compared) -> str:
+    return percent(one.evaluation.calibration_error)
+
+
+def _last_train_loss(one: Compared) -> str:
+    return f"{one.history.last_train_loss:.4f}"
 
 
 def _final_val(one: Compared) -> str:
@@ -126,7 +115,11 @@ def _best_val(one: Compared) -> str:
 
 def _train_speed(one: Compared) -> str:
     speed = one.run.results["train_images_per_sec"]
-    return f"{speed:,.0f} images/s" if speed else "–"
+    return _speed(speed) if speed else "–"
+
+
+def _speed(images_per_sec: float) -> str:
+    return f"{images_per_sec:,.0f} images/s"
 
 
 def _weights(one: Compared) -> str:
@@ -188,9 +181,8 @@ def _says(compared: Sequence[Compared], number: int) -> list[dict]:
     lines = []
     for one in compared:
         said = one.evaluation.class_names[one.evaluation.predictions[number]]
-        share = percent(one.evaluation.confidences[number], 0)
-        lines.append({"model": one.name, "said": said, "share": share,
-                      "right": bool(one.right[number])})  # fmt: skip
+        share, right = percent(one.evaluation.confidences[number], 0), bool(one.right[number])
+        lines.append({"model": one.name, "said": said, "share": share, "right": right})
     return lines
 
 
@@ -202,8 +194,8 @@ def _group(page: Page, compared, group: Group) -> dict:
         true = names[first.evaluation.labels[number]]
         alt = f"Test image {number}: {true}"
         thumb = page.thumbnail(f"{group.slug}_image_{number}", pixels, alt)
-        images.append({"image": thumb, "number": int(number), "true": true,
-                       "says": _says(compared, number)})  # fmt: skip
+        says = _says(compared, number)
+        images.append({"image": thumb, "number": int(number), "true": true, "says": says})
     return {"title": group.title, "count": len(group.images), "images": images}
 
 
@@ -218,44 +210,11 @@ def _looks(page: Page, compared, group: Group) -> dict:
     true = first.evaluation.class_names[first.evaluation.labels[number]]
     models = []
     for k, one in enumerate(compared):
-        drawn = pictures_of(one, number, f"_{k + 1}_image_{number}")
-        models.append({"name": one.name, "pictures": [page.picture(picture) for picture in drawn]})
-    return {"title": group.title, "number": number, "true": true, "models": models,
-            "says": _says(compared, number)}  # fmt: skip
-
-
-def pictures_of(one: Compared, number: int, end: str) -> list[Picture]:
-    """Where a model looks on a test image: attention of a ViT, Grad-CAM and features of a CNN.
-
-    Args:
-      one: the model.
-      number: of the image.
-      end: of the pictures' names.
-    """
-    model, names = one.run.model, one.run.class_names
-    seen = explain.look(one.run, one.split.take([number])[0])
-    best = int(seen.logits[0].argmax())
-    example = Example(
-        f"test image {number}", seen.pixels[0], names[best], float(seen.probabilities[0, best]),
-        names[one.evaluation.labels[number]],
-    )  # fmt: skip
-    drawn = []
-    if isinstance(model, VisionTransformer):
-        tokens = explain.token_map(model.patch_embed)
-        attention = explain.class_token_attention(seen.attention)
-        rollout = explain.rollout(seen.attention)[:, 0, 1:]
+        chosen = Chosen((f"test image {number}",), *one.split.take([number]))
         drawn = [
-            drawing_vit.attention_over_images([example], attention, rollout, tokens),
-            drawing_vit.attention_by_head(example, attention[:, 0], tokens, "by_head"),
+            page.picture(picture.named(f"_{k + 1}_image_{number}"))
+            for picture in closer_look(one.run, chosen)
         ]
-    elif isinstance(model, ConvNet):
-        stages = range(len(model.stages))
-        maps = [explain.grad_cam(model, seen.features[i], np.array([best]), i) for i in stages]
-        places = [explain.stage_pixels(model, i) for i in stages]
-        features = [part[0] for part in seen.features]
-        channels = [explain.strongest_channels(part, _CHANNELS) for part in features]
-        drawn = [
-            drawing_cnn.grad_cams([example], maps, stages, places),
-            drawing_cnn.feature_maps(example, features, channels, "feature_maps"),
-        ]
-    return [Picture(picture.name + end, picture.figure, picture.alt) for picture in drawn]
+        models.append({"name": one.name, "pictures": drawn})
+    says = _says(compared, number)
+    return {"title": group.title, "number": number, "true": true, "models": models, "says": says}

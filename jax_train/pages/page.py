@@ -63,12 +63,7 @@ class Page:
           UserError: the folder cannot be written.
         """
         png = _small_png(pixels)
-        path = self.folder / f"{name}.png"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error}. Choose another place.") from error
+        _write(self.folder / f"{name}.png", png)
         return _embed(png, alt)
 
     def write(self, template: str, **values) -> str:
@@ -78,15 +73,17 @@ class Page:
           UserError: the file cannot be written.
         """
         text = _templates().get_template(template).render(values)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, text)
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written: {error}. Choose another place."
-            ) from error
+        _write(self.path, text)
         size = len(text.encode()) / 1e6
         return f"{self.path} ({size:.1f} MB)\n  its pictures: {self.folder}/"
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}. Choose another place.") from error
 
 
 def _embed(png: bytes, alt: str) -> Image:
@@ -107,8 +104,8 @@ def _small_png(pixels: np.ndarray) -> bytes:
     image = Pillow.fromarray(pixels)
     longer = max(image.size)
     if longer < _SMALL:
-        image = image.resize([side * (_SMALL // longer) for side in image.size],
-                             Pillow.Resampling.NEAREST)  # fmt: skip
+        size = [side * (_SMALL // longer) for side in image.size]
+        image = image.resize(size, Pillow.Resampling.NEAREST)
     else:
         image.thumbnail((_SMALL, _SMALL))
     file = io.BytesIO()

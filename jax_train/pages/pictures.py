@@ -7,22 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_models.cnn import ConvNet
-from jax_models.vit import VisionTransformer
 from jax_train.analysis import explain
+from jax_train.analysis.explain import Intermediates
+from jax_train.analysis.scoring import check_finite
 from jax_train.data import load_split
 from jax_train.data.given_images import read_images
-from jax_train.drawing import canvas
-from jax_train.drawing import cnn as drawing_cnn
-from jax_train.drawing import vit as drawing_vit
+from jax_train.drawing import canvas, cnn, vit
 from jax_train.drawing.canvas import Example, Picture
 from jax_train.errors import UserError
 from jax_train.printing import readable
 from jax_train.runs.trained import TrainedRun, image_shape
 
 _FILTERS, _CHANNELS = 32, 6
-
-
 _DISTANCE_IMAGES = 128  # as many as in the ViT paper
 
 
@@ -34,13 +30,13 @@ class Chosen:
       names: of each, for people.
       images: uint8 [B,H,W,C], raw.
       labels: int [B], None where they are not known.
-      more: uint8 [n,H,W,C], further images for what is averaged over images.
+      more: uint8 [n,H,W,C], further images for what is averaged over images; None: none.
     """
 
     names: tuple[str, ...]
     images: np.ndarray
     labels: np.ndarray | None
-    more: np.ndarray
+    more: np.ndarray | None = None
 
 
 # Images
@@ -91,101 +87,130 @@ def pictures(run: TrainedRun, chosen: Chosen, stage: int | None = None) -> Itera
     Raises:
       UserError: the model's logits are not finite.
     """
-    seen = explain.look(run, chosen.images)
-    if not np.isfinite(seen.logits).all():
-        raise UserError(
-            f"The logits of {run.folder} are not finite: its training did not converge. Train it "
-            "again with a lower config.optim.learning_rate."
-        )
-    examples = _examples(run, chosen, seen)
-    if isinstance(run.model, VisionTransformer):
-        yield from _vit_pictures(run, chosen, seen, examples)
-    if isinstance(run.model, ConvNet):
-        yield from _cnn_pictures(run, seen, examples, stage)
+    seen, examples = _forward(run, chosen)
+    check_finite(run, seen.logits)
+    for family in _families(run):
+        yield family.overview(seen, examples, stage)
+        for i, slug in enumerate(slugs(chosen.names)):
+            for picture in family.of_image(seen, examples, i):
+                yield picture.named(f"_{slug}")
+        yield from family.of_model(chosen.more)
 
 
-def _examples(run, chosen, seen) -> list[Example]:
-    names = run.class_names
-    best = seen.logits.argmax(axis=1)
-    return [
-        Example(
-            name,
-            seen.pixels[i],
-            names[best[i]],
-            float(seen.probabilities[i, best[i]]),
-            None if chosen.labels is None else names[chosen.labels[i]],
-        )
-        for i, name in enumerate(chosen.names)
-    ]
+def closer_look(run: TrainedRun, chosen: Chosen) -> Iterator[Picture]:
+    """The two pictures that say most of where a run's model looks on one image."""
+    seen, examples = _forward(run, chosen)
+    for family in _families(run):
+        yield family.overview(seen, examples)
+        yield next(family.of_image(seen, examples, 0))
 
 
-def _vit_pictures(run, chosen, seen, examples) -> Iterator[Picture]:
-    embed = run.model.patch_embed
-    tokens = explain.token_map(embed)
-    attention = explain.class_token_attention(seen.attention)
-    yield drawing_vit.attention_over_images(
-        examples, attention, explain.rollout(seen.attention)[:, 0, 1:], tokens
-    )
-    for i, (example, slug) in enumerate(zip(examples, slugs(chosen.names), strict=True)):
-        name = f"attention_by_head_{slug}"
-        yield drawing_vit.attention_by_head(example, attention[:, i], tokens, name)
-        yield drawing_vit.image_and_patches(example, embed, f"patches_{slug}")
-    yield _distance_picture(run, chosen, tokens)
-    positions = np.asarray(run.model.pos_embed[...])
-    yield drawing_vit.position_similarities(explain.position_similarity(positions), embed)
-    kernel = np.asarray(embed.projection.kernel[...])
-    yield drawing_vit.patch_filters(*explain.principal_filters(kernel, _FILTERS), embed)
+def remarks(run: TrainedRun) -> list[str]:
+    """What a model lacks or has of its own, a line for each."""
+    name = run.config.model.name
+    lines = [line for family in _families(run) for line in family.remarks(name)]
+    return lines or [f"{name} has neither patches nor stages: nothing to draw."]
 
 
-def _distance_picture(run, chosen, tokens) -> Picture:
-    centres = explain.token_centres(tokens)
-    placed = centres[np.isfinite(centres).all(axis=1)]
-    note = ""
-    if len(tokens) > 1:
-        note = "Between the middles of the runs, whatever their colour."
-        if missing := len(centres) - len(placed):
-            note += f"\n{missing} runs over two colours are left out."
-    return drawing_vit.attention_distances(
-        explain.mean_attention_distance(run, chosen.more),
-        explain.pairwise_distances(placed).mean(),
-        len(chosen.more),
-        note,
-    )
+def _forward(run: TrainedRun, chosen: Chosen) -> tuple[Intermediates, list[Example]]:
+    seen, names = explain.forward(run, chosen.images), run.class_names
+    examples = []
+    for i, best in enumerate(seen.logits.argmax(axis=1)):
+        truth = None if chosen.labels is None else names[chosen.labels[i]]
+        share = float(seen.probabilities[i, best])
+        examples.append(Example(chosen.names[i], seen.pixels[i], names[best], share, truth))
+    return seen, examples
 
 
-def _cnn_pictures(run, seen, examples, stage) -> Iterator[Picture]:
-    model = run.model
-    stages = range(len(model.stages)) if stage is None else [stage - 1]
-    classes = seen.logits.argmax(axis=1)
-    yield drawing_cnn.grad_cams(
-        examples,
-        [explain.grad_cam(model, seen.features[i], classes, i) for i in stages],
-        stages,
-        [explain.stage_pixels(model, i) for i in stages],
-    )
-    for i, (example, slug) in enumerate(
-        zip(examples, slugs([e.name for e in examples]), strict=True)
-    ):
+class _Patches:
+    """Of a model with `patch_embed`, learned `pos_embed`, and a class token in its attention."""
+
+    def __init__(self, run: TrainedRun):
+        self._run, self._embed = run, run.model.patch_embed
+        self._tokens = explain.token_map(self._embed)
+
+    def remarks(self, name: str) -> list[str]:
+        lines = [f"{name} has no convolutions: no feature maps, no Grad-CAM."]
+        if self._embed.raster:
+            lines.append(
+                f"{name}'s tokens are runs of memory, not squares: its maps are drawn by colour."
+            )
+        return lines
+
+    def overview(self, seen: Intermediates, examples, stage: int | None = None) -> Picture:
+        rollout = explain.rollout(seen.attention)[:, 0, -self._embed.num_patches :]
+        return vit.attention_over_images(examples, self._attention(seen), rollout, self._tokens)
+
+    def of_image(self, seen: Intermediates, examples, i: int) -> Iterator[Picture]:
+        yield vit.attention_by_head(examples[i], self._attention(seen)[:, i], self._tokens)
+        yield vit.image_and_patches(examples[i], self._embed)
+
+    def of_model(self, images: np.ndarray) -> Iterator[Picture]:
+        yield self._distances(images)
+        positions = np.asarray(self._run.model.pos_embed[...])[0, -self._embed.num_patches :]
+        yield vit.position_similarities(explain.position_similarity(positions), self._embed)
+        kernel = np.asarray(self._embed.projection.kernel[...])
+        yield vit.patch_filters(*explain.principal_filters(kernel, _FILTERS), self._embed)
+
+    def _attention(self, seen: Intermediates) -> np.ndarray:
+        return explain.class_token_attention(seen.attention, self._embed.num_patches)
+
+    def _distances(self, images: np.ndarray) -> Picture:
+        centres = explain.token_centres(self._tokens)
+        placed = centres[np.isfinite(centres).all(axis=1)]
+        note = ""
+        if len(self._tokens) > 1:
+            note = "Between the middles of the runs, whatever their colour."
+            if missing := len(centres) - len(placed):
+                note += f"\n{missing} runs over two colours are left out."
+        distances = explain.mean_attention_distance(self._run, images)
+        even = explain.pairwise_distances(placed).mean()
+        return vit.attention_distances(distances, even, len(images), note)
+
+
+class _Stages:
+    """Of a model with `stages` and, for each, `after`, `stage_pixels`; see `ConvNet`."""
+
+    def __init__(self, run: TrainedRun):
+        self._run, self._model = run, run.recipe.merge(run.params, run.stats)
+
+    def remarks(self, name: str) -> list[str]:
+        if self._model.attention_stages:
+            return [f"{name} has no patches and no class token: no attention rollout or distance."]
+        return [f"{name} has no attention: Grad-CAM and the feature maps show where it looks."]
+
+    def overview(self, seen: Intermediates, examples, stage: int | None = None) -> Picture:
+        stages = range(len(self._model.stages)) if stage is None else [stage - 1]
+        classes = seen.logits.argmax(axis=1)
+        maps = [explain.grad_cam(self._model, seen.features[i], classes, i) for i in stages]
+        places = [self._model.stage_pixels(i) for i in stages]
+        return cnn.grad_cams(examples, maps, stages, places)
+
+    def of_image(self, seen: Intermediates, examples, i: int) -> Iterator[Picture]:
         features = [maps[i] for maps in seen.features]
         channels = [explain.strongest_channels(maps, _CHANNELS) for maps in features]
-        yield drawing_cnn.feature_maps(example, features, channels, f"feature_maps_{slug}")
-        if seen.attention:
-            yield _query_picture(model, example, [a[i] for a in seen.attention], features, slug)
-    filters = np.asarray(model.stages[0].convs[0].kernel[...]).transpose(3, 0, 1, 2)
-    title = f"The {len(filters)} filters of the first convolution"
-    figure = canvas.show_filters(filters[:64], title, "" if len(filters) <= 64 else "64 shown")
-    yield Picture("first_filters", figure, f"{title}, {filters.shape[1]}×{filters.shape[2]}.")
+        yield cnn.feature_maps(examples[i], features, channels)
+        if stages := self._model.attention_stages:
+            queries = query_positions(*examples[i].pixels.shape[:2])
+            maps = [
+                [explain.query_attention(weights[i], features[stage].shape[1], q) for q in queries]
+                for stage, weights in zip(stages, seen.attention, strict=True)
+            ]
+            yield cnn.query_attention(examples[i], np.array(maps), queries, stages)
+
+    def of_model(self, images: np.ndarray) -> Iterator[Picture]:
+        filters = np.asarray(self._run.model.first_filters).transpose(3, 0, 1, 2)
+        title = f"The {len(filters)} filters of the first convolution"
+        figure = canvas.show_filters(filters[:64], title, "" if len(filters) <= 64 else "64 shown")
+        yield Picture("first_filters", figure, f"{title}, {filters.shape[1]}×{filters.shape[2]}.")
 
 
-def _query_picture(model, example, attention, features, slug) -> Picture:
-    stages = [i for i, stage in enumerate(model.stages) if stage.attention is not None]
-    queries = query_positions(*example.pixels.shape[:2])
-    maps = [
-        [explain.query_attention(weights, features[stage].shape[1], q) for q in queries]
-        for stage, weights in zip(stages, attention, strict=True)
-    ]
-    name = f"queries_{slug}"
-    return drawing_cnn.query_attention(example, np.array(maps), queries, stages, name)
+# How a model is shown, by what it has; it may have several of these.
+FAMILIES = {"patch_embed": _Patches, "stages": _Stages}
+
+
+def _families(run: TrainedRun) -> list:
+    return [family(run) for has, family in FAMILIES.items() if hasattr(run.model, has)]
 
 
 def query_positions(height: int, width: int) -> list[tuple[int, int]]:
@@ -207,21 +232,3 @@ def slugs(names: Sequence[str]) -> list[str]:
             taken = f"{slug}-{number}"
         found.append(taken)
     return found
-
-
-def notes(run: TrainedRun) -> list[str]:
-    """What a model lacks or has of its own, a line for each."""
-    model, name = run.model, run.config.model.name
-    if isinstance(model, VisionTransformer):
-        lines = [f"{name} has no convolutions: no feature maps, no Grad-CAM."]
-        if model.patch_embed.raster:
-            lines.append(
-                f"{name}'s tokens are runs of memory, not squares: its maps are drawn by colour."
-            )
-        return lines
-    if not isinstance(model, ConvNet):
-        return [f"{name} is neither a VisionTransformer nor a ConvNet: nothing to draw."]
-    lines = [f"{name} has no patches and no class token: no attention rollout or distance."]
-    if not explain.has_attention(model):
-        lines = [f"{name} has no attention: Grad-CAM and the feature maps show where it looks."]
-    return lines

@@ -2,36 +2,53 @@
 
 import numpy as np
 
-from jax_train.analysis import evaluation as evaluate
 from jax_train.analysis.evaluation import Evaluation
-from jax_train.data.sources.by_name import scheme_of
-from jax_train.drawing import results as drawing_results
-from jax_train.pages.page import Page, count, interval, percent
+from jax_train.config.fields import flatten
+from jax_train.drawing import results
+from jax_train.drawing.canvas import Picture
+from jax_train.pages import pictures
+from jax_train.pages.facts import data_name, notes, splits
+from jax_train.pages.page import Page, count, fields, interval, percent
+from jax_train.runs.history import read_history
 from jax_train.runs.trained import TrainedRun
 
 _MISTAKES = 24
-
-
 _CONFUSIONS = 10
 
 
-def data_name(run: TrainedRun) -> str:
-    """Name of the data for a title: of a folder its own name, without the path to it."""
-    name = run.config.data.name
-    return scheme_of(name).title(name)
+def write(run: TrainedRun, evaluation: Evaluation, split, page: Page) -> str:
+    """Write the page; return a line that says where it is.
 
-
-def notes(run: TrainedRun, evaluation: Evaluation, split) -> list[str]:
-    """What the figures have to be read with, of this evaluation and of the training."""
-    found = evaluate.notes(run, evaluation, split)
-    of_training = [note.removeprefix("note: ") for note in (run.results or {}).get("notes", [])]
-    # `evaluate.notes` has counted the test images among the training images already.
-    return found + [note for note in of_training if "test images are among" not in note]
+    Args:
+      run: the run.
+      evaluation: of its test split.
+      split: that split's images.
+      page: an empty one.
+    """
+    history = read_history(run.folder)
+    chosen = pictures.choose_examples(run, None)
+    return page.write(
+        "report.html",
+        title=f"{run.config.model.name} on {data_name(run)}",
+        facts=facts(run, evaluation, history),
+        splits=[*splits(run, evaluation), weights(run)],
+        notes=notes(run, evaluation, split),
+        curves=[page.picture(one) for one in results.curves({"": history})],
+        confusion=page.picture(confusion_picture(evaluation)),
+        confusions=confusions(evaluation),
+        mistakes=mistakes(page, evaluation, split),
+        mistake_count=int(evaluation.mistakes.sum()),
+        classes=class_rows(evaluation),
+        looks=[page.picture(one) for one in pictures.pictures(run, chosen)],
+        look_notes=pictures.remarks(run),
+        config=fields(flatten(run.config)),
+        environment=environment(run),
+    )
 
 
 def facts(run: TrainedRun, evaluation: Evaluation, history) -> list[tuple[str, str]]:
     """The main figures, as names and text."""
-    figures, results = evaluation.figures, run.results or {}
+    figures, trained = evaluation.figures, run.results or {}
     lines = [
         ("Test accuracy (top-1)", percent(figures["top1"])),
         ("95 % interval", interval(evaluation.top1_interval)),
@@ -46,28 +63,14 @@ def facts(run: TrainedRun, evaluation: Evaluation, history) -> list[tuple[str, s
     if len(history.val):
         best, epoch = history.best_val
         lines.append(("Best validation", f"{percent(best)} (epoch {epoch:g})"))
-    if results:
-        speed = results["train_images_per_sec"]
+    if trained:
+        speed = trained["train_images_per_sec"]
         lines += [
-            ("Parameters", count(results["parameters"])),
-            ("Epochs", str(results["epochs"])),
-            ("Time", f"{results['seconds']:,.0f} s"),
+            ("Parameters", count(trained["parameters"])),
+            ("Epochs", str(trained["epochs"])),
+            ("Time", f"{trained['seconds']:,.0f} s"),
             ("Training speed", f"{speed:,.0f} images/s" if speed else "–"),
         ]
-    return lines
-
-
-def splits(run: TrainedRun, evaluation: Evaluation) -> list[str]:
-    """Which images the model was trained, validated and tested on."""
-    fields, sizes = run.config.data, (run.results or {}).get("images", {})
-
-    def of(name, split):
-        return f"{split} ({sizes[name]:,} images)" if name in sizes else split
-
-    lines = [f"Data: {fields.name}; trained on {of('train', fields.train_split)}"]
-    if fields.val_split:
-        lines.append(f"validated on {of('val', fields.val_split)}")
-    lines.append(f"tested on {evaluation.split} ({len(evaluation.labels):,} images)")
     return lines
 
 
@@ -78,17 +81,18 @@ def weights(run: TrainedRun) -> str:
     return f"weights of step {run.step:,}{kind}"
 
 
-def confusion_picture(evaluation: Evaluation):
+def confusion_picture(evaluation: Evaluation) -> Picture:
     """The confusion matrix, with the most frequent confusion in its alternative text."""
-    found = confusions(evaluation)
-    fact = f"Most often {found[0][0]} was taken for {found[0][1]}, {found[0][2]} times." if found \
-        else "No image was taken for another class."  # fmt: skip
-    return drawing_results.confusion(evaluation.confusion, evaluation.class_names, fact)
+    fact = "No image was taken for another class."
+    if found := confusions(evaluation):
+        true, taken_for, often, _ = found[0]
+        fact = f"Most often {true} was taken for {taken_for}, {often} times."
+    return results.confusion(evaluation.confusion, evaluation.class_names, fact)
 
 
 def confusions(evaluation: Evaluation) -> list[tuple[str, str, int, str]]:
     """The most frequent confusions: true class, taken for, how often, share of the class."""
-    wrong = evaluation.confusion - np.diag(np.diag(evaluation.confusion))
+    wrong = evaluation.mistakes
     names, images = evaluation.class_names, evaluation.confusion.sum(axis=1)
     rows = []
     for place in np.argsort(-wrong, axis=None, kind="stable")[:_CONFUSIONS]:
@@ -107,12 +111,11 @@ def mistakes(page: Page, evaluation: Evaluation, split) -> list[dict]:
     for rank, (i, pixels) in enumerate(zip(worst, split.take(worst)[0], strict=True), start=1):
         said, true = names[evaluation.predictions[i]], names[evaluation.labels[i]]
         alt = f"Test image {i}: {true}, taken for {said}"
-        rows.append({
-            "image": page.thumbnail(f"mistake_{rank:02}_image_{i}", pixels, alt),
-            "number": int(i), "said": said, "true": true,
-            "confidence": percent(evaluation.confidences[i], 0),
-            "share": percent(evaluation.true_probabilities[i], 0),
-        })  # fmt: skip
+        row = {"number": int(i), "said": said, "true": true}
+        row["image"] = page.thumbnail(f"mistake_{rank:02}_image_{i}", pixels, alt)
+        row["confidence"] = percent(evaluation.confidences[i], 0)
+        row["share"] = percent(evaluation.true_probabilities[i], 0)
+        rows.append(row)
     return rows
 
 
@@ -133,9 +136,8 @@ def class_rows(evaluation: Evaluation) -> list[dict]:
 
 def environment(run: TrainedRun) -> list[tuple[str, str]]:
     """Versions, device and commit the run was trained with; nothing of an unfinished run."""
-    results = run.results or {}
-    lines = [("run folder", str(run.folder))]
-    if results:
-        lines += [("device", results["device"]), ("git commit", results["git_commit"] or "none")]
-        lines += list(results["versions"].items())
+    lines, found = [("run folder", str(run.folder))], run.results
+    if found:
+        lines += [("device", found["device"]), ("git commit", found["git_commit"] or "none")]
+        lines += list(found["versions"].items())
     return lines

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-COLUMNS = (
-    "step", "epoch", "split", "loss", "top1", "top5", "images_per_sec", "learning_rate", "seconds",
-    "precision_macro", "recall_macro", "f1_macro",
-)  # fmt: skip
+COLUMNS = ("step", "epoch", "split", "loss", "top1", "top5", "images_per_sec")
+COLUMNS += ("learning_rate", "seconds", "precision_macro", "recall_macro", "f1_macro")
 
 
 @dataclass(frozen=True)
@@ -19,12 +17,12 @@ class History:
     Attributes:
       train: rows (epoch, mean loss in nats, top-1 in [0, 1]) of the log points [n,3].
       val: rows of the same of the validations [m,3]; m may be 0.
-      seconds: of the last row, since the run began.
+      test: the same of the final test [1,3]; empty before.
     """
 
     train: np.ndarray
     val: np.ndarray
-    seconds: float
+    test: np.ndarray
 
     @property
     def last_train_loss(self) -> float:
@@ -49,11 +47,10 @@ def read_history(folder: Path) -> History:
     rows = read_metrics(folder / "metrics.csv")
 
     def of(split):
-        table = [[float(row[key]) for key in ("epoch", "loss", "top1")]
-                 for row in rows if row["split"] == split]  # fmt: skip
-        return np.array(table).reshape(-1, 3)
+        table = [(row["epoch"], row["loss"], row["top1"]) for row in rows if row["split"] == split]
+        return np.array(table, float).reshape(-1, 3)
 
-    return History(of("train"), of("val"), float(rows[-1]["seconds"]) if rows else 0.0)
+    return History(of("train"), of("val"), of("test"))
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from jax_train.files import csv_text, write_atomically
 from jax_train.runs import trackers
 from jax_train.runs.history import COLUMNS, read_metrics
 
@@ -24,31 +25,24 @@ class MetricsFile:
     def __init__(self, path: Path, resume_step: int):
         rows = [row for row in read_metrics(path) if int(row["step"]) <= resume_step]
         rows = [row for row in rows if row["split"] != "test"]
-        temporary = path.with_suffix(".part")
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, path)
+        kept = ([row.get(column, "") for column in COLUMNS] for row in rows)
+        write_atomically(path, csv_text([COLUMNS, *kept]))
         self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
-        self._file = open(path, "a", newline="")  # noqa: SIM115 - closed by __exit__
-        self._writer = csv.DictWriter(self._file, COLUMNS)
+        self._file = open(path, "a", newline="")  # noqa: SIM115 - closed by close()
+        self._writer = csv.DictWriter(self._file, COLUMNS, extrasaction="ignore")
 
     def write(self, **row) -> None:
         """Append a row; figures are kept to six significant digits."""
-        short = {k: f"{row[k]:.6g}" if isinstance(row[k], float) else row[k]
-                 for k in COLUMNS if k in row}  # fmt: skip
-        self._writer.writerow(short)
+        figures = {k: f"{v:.6g}" for k, v in row.items() if isinstance(v, float)}
+        self._writer.writerow(row | figures)
         self._file.flush()
 
     def to_disk(self) -> None:
         """Have the operating system write out what it holds back."""
         os.fsync(self._file.fileno())
 
-    def __enter__(self) -> "MetricsFile":
-        return self
-
-    def __exit__(self, *_) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
@@ -98,10 +92,8 @@ class Console:
         else:
             self._bar.write(text)
 
-    def __enter__(self) -> "Console":
-        return self
-
-    def __exit__(self, *_) -> None:
+    def close(self) -> None:
+        """Take the bar away."""
         self._bar.close()
 
 
@@ -157,9 +149,6 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *error) -> None:
-        if self._csv:
-            self._csv.__exit__(*error)
-            self._console.__exit__(*error)
-        for tracker in self._trackers:
-            tracker.close()
+    def __exit__(self, *_) -> None:
+        for part in filter(None, (self._csv, self._console, *self._trackers)):
+            part.close()

@@ -1,7 +1,5 @@
 """results.json and confusion.csv: what a run reached, with what, and its summary for people."""
 
-import csv
-import io
 import json
 import platform
 import subprocess
@@ -9,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from jax_train.files import write_atomically
+from jax_train.files import csv_text, write_atomically
 
 
 def versions() -> dict[str, str]:
@@ -50,10 +48,8 @@ def summary(results: dict, workdir: Path) -> str:
     if val:
         lines.append(_line("validation", val, results["images"]["val"]))
     lines.append(_line("test", test, results["images"]["test"]))
-    if results["reported_weights"] == "best":
-        lines.append(f"  weights: epoch {results['reported_epoch']}, the best on validation")
-    else:
-        lines.append(f"  weights: epoch {results['reported_epoch']}, the last")
+    which = "the best on validation" if results["reported_weights"] == "best" else "the last"
+    lines.append(f"  weights: epoch {results['reported_epoch']}, {which}")
     lines += [f"  {note}" for note in results["notes"]]
     lines.append(f"  files: {workdir}/\n         curves.png, results.json, metrics.csv, …")
     return "\n".join(lines)
@@ -73,9 +69,5 @@ def write_results(path: Path, results: dict) -> None:
 
 def write_confusion(path: Path, confusion, class_names: Sequence[str]) -> None:
     """Write a confusion matrix [true, predicted] as CSV, a row for each true class."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["true / predicted", *class_names])
-    for name, row in zip(class_names, confusion.tolist(), strict=True):
-        writer.writerow([name, *row])
-    write_atomically(path, text.getvalue())
+    rows = ([name, *row] for name, row in zip(class_names, confusion.tolist(), strict=True))
+    write_atomically(path, csv_text([["true / predicted", *class_names], *rows]))

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import jax_models
 from jax_models.cnn import ConvNet
 from jax_models.conv_layers import ConvStage
 from jax_models.layers import Head, PatchEmbed
-from jax_models.ops import gelu
 from jax_train.analysis import explain
 from tests.jax_models import small
 
@@ -35,7 +33,7 @@ def embed(size=6, patch=3, channels=2, *, raster=False):
 
 def test_class_token_attention_is_the_first_row_without_the_class_token():
     attention = draw_attention(2, 5, 7, 7)
-    found = explain.class_token_attention(attention)
+    found = explain.class_token_attention(attention, 6)
     assert found.shape == (3, 2, 5, 6)
     for block, image, head, patch in [(0, 0, 0, 0), (2, 1, 4, 5), (1, 0, 3, 2)]:
         assert found[block, image, head, patch] == attention[block][image, head, 0, patch + 1]
@@ -141,7 +139,7 @@ def test_painting_marks_the_pixels_a_token_depends_on(raster):
     images = jnp.zeros((1, 10, 10, 3))
     for number in (0, 8, 16, 24):
         touched = jax.grad(lambda x, n=number: jnp.square(part(x)[0, n]).sum())(images)[0] != 0
-        painted = explain.paint(np.eye(part.num_patches)[number], tokens) > 0
+        painted = np.eye(part.num_patches)[number][..., tokens] > 0
         painted = np.broadcast_to(painted, (3, 10, 10))
         np.testing.assert_array_equal(touched.transpose(2, 0, 1), painted)
 
@@ -152,7 +150,7 @@ def test_painting_marks_the_pixels_a_token_depends_on(raster):
 def test_position_similarity_is_the_cosine_without_the_class_token():
     positions = np.random.default_rng(0).normal(size=(1, 5, 7))
     positions[0, 4] = -3 * positions[0, 2]
-    found = explain.position_similarity(positions)
+    found = explain.position_similarity(positions[0, 1:])
     assert found.shape == (4, 4)
     np.testing.assert_allclose(np.diag(found), 1)
     assert found[1, 3] == pytest.approx(-1)
@@ -237,7 +235,7 @@ def test_stage_pixels_are_the_middle_of_what_a_value_sees(name):
             _, out = model(images, return_intermediates=True)
             return jnp.square(out["features"][stage][0, row]).sum()
 
-        first, step = explain.stage_pixels(model, stage)
+        first, step = model.stage_pixels(stage)
         rows = small.SMALL[name].features[stage][0]
         assert first + rows * step <= h
         if model.stages[stage].attention is not None:
@@ -276,10 +274,3 @@ def test_a_query_looks_at_what_changes_it():
     assert found.shape == (6, 4)
     assert np.unravel_index(found.argmax(), found.shape) == (3, 2)
     assert found.max() == pytest.approx(1)
-
-
-def test_has_attention():
-    without = {"simple_cnn", "mnist_cnn"}
-    for name in jax_models.list_models():
-        assert explain.has_attention(small.shared(name)) == (name not in without)
-    assert not explain.has_attention(gelu)

@@ -9,10 +9,9 @@ import weakref
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import binomtest
 
 from jax_train import __main__, data
-from jax_train.analysis import evaluation, statistics
+from jax_train.analysis import evaluation
 from jax_train.commands import evaluate
 from jax_train.data import StreamedDataset
 from jax_train.engine import metrics
@@ -55,11 +54,17 @@ def evaluation_of(confusion, names=None, confidences=None):
     if confidences is None:
         confidences = np.full(len(cells), 0.7, np.float32)
     return evaluation.Evaluation(
-        data="some", split="test", tta=(), labels=labels, predictions=predictions,
-        class_names=tuple(names or map(str, range(len(confusion)))), confidences=confidences,
-        true_probabilities=confidences, seconds=2.0,
+        data="some",
+        split="test",
+        tta=(),
+        labels=labels,
+        predictions=predictions,
+        class_names=tuple(names or map(str, range(len(confusion)))),
+        confidences=confidences,
+        true_probabilities=confidences,
+        seconds=2.0,
         sums=metrics.EvalSums(np.float32(3), confusion, np.int32(len(cells))),
-    )  # fmt: skip
+    )
 
 
 # Figures
@@ -131,8 +136,12 @@ def test_augmented_figures_are_those_of_the_mean_probabilities(opened):
 
 @pytest.mark.parametrize(("right", "count"), [(0, 7), (7, 7), (353, 360), (1, 2), (49, 61)])
 def test_the_interval_is_wilsons(right, count):
-    theirs = binomtest(right, count).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(statistics.wilson_interval(right, count), theirs, atol=1e-12)
+    """Its ends are the shares from which the one observed is 1.96 standard errors away."""
+    low, high = evaluation_of([[right, count - right], [0, 0]]).top1_interval
+    assert (low == 0, high == 1) == (right == 0, right == count)
+    for end in {low, high} - {0, 1}:
+        error = math.sqrt(end * (1 - end) / count)
+        assert abs(right / count - end) == pytest.approx(1.959963984540054 * error, abs=1e-12)
 
 
 def test_the_calibration_error_is_that_of_the_definition():
@@ -146,9 +155,9 @@ def test_the_calibration_error_is_that_of_the_definition():
         if inside.any():
             gap = abs(right[inside].mean() - confidences[inside].astype(float).mean())
             error += inside.mean() * gap
-    assert statistics.calibration_error(confidences, right) == pytest.approx(error, rel=1e-6)
-    assert statistics.calibration_error(np.float32([1, 1]), np.array([True, True])) == 0
-    assert math.isnan(statistics.calibration_error(np.float32([np.nan, 1]), right[:2]))
+    assert evaluation.calibration_error(confidences, right) == pytest.approx(error, rel=1e-6)
+    assert evaluation.calibration_error(np.float32([1, 1]), np.array([True, True])) == 0
+    assert math.isnan(evaluation.calibration_error(np.float32([np.nan, 1]), right[:2]))
 
 
 def test_figures_by_class():
@@ -191,7 +200,7 @@ def test_many_classes_with_long_names_fit_80_columns(folders):
     random = np.random.default_rng(3)
     names = [f"{i} {'very ' * 12}long" for i in range(43)]
     found = evaluation_of(random.integers(0, 3000, (43, 43)) // 2900 * 2000 + 1, names)
-    lines = evaluate.describe(trained.open_run(folders["vit"]), found).splitlines()
+    lines = evaluate.report(trained.open_run(folders["vit"]), found).splitlines()
     assert max(map(len, lines)) <= 80
     assert sum("very" in line for line in lines) == 20
     f1 = [float(line.split("%")[2]) for line in lines if "very" in line]
@@ -200,16 +209,19 @@ def test_many_classes_with_long_names_fit_80_columns(folders):
 
 def test_classes_taken_for_equally_often_are_counted(folders):
     found = evaluation_of([[5, 2, 2, 0], [0, 6, 3, 0], [1, 1, 6, 1], [0, 0, 0, 4]], ["a", *"bcd"])
-    lines = evaluate.describe(trained.open_run(folders["vit"]), found).splitlines()[-4:]
+    lines = evaluate.report(trained.open_run(folders["vit"]), found).splitlines()[-4:]
     assert [line.split("%")[-1].strip() for line in lines] == [
-        "b (2) and 1 more", "c (3)", "a (1) and 2 more", "-"
-    ]  # fmt: skip
+        "b (2) and 1 more",
+        "c (3)",
+        "a (1) and 2 more",
+        "-",
+    ]
 
 
 def test_of_five_classes_the_first_five_are_not_told(folders):
     opened = trained.open_run(folders["vit"])
     for classes in (2, 5, 6):
-        text = evaluate.describe(opened, evaluation_of(np.eye(classes, dtype=int)))
+        text = evaluate.report(opened, evaluation_of(np.eye(classes, dtype=int)))
         assert ("top-5" in text) == (classes > 5)
 
 

@@ -209,8 +209,12 @@ def test_colour_for_a_grey_model_is_noted_in_one_line(runs, tmp_path, capsys):
 def test_as_a_user_runs_it(runs, digits):
     out = subprocess.run(
         [sys.executable, "-m", "jax_train", "predict", runs / "vit", digits[0]],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "80"},
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"COLUMNS": "80"},
+    )
     assert (out.returncode, out.stderr) == (0, "")
     assert len(out.stdout.splitlines()) == 46
     assert max(map(len, out.stdout.splitlines())) <= 80

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -10,10 +11,11 @@ from PIL import Image
 import jax_models
 from configs import common
 from jax_models import layers
+from jax_models.vit import VisionTransformer
 from jax_train import data
 from jax_train.__main__ import main
 from jax_train.analysis import explain
-from jax_train.commands.explain import check_stage, explain_and_describe
+from jax_train.commands.explain import check_stage
 from jax_train.drawing import canvas
 from jax_train.drawing import cnn as drawing_cnn
 from jax_train.drawing import vit as drawing_vit
@@ -126,10 +128,10 @@ def test_attention_drawn_equals_attention_returned():
     model = small.shared("vit")
     images = small.draw_images("vit", batch=2)
     _, out = model(images, return_intermediates=True)
-    attention = explain.class_token_attention([np.asarray(a) for a in out["attention"]])
+    attention = explain.class_token_attention([np.asarray(a) for a in out["attention"]], 9)
     tokens = explain.token_map(model.patch_embed)
     pixels = RNG.random((15, 15, 2))
-    picture = drawing_vit.attention_by_head(example_of(pixels), attention[:, 1], tokens, "name")
+    picture = drawing_vit.attention_by_head(example_of(pixels), attention[:, 1], tokens)
     array = shown(picture.figure.axes[1])[0]
     for block in range(2):
         for head in range(3):
@@ -170,7 +172,7 @@ def test_runs_are_drawn_on_their_own_colour():
     behind, drawn = shown(picture.figure.axes[1])
     np.testing.assert_allclose(behind, 0.3 + 0.5 * pixels.transpose(2, 0, 1).reshape(24, 8))
     np.testing.assert_array_equal(drawn.ravel(), attention[0, 0].mean(axis=0).repeat(12))
-    picture = drawing_vit.attention_by_head(example_of(pixels), attention[:, 0], tokens, "name")
+    picture = drawing_vit.attention_by_head(example_of(pixels), attention[:, 0], tokens)
     array = shown(picture.figure.axes[1])[0]
     values = array[:, np.flatnonzero(~np.isnan(array[0]))[:8]]
     values = values[~np.isnan(values).all(axis=1)]
@@ -192,7 +194,7 @@ def test_queries_are_drawn_with_their_mark():
     maps = RNG.random((2, 3, 6, 4))
     queries = [(2, 1), (6, 4), (10, 7)]
     pixels = RNG.random((13, 9, 3))
-    picture = drawing_cnn.query_attention(example_of(pixels), maps, queries, [0, 1], "name")
+    picture = drawing_cnn.query_attention(example_of(pixels), maps, queries, [0, 1])
     top, *places = picture.figure.axes
     assert [line.get_xydata().tolist() for line in top.lines[1::2]] == [
         [[x, y]] for y, x in queries
@@ -207,7 +209,7 @@ def test_queries_are_drawn_with_their_mark():
 def test_feature_maps_drawn_are_the_channels_named():
     features = [RNG.random((4, 5, 9)), RNG.random((2, 2, 3))]
     channels = [explain.strongest_channels(maps, 6) for maps in features]
-    picture = drawing_cnn.feature_maps(example_of(RNG.random((8, 8, 1))), features, channels, "n")
+    picture = drawing_cnn.feature_maps(example_of(RNG.random((8, 8, 1))), features, channels)
     array = shown(picture.figure.axes[1])[0]
     for column, channel in enumerate(channels[0]):
         part = tile(array, 0, column, 1, 6)
@@ -266,9 +268,71 @@ def test_every_model_is_explained(name, tmp_path):
         texts = picture.figure.findobj(match=_is_text)
         assert min(text.get_fontsize() for text in texts) >= 9
         assert len(picture.alt) > 30
-    lines = pictures.notes(run)
+    lines = pictures.remarks(run)
     assert lines
     assert all(line.startswith(name) for line in lines)
+
+
+class Registers(VisionTransformer):
+    """A ViT with two more tokens between the class token and the patches."""
+
+    def embed(self, images):
+        x = super().embed(images)
+        return jnp.concatenate([x[:, :1], 0 * x[:, 1:3], x[:, 1:]], axis=1)
+
+
+class Wrapped(nnx.Module):
+    """No ConvNet, but with all that the pictures of one ask for."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def __getattr__(self, name):
+        if name in ("stages", "after", "stage_pixels", "attention_stages", "first_filters"):
+            return getattr(self.net, name)
+        raise AttributeError(name)
+
+    def __call__(self, images, **options):
+        return self.net(images, **options)
+
+
+def test_a_new_family_is_shown_by_what_it_has(tmp_path):
+    model = small.build("vit")
+    model.__class__ = Registers
+    found = list(pictures.pictures(run_of(model, "vit", tmp_path, 19, 2), chosen_images("vit", 1)))
+    assert [picture.name for picture in found] == [
+        "attention",
+        "attention_by_head_test-0",
+        "patches_test-0",
+        "attention_distance",
+        "position_similarity",
+        "patch_filters",
+    ]
+    run = run_of(Wrapped(small.build("simple_cnn")), "simple_cnn", tmp_path, 19, 2)
+    found = list(pictures.pictures(run, chosen_images("simple_cnn", 1)))
+    assert [picture.name for picture in found] == [
+        "grad_cam",
+        "feature_maps_test-0",
+        "first_filters",
+    ]
+    run = run_of(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), "simple_cnn", tmp_path, 19, 2)
+    assert pictures.remarks(run) == ["simple_cnn has neither patches nor stages: nothing to draw."]
+
+
+def test_grad_cam_computes_in_the_dtype_of_the_run(tmp_path):
+    run = small_run("simple_cnn", tmp_path)
+    run = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, dtype="bfloat16"))
+    features = explain.forward(run, chosen_images("simple_cnn", 1).images).features[0]
+    model = run.recipe.merge(run.params, run.stats)
+    seen = []
+    after = type(model).after
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            type(model), "after", lambda *args: (seen.append(args[-1].dtype), after(*args))[1]
+        )
+        found = explain.grad_cam(model, features, np.array([3]), 0)
+    assert seen == ["bfloat16"]
+    assert found.dtype == np.float32
 
 
 def _is_text(artist):
@@ -280,7 +344,7 @@ def _is_text(artist):
 def test_what_is_seen_is_what_evaluation_sees(tmp_path):
     run = small_run("simple_cnn", tmp_path)
     images = chosen_images("simple_cnn").images
-    seen = explain.look(run, images)
+    seen = explain.forward(run, images)
     np.testing.assert_allclose(seen.logits, run.logits(images), atol=1e-5)
     np.testing.assert_allclose(seen.pixels, images / 255, atol=1e-6)
     np.testing.assert_allclose(seen.probabilities.sum(axis=1), 1, atol=1e-6)
@@ -347,13 +411,24 @@ def test_the_command_explains_test_images_by_itself(finished, capsys):
 def test_the_command_takes_a_split_and_a_stage(finished, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     explained(
-        capsys, finished, "--split", "train[:50]", "--index", 49, 3,
-        "--stage", 1, "--out", out,
-    )  # fmt: skip
+        capsys,
+        finished,
+        "--split",
+        "train[:50]",
+        "--index",
+        49,
+        3,
+        "--stage",
+        1,
+        "--out",
+        out,
+    )
     assert {path.name for path in out.iterdir()} == {
-        "grad_cam.png", "first_filters.png", "feature_maps_train-50-49.png",
+        "grad_cam.png",
+        "first_filters.png",
+        "feature_maps_train-50-49.png",
         "feature_maps_train-50-3.png",
-    }  # fmt: skip
+    }
 
 
 def test_the_command_takes_image_files(finished, tmp_path, capsys):
@@ -394,12 +469,12 @@ def test_a_bad_argument_is_named(arguments, words, finished, capsys):
     assert all(word in error for word in words), error
 
 
-def test_other_misuse_is_refused(finished, tmp_path):
+def test_other_misuse_is_refused(finished, tmp_path, capsys):
     with pytest.raises(UserError, match="vit has no convolution stages"):
         check_stage(small.shared("vit"), "vit", 1)
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match="no meaning"):
-        explain_and_describe(finished, [str(tmp_path / "a.png")], index=[1])
+    assert main(["explain", str(finished), str(tmp_path / "a.png"), "--index", "1"]) == 2
+    assert "no meaning" in capsys.readouterr().err
     run = small_run("simple_cnn", tmp_path)
     bad = dataclasses.replace(run, params=cast(run.params, "float32"))
     bad.params["head"]["layers"][0]["bias"] = np.full(19, np.nan, np.float32)

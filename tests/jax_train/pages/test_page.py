@@ -1,11 +1,13 @@
 """Pages: complete, self-contained, accessible, escaped; right in a browser, on a phone too."""
 
 import base64
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
 from math import comb
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from PIL import Image
 from jax_models.cpu import onednn
 from jax_train.analysis import comparison as compare
 from jax_train.analysis import costs
-from jax_train.pages import page
+from jax_train.data import load_split
+from jax_train.pages import facts, page
 from jax_train.runs import folder as run_folder
 from jax_train.runs import trained
 from jax_train.runs.history import read_history
@@ -136,6 +139,22 @@ def test_worst_mistakes_are_all_wrong_and_in_order(compared_runs):
     assert shares == sorted(shares, reverse=True)
 
 
+def test_images_that_serve_twice_are_noted_once(compared_runs):
+    run = trained.open_run(compared_runs[0] / "vit")
+    split = load_split(run.config, "train[:3]")
+    evaluation = SimpleNamespace(tta=(), confidences=np.ones(3))
+    stored = {"notes": ["note: 3 test images are among the training images"]}
+    finished = dataclasses.replace(run, results=stored)
+    assert facts.notes(finished, evaluation, split) == [
+        "3 test images are among the training images"
+    ]
+    stopped = dataclasses.replace(run, results=None)
+    assert facts.notes(stopped, evaluation, split) == [
+        f"the run is not finished; these weights are of step {run.step}",
+        "3 of these images are among the training images",
+    ]
+
+
 # In a browser
 
 
@@ -192,8 +211,11 @@ def test_groups_hold_every_image_once(compared_runs):
     compared = compare.load([compared_runs[0] / name for name in ("vit", "simple_cnn")])
     groups = compare.groups(compared)
     assert [group.title for group in groups] == [
-        "Both are right", "Only vit is right", "Only simple_cnn is right", "Neither is right",
-    ]  # fmt: skip
+        "Both are right",
+        "Only vit is right",
+        "Only simple_cnn is right",
+        "Neither is right",
+    ]
     assert sorted(np.concatenate([group.images for group in groups])) == list(range(39))
     counts = compare.agreement(*(one.right for one in compared))
     assert [len(group.images) for group in groups] == list(counts[:4])
