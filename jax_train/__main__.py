@@ -9,14 +9,22 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from jax_train.commands import convert
 from jax_train.commands.compare import add_compare
-from jax_train.commands.convert import add_convert
 from jax_train.commands.evaluate import add_evaluate
 from jax_train.commands.explain import add_explain
 from jax_train.commands.predict import add_predict
 from jax_train.commands.prepare import add_prepare
 from jax_train.commands.report import add_report
 from jax_train.errors import UserError, nearest, run_command
+
+
+def add_convert(commands) -> None:
+    """Add `convert`."""
+    parser = commands.add_parser("convert", help=convert.HELP, description=convert.DESCRIPTION)
+    convert.add_arguments(parser)
+    parser.set_defaults(run=lambda args: print(convert.run(args)))
+
 
 COMMANDS = (
     add_prepare,

@@ -273,10 +273,8 @@ def grad_cam(
 def _grad_cam(model, features, classes, stage):
     stages = list(model.stages)
     # The rest of the network is a network too, over feature maps instead of images.
-    rest = ConvNet(
-        stages[stage % len(stages) + 1 :], model.head, in_channels=features.shape[-1],
-        flatten=model.flatten, torch_names={},
-    )  # fmt: skip
+    later, channels = stages[stage % len(stages) + 1 :], features.shape[-1]
+    rest = ConvNet(later, model.head, in_channels=channels, flatten=model.flatten)
 
     def score(features):
         return jnp.take_along_axis(rest(features), classes[:, None], axis=1).sum()

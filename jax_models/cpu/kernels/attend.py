@@ -3,9 +3,12 @@
 import math
 
 import jax
+import jax.numpy as jnp
 
 from jax_models.cpu import onednn
+from jax_models.cpu.kernels.project import linear
 from jax_models.cpu.onednn import DST, GRADIENT, SRC, Kernel, Operation
+from jax_models.dropout import Drop
 
 # Where the maps are not kept, images are taken by so many bytes of maps, and this many at least.
 _BYTES, _LEAST_IMAGES = 16 << 20, 4
@@ -61,6 +64,33 @@ def _attention_backward(residuals, gradient):
 
 
 attention.defvjp(_attention_forward, _attention_backward)
+
+
+def self_attention_fits(x: jax.Array, num_heads: int) -> bool:
+    """Whether `self_attention` takes this and is worth it."""
+    b, tokens, width = x.shape
+    heads = jax.ShapeDtypeStruct((b, tokens, num_heads, width // num_heads), x.dtype)
+    return attention_fits(heads, heads, heads)
+
+
+def self_attention(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, num_heads: int, drop: Drop | None
+) -> jax.Array:
+    """As `jax_models.ops.attention`: x [B,T,D], kernel [D,3D], bias [3D] -> [B,T,D].
+
+    To the CPU the three projections are arrays apart.
+    """
+    weights, biases = (jnp.split(array, 3, axis=-1) for array in (kernel, bias))
+    b, tokens, width = x.shape
+    keep = drop and drop.mask((b, num_heads, tokens, tokens))
+    # Scaling the projections for queries and values is less work than scaling the maps.
+    scales = (width // num_heads) ** -0.5, 1 if keep is None else 1 / (1 - drop.rate)
+    for part, scale in zip((0, 2), scales, strict=True):
+        weights[part], biases[part] = scale * weights[part], scale * biases[part]
+    keep = None if keep is None else keep.astype(jnp.uint8)
+    parts = linear(x, tuple(weights), tuple(biases))
+    q, k, v = (part.reshape(b, tokens, num_heads, -1) for part in parts)
+    return attention(q, k, v, keep).reshape(x.shape)
 
 
 @Kernel
