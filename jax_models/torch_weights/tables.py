@@ -1,4 +1,4 @@
-"""Name tables: where the tensors of a model stand in a PyTorch state dict."""
+"""Name tables: where the tensors of a model stand in PyTorch state dicts, layout by layout."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,38 +14,28 @@ class TorchTensor(NamedTuple):
 
     Attributes:
       name: in the state dict; several names for tensors that are stacked along the first axis.
-      shape: in the state dict, where it is another than the layout rule gives.
+      shape: `f(model, shape)` gives the shape there, where it is another than the layout rule's.
       per_slot: the source keeps one per place in the batch, [batch, …]; the first one counts.
       beside: the source keeps it in its checkpoint, but outside the state dict.
       hint: what to do when it is missing.
     """
 
     name: str | tuple[str, ...]
-    shape: tuple[int, ...] | None = None
+    shape: Callable[[nnx.Module, tuple[int, ...]], tuple[int, ...]] | None = None
     per_slot: bool = False
     beside: bool = False
     hint: str = ""
 
-    def numbered(self, i: str | int) -> "TorchTensor":
-        """The same with '{i}' in its names as a number and '{n}' as one more."""
-        if isinstance(self.name, str):
-            return self._replace(name=self.name.format(i=i, n=int(i) + 1))
-        return self._replace(name=tuple(name.format(i=i, n=int(i) + 1) for name in self.name))
 
-
-# A module's path, or a variable's, and what PyTorch calls it; '{i}' stands for any number.
+# A module's path, or a variable's, and what PyTorch calls it. A word in braces stands for any one
+# there is, such as '{i}' for the number of a block; '{n}' is in PyTorch's name one more than '{i}'.
 Table = Mapping[str, str | TorchTensor]
-_TABLES: dict[str, dict[str, Callable[[nnx.Module], Table]]] = {}  # model -> layout -> its table
+_TABLES: dict[str, dict[str, Table]] = {}  # layout -> model -> its table
 
 
-def register(model_name: str, layout: str = SOURCE) -> Callable:
-    """Decorate a function that gives, of a built model, its name table in a layout."""
-
-    def add(table):
-        _TABLES.setdefault(model_name, {})[layout] = table
-        return table
-
-    return add
+def register(layout: str, tables: Mapping[str, Table]) -> None:
+    """Make the name tables of some models, by their names, known in a layout."""
+    _TABLES.setdefault(layout, {}).update(tables)
 
 
 def finder(model: nnx.Module, layout: str = SOURCE) -> Callable[[str], TorchTensor | None]:
@@ -55,21 +45,25 @@ def finder(model: nnx.Module, layout: str = SOURCE) -> Callable[[str], TorchTens
       ValueError: the model has no table in that layout.
     """
     name = getattr(model, "model_name", None)
-    if layout not in _TABLES.get(name, {}):
+    if name not in _TABLES[layout]:
         raise ValueError(
-            f"No PyTorch names ({layout}) are known of the model {name!r}: build it with "
+            f"No PyTorch names are known of the model {name!r}: build it with "
             "jax_models.create_model, and register a table of them beside it."
         )
-    patterns = [
-        (re.compile(re.escape(ours).replace(r"\{i\}", r"(\d+)")), theirs)
-        for ours, theirs in _TABLES[name][layout](model).items()
+    table = [
+        (re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\w+)", re.escape(ours))), theirs)
+        for ours, theirs in _TABLES[layout][name].items()
     ]
 
     def find(path):
-        for pattern, theirs in patterns:
+        for pattern, theirs in table:
             if match := pattern.fullmatch(path):
                 place = theirs if isinstance(theirs, TorchTensor) else TorchTensor(theirs)
-                return place.numbered(*(match.groups() or "0"))
+                words = match.groupdict()
+                words["n"] = int(words.get("i", 0)) + 1
+                if isinstance(place.name, str):
+                    return place._replace(name=place.name.format(**words))
+                return place._replace(name=tuple(name.format(**words) for name in place.name))
         return None
 
     return find

@@ -115,10 +115,10 @@ def _entries(model: nnx.Module) -> dict[str, _Entry]:
             theirs = module if renamed is None else renamed.name
             place = TorchTensor(_join(theirs, _LEAVES.get(leaf, leaf)))
         parts = (place.name,) if isinstance(place.name, str) else place.name
-        shape = place.shape
-        if shape is None:
-            shape = _kernel_to_torch_axes(variable.shape) if is_kernel else tuple(variable.shape)
-            shape = (shape[0] // len(parts), *shape[1:]) if shape else shape
+        shape = _kernel_to_torch_axes(variable.shape) if is_kernel else tuple(variable.shape)
+        shape = (shape[0] // len(parts), *shape[1:]) if shape else shape
+        if place.shape is not None:
+            shape = place.shape(model, shape)
         how = place.per_slot, place.beside, place.hint, leaf == "var"
         for part, name in enumerate(parts):
             entries[name] = _Entry(variable, is_kernel, shape, part, len(parts), *how)

@@ -114,11 +114,12 @@ def _attention_alone(library, shapes):
     count = max(_LEAST_IMAGES, _BYTES // (4 * heads * queries * keys))
     firsts = range(0, batch, count)
     sizes = [min(count, batch - first) for first in firsts]
-    operation = Operation(library, *(
+    parts = (
         (library.layout((size, *shape[1:]), _HEADS), number, 4 * first * math.prod(shape[1:]))
         for first, size in zip(firsts, sizes, strict=True)
         for number, shape in enumerate(shapes)
-    ))  # fmt: skip
+    )
+    operation = Operation(library, *parts)
     maps = {
         size: operation.temporary(library.layout((size, heads, queries, keys)))
         for size in set(sizes)
@@ -153,21 +154,19 @@ def _attention_gradient(library, shapes):
 
 def _operation(library, shapes, kinds: str):
     """Views by kind: h for [B,T,h,d] as a stack [B,h] of matrices, m for maps, k for `keep`."""
-    return Operation(library, *(
+    layouts = (
         library.layout(shape, _HEADS if kind == "h" else None, small=kind == "k")
         for shape, kind in zip(shapes, kinds, strict=True)
-    ))  # fmt: skip
+    )
+    return Operation(library, *layouts)
 
 
 def _softmax(library, maps):
-    return library.describe(
-        "softmax_forward", library.engine, onednn.TRAINING, onednn.SOFTMAX,
-        maps, maps, 3,
-    )  # fmt: skip
+    return library.describe("softmax_forward", onednn.TRAINING, onednn.SOFTMAX, maps, maps, 3)
 
 
 def _softmax_gradient(library, maps):
+    layouts = maps, maps, maps
     return library.describe(
-        "softmax_backward", library.engine, onednn.SOFTMAX, maps, maps, maps,
-        3, _softmax(library, maps),
-    )  # fmt: skip
+        "softmax_backward", onednn.SOFTMAX, *layouts, 3, _softmax(library, maps)
+    )
