@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import jax
 from flax import nnx
+from jax import Array
 
 from jax_models import conv_layers, layers, stack
 from jax_models.registry import register
+from jax_models.rngs import Rngs
 
 
 class ConvNet(nnx.Module):
@@ -31,9 +33,9 @@ class ConvNet(nnx.Module):
         self.remat = remat
 
     def __call__(
-        self, images: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None,
+        self, images: Array, *, train: bool = False, rngs: Rngs = None,
         return_intermediates: bool = False,
-    ) -> jax.Array | tuple[jax.Array, dict[str, tuple[jax.Array, ...]]]:  # fmt: skip
+    ) -> Array | tuple[Array, dict[str, tuple[Array, ...]]]:  # fmt: skip
         """Classify images.
 
         Args:
@@ -52,10 +54,8 @@ class ConvNet(nnx.Module):
         """
         layers.check_images(images, self.in_channels, self.img_size)
         self._check_halvings(images.shape)
-        x, attention, features = stack.run_parts(
-            self.stages, images, train=train, rngs=rngs, maps=return_intermediates,
-            remat=self.remat,
-        )  # fmt: skip
+        how = {"train": train, "rngs": rngs, "maps": return_intermediates, "remat": self.remat}
+        x, attention, features = stack.run_parts(self.stages, images, **how)
         if self.flatten:
             x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         else:

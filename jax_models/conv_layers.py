@@ -51,9 +51,8 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(
-        self, num_features: int, *, momentum: float = 0.1, epsilon: float = 1e-5,
-        axis_name: str | None = None,
-    ):  # fmt: skip
+        self, num_features: int, *, momentum=0.1, epsilon=1e-5, axis_name: str | None = None
+    ):
         self.momentum, self.epsilon, self.axis_name = momentum, epsilon, axis_name
         self.scale = nnx.Param(jnp.ones(num_features, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))

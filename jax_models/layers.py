@@ -49,13 +49,7 @@ class Linear(nnx.Linear):
     """A Linear layer that starts as torch.nn.Linear does, or from other initializers."""
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        rngs: nnx.Rngs,
-        kernel: Callable = kernel_init,
-        bias: Callable | None = None,
+        self, in_features: int, out_features: int, *, kernel=kernel_init, bias=None, rngs: nnx.Rngs
     ):
         start = {"kernel_init": kernel, "bias_init": bias or bias_init(in_features)}
         super().__init__(in_features, out_features, **start, rngs=rngs)
@@ -141,9 +135,8 @@ class Attention(nnx.Module):
     """
 
     def __init__(
-        self, embed_dim: int, num_heads: int, *, dropout: float = 0.0,
-        torch_multihead: bool = False, rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self, embed_dim: int, num_heads: int, *, dropout=0.0, torch_multihead=False, rngs: nnx.Rngs
+    ):
         check_sizes(embed_dim=embed_dim, num_heads=num_heads)
         if embed_dim % num_heads:
             raise ValueError(
@@ -235,9 +228,8 @@ class Head(nnx.Module):
     """
 
     def __init__(
-        self, in_features: int, num_classes: int, *,
-        hidden: Sequence[tuple[int, Callable]] = (), dropout: float = 0.0, rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self, in_features: int, num_classes: int, *, hidden=(), dropout=0.0, rngs: nnx.Rngs
+    ):
         check_sizes(num_classes=num_classes)
         widths = [in_features, *(width for width, _ in hidden), num_classes]
         self.activations = tuple(activation for _, activation in hidden)

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from jax_models import layers, ops, stack
 from jax_models.registry import register
+from jax_models.rngs import Rngs
 
 
 class Block(nnx.Module):
@@ -44,9 +46,8 @@ class Block(nnx.Module):
             setattr(self, name, norm if name in norms else None)
 
     def __call__(
-        self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None, maps: bool = True,
-        queries: int | None = None,
-    ) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+        self, x: Array, *, train: bool, rngs: Rngs, maps: bool = True, queries: int | None = None
+    ) -> tuple[Array, Array | None]:
         """x [B,T,D] -> (x [B,T,D], attention [B,h,T,T]); without `maps` that may be None.
 
         With `queries` only so many tokens, the first ones, are worked out: [B,Q,D], [B,h,Q,T].
@@ -105,9 +106,9 @@ class VisionTransformer(nnx.Module):
         self.remat, self.scan_layers = remat, scan_layers
 
     def __call__(
-        self, images: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None,
+        self, images: Array, *, train: bool = False, rngs: Rngs = None,
         return_intermediates: bool = False,
-    ) -> jax.Array | tuple[jax.Array, dict[str, tuple[jax.Array, ...]]]:  # fmt: skip
+    ) -> Array | tuple[Array, dict[str, tuple[Array, ...]]]:  # fmt: skip
         """Classify images.
 
         Args:
@@ -129,17 +130,16 @@ class VisionTransformer(nnx.Module):
         blocks, maps = list(self.blocks), return_intermediates
         last = [] if maps else [blocks.pop()]
         run = stack.scan_parts if self.scan_layers and blocks else stack.run_parts
-        x, attention, features = run(blocks, x, train=train, rngs=rngs, maps=maps, remat=self.remat)
+        how = {"train": train, "maps": maps, "remat": self.remat}
+        x, attention, features = run(blocks, x, rngs=rngs, **how)
         for block in last:  # of it the head takes the class token alone
-            x, _ = stack.run_part(
-                block, x, rngs, train=train, maps=False, remat=self.remat, queries=1
-            )
+            x, _ = stack.run_part(block, x, rngs, **how, queries=1)
         logits = self.head(_norm(self.norm, x[:, 0]), train=train, rngs=rngs)
         if return_intermediates:
             return logits, {"attention": attention, "features": features}
         return logits
 
-    def embed(self, images: jax.Array) -> jax.Array:
+    def embed(self, images: Array) -> Array:
         """images [B,H,W,C] -> tokens [B,T,D]: the class token, then the patches, plus positions."""
         x = self.embed_activation(self.patch_embed(images))
         cls_token = jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, x.shape[2]))

@@ -313,6 +313,36 @@ def test_an_abstract_model_has_nothing_to_export(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_misfit_carries_its_problems(tmp_path):
+    state = as_numpy(build_mirror("raster_vit").state_dict())
+    shape = state.pop("fc.bias").shape
+    state |= {"wing": np.zeros(3), "class_token": np.zeros((1, 2))}
+    np.savez(tmp_path / "a.npz", **state)
+    with pytest.raises(torch_weights.Misfit) as error:
+        torch_weights.load_file(shared("raster_vit"), tmp_path / "a.npz")
+    found = {(p.kind, p.name, p.expected, p.found) for p in error.value.problems}
+    width = SMALL["raster_vit"].settings["embed_dim"]
+    assert found == {
+        ("missing", "fc.bias", shape, None),
+        ("unexpected", "wing", None, None),
+        ("misshapen", "class_token", (1, 1, width), (1, 2)),
+    }
+    assert all(str(problem) in str(error.value) for problem in error.value.problems)
+
+
+@every_model
+def test_names_are_those_of_the_state_dict(name):
+    model = nnx.eval_shape(lambda: build(name))
+    assert sorted(torch_weights.names(model)) == sorted(build_mirror(name).state_dict())
+
+
+def test_a_model_without_a_name_table_is_told():
+    model = build("vit")
+    model.model_name = "heron"
+    with pytest.raises(ValueError, match="No PyTorch names are known of the model 'heron'"):
+        torch_weights.export(model)
+
+
 # Files
 
 
