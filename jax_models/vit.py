@@ -92,7 +92,9 @@ class VisionTransformer(nnx.Module):
 
     def __init__(
         self, patch_embed: layers.PatchEmbed, blocks: Sequence[Block], head: layers.Head, *,
-        token_init: Callable, position_init: Callable, embed_activation: Callable = layers.identity,
+        token_init: Callable = layers.standard_normal,
+        position_init: Callable = layers.standard_normal,
+        embed_activation: Callable = layers.identity,
         unit_columns: bool = False, dropout: float = 0.0, norm: nnx.LayerNorm | None = None,
         remat: bool = False, scan_layers: bool = False, rngs: nnx.Rngs,
     ):  # fmt: skip
@@ -149,6 +151,10 @@ class VisionTransformer(nnx.Module):
             # the root has no gradient at 0.
             x = x / jnp.sqrt(jnp.maximum(jnp.square(x).sum(axis=1, keepdims=True), 1e-24))
         return x
+
+
+# What is built by name has its settings in as many lines as its mirror in torch_ref, to be read
+# beside it; hence `fmt: skip`.
 
 
 def _stack(depth: int, block: Callable[[], Block]) -> list[Block]:
@@ -210,8 +216,6 @@ def raster_vit(
         layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, raster=True, rngs=rngs),
         _stack(depth, block),
         layers.Head(embed_dim, num_classes, rngs=rngs),
-        token_init=layers.standard_normal,
-        position_init=layers.standard_normal,
         remat=remat,
         scan_layers=scan_layers,
         rngs=rngs,
@@ -237,14 +241,11 @@ def deep_vit(
         mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, rngs=rngs)
         return Block(embed_dim, attn, mlp, norms=PRE_NORM, rngs=rngs)
 
+    hidden = layers.hidden_layers(head_dims, jax.nn.relu)
     return VisionTransformer(
         layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs),
         _stack(depth, block),
-        layers.Head(
-            embed_dim, num_classes, hidden=layers.hidden_layers(head_dims, jax.nn.relu), rngs=rngs
-        ),
-        token_init=layers.standard_normal,
-        position_init=layers.standard_normal,
+        layers.Head(embed_dim, num_classes, hidden=hidden, rngs=rngs),
         embed_activation=jax.nn.relu,
         dropout=dropout,
         remat=remat,
@@ -274,17 +275,11 @@ def mnist_vit(
         mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, rngs=rngs)
         return Block(embed_dim, attn, mlp, norms=POST_NORM, dropout=dropout, rngs=rngs)
 
+    hidden = layers.hidden_layers(head_dims, layers.identity, jnp.tanh)
     return VisionTransformer(
         layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs),
         _stack(depth, block),
-        layers.Head(
-            embed_dim,
-            num_classes,
-            hidden=layers.hidden_layers(head_dims, layers.identity, jnp.tanh),
-            rngs=rngs,
-        ),
-        token_init=layers.standard_normal,
-        position_init=layers.standard_normal,
+        layers.Head(embed_dim, num_classes, hidden=hidden, rngs=rngs),
         unit_columns=True,
         remat=remat,
         scan_layers=scan_layers,
@@ -313,18 +308,12 @@ def mlp_head_vit(
             embed_dim, attn, mlp, norms=DOUBLE_NORM, epsilon=1e-6, dropout=dropout, rngs=rngs
         )
 
+    hidden = layers.hidden_layers(head_dims, ops.gelu, ops.gelu)
     return VisionTransformer(
         layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs),
         _stack(depth, block),
-        layers.Head(
-            embed_dim,
-            num_classes,
-            hidden=layers.hidden_layers(head_dims, ops.gelu, ops.gelu),
-            dropout=head_dropout,
-            rngs=rngs,
-        ),
+        layers.Head(embed_dim, num_classes, hidden=hidden, dropout=head_dropout, rngs=rngs),
         token_init=layers.unit_uniform,
-        position_init=layers.standard_normal,
         remat=remat,
         scan_layers=scan_layers,
         rngs=rngs,
