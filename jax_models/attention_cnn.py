@@ -7,13 +7,12 @@ from flax import nnx
 from jax_models import conv_layers, layers
 from jax_models.cnn import ConvNet, check_widths
 from jax_models.registry import register
-from jax_models.torch_weights.names import TorchTensor
 
 
 @register
 def attention_cnn(
     *, rngs: nnx.Rngs, in_channels: int = 3, num_classes: int = 10,
-    widths: Sequence[int] = (32, 64, 128, 256, 128),
+    widths: Sequence[int] = (32, 64, 128, 256, 128), remat: bool = False,
 ) -> ConvNet:  # fmt: skip
     """A CNN for CIFAR-10 with self-attention after each convolution (737,294 parameters).
 
@@ -26,15 +25,5 @@ def attention_cnn(
         conv_layers.ConvStage(n, (width,), attention=True, rngs=rngs)
         for n, width in zip((in_channels, *widths), widths, strict=False)
     ]
-    names = {"stages.{i}.convs.0": "conv{n}", "head.layers.0": "fc"}
-    for i, stage in enumerate(stages):
-        for part in ("theta", "phi", "g", "o"):
-            # A 1×1 convolution in PyTorch, a matrix product here.
-            inputs, outputs = getattr(stage.attention, part).kernel.shape
-            ours, theirs = f"stages.{i}.attention.{part}", f"sa{i + 1}.{part}"
-            names[f"{ours}.kernel"] = TorchTensor(f"{theirs}.weight", (outputs, inputs, 1, 1))
-            names[f"{ours}.bias"] = TorchTensor(f"{theirs}.bias")
-    return ConvNet(
-        stages, layers.Head(widths[-1], num_classes, rngs=rngs), in_channels=in_channels,
-        torch_names=names,
-    )  # fmt: skip
+    head = layers.Head(widths[-1], num_classes, rngs=rngs)
+    return ConvNet(stages, head, in_channels=in_channels, remat=remat)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import jax
 from flax import nnx
+from jax import Array
 
 from jax_models import conv_layers, layers, stack
 from jax_models.registry import register
-from jax_models.torch_weights.names import TorchTensor
+from jax_models.rngs import Rngs
 
 
 class ConvNet(nnx.Module):
@@ -20,23 +21,21 @@ class ConvNet(nnx.Module):
       img_size: side of the square images, pixels; None where any size will do.
       flatten: give the head all values of the last feature map (channel by channel, PyTorch's
         order) instead of the mean of each channel.
-      torch_names: see `torch_weights`; '{i}' stands for the number of a stage, '{n}' for one more.
+      remat: see `create_model`.
     """
 
     def __init__(
         self, stages: Sequence[conv_layers.ConvStage], head: layers.Head, *, in_channels: int,
-        img_size: int | None = None, flatten: bool = False,
-        torch_names: dict[str, str | TorchTensor],
+        img_size: int | None = None, flatten: bool = False, remat: bool = False,
     ):  # fmt: skip
         self.stages, self.head = nnx.List(stages), head
         self.in_channels, self.img_size, self.flatten = in_channels, img_size, flatten
-        self.remat = False  # see `create_model`
-        self._torch_names = tuple(torch_names.items())  # static parts of a model are hashable
+        self.remat = remat
 
     def __call__(
-        self, images: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None,
+        self, images: Array, *, train: bool = False, rngs: Rngs = None,
         return_intermediates: bool = False,
-    ) -> jax.Array | tuple[jax.Array, dict[str, tuple[jax.Array, ...]]]:  # fmt: skip
+    ) -> Array | tuple[Array, dict[str, tuple[Array, ...]]]:  # fmt: skip
         """Classify images.
 
         Args:
@@ -55,10 +54,8 @@ class ConvNet(nnx.Module):
         """
         layers.check_images(images, self.in_channels, self.img_size)
         self._check_halvings(images.shape)
-        x, attention, features = stack.run_parts(
-            self.stages, images, train=train, rngs=rngs, maps=return_intermediates,
-            remat=self.remat,
-        )  # fmt: skip
+        how = {"train": train, "rngs": rngs, "maps": return_intermediates, "remat": self.remat}
+        x, attention, features = stack.run_parts(self.stages, images, **how)
         logits = self._classify(x, train, rngs)
         if return_intermediates:
             attention = tuple(weights for weights in attention if weights is not None)
@@ -109,10 +106,6 @@ class ConvNet(nnx.Module):
                 "times: give fewer widths or larger images."
             )
 
-    def torch_names(self) -> dict[str, TorchTensor]:
-        """Where the PyTorch state dict has other names or shapes (see `torch_weights`)."""
-        return TorchTensor.expand(self._torch_names, len(self.stages))
-
 
 def check_widths(widths: Sequence[int], count: int | None = None) -> tuple[int, ...]:
     """Return the channels of the stages as a tuple.
@@ -130,7 +123,7 @@ def check_widths(widths: Sequence[int], count: int | None = None) -> tuple[int, 
 @register
 def simple_cnn(
     *, rngs: nnx.Rngs, in_channels: int = 3, num_classes: int = 10,
-    widths: Sequence[int] = (64, 128, 256, 512),
+    widths: Sequence[int] = (64, 128, 256, 512), remat: bool = False,
 ) -> ConvNet:  # fmt: skip
     """A plain batch-norm CNN for CIFAR-10 (4,694,346 parameters).
 
@@ -143,25 +136,15 @@ def simple_cnn(
         conv_layers.ConvStage(n, (width, width), batch_norm=True, pool=True, rngs=rngs)
         for n, width in zip((in_channels, *widths), widths, strict=False)
     ]
-    return ConvNet(
-        stages,
-        layers.Head(widths[-1], num_classes, rngs=rngs),
-        in_channels=in_channels,
-        torch_names={
-            "stages.{i}.convs.0": "conv{n}.0",
-            "stages.{i}.norms.0": "conv{n}.1",
-            "stages.{i}.convs.1": "conv{n}.3",
-            "stages.{i}.norms.1": "conv{n}.4",
-            "head.layers.0": "fc",
-        },
-    )
+    head = layers.Head(widths[-1], num_classes, rngs=rngs)
+    return ConvNet(stages, head, in_channels=in_channels, remat=remat)
 
 
 @register
 def mnist_cnn(
     *, rngs: nnx.Rngs, img_size: int = 28, in_channels: int = 1, num_classes: int = 10,
     widths: Sequence[int] = (32, 64), head_dims: Sequence[int] = (128,), dropout: float = 0.25,
-    head_dropout: float = 0.5,
+    head_dropout: float = 0.5, remat: bool = False,
 ) -> ConvNet:  # fmt: skip
     """Two convolutions without padding for MNIST (1,199,882); log-softmax belongs to the loss."""
     first, second = check_widths(widths, 2)
@@ -173,19 +156,8 @@ def mnist_cnn(
         conv_layers.ConvStage(in_channels, (first,), padding=0, rngs=rngs),
         conv_layers.ConvStage(first, (second,), padding=0, pool=True, dropout=dropout, rngs=rngs),
     ]
-    head = layers.Head(
-        second * side**2, num_classes, hidden=layers.hidden_layers(head_dims, jax.nn.relu),
-        dropout=head_dropout, rngs=rngs,
-    )  # fmt: skip
+    values, hidden = second * side**2, layers.hidden_layers(head_dims, jax.nn.relu)
+    head = layers.Head(values, num_classes, hidden=hidden, dropout=head_dropout, rngs=rngs)
     return ConvNet(
-        stages,
-        head,
-        in_channels=in_channels,
-        img_size=img_size,
-        flatten=True,
-        torch_names={
-            "stages.{i}.convs.0": "conv{n}",
-            "head.layers.0": "fc1",
-            "head.layers.1": "fc2",
-        },
+        stages, head, in_channels=in_channels, img_size=img_size, flatten=True, remat=remat
     )

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
-from jax_models import cpu, layers, ops
-from jax_models.cpu import functions, kernels
+from jax_models import layers, ops
 from jax_models.dropout import Dropout
-from jax_models.ops import max_pool2x2
+from jax_models.rngs import Rngs
 
 
 class Conv3x3(nnx.Conv):
@@ -23,21 +23,14 @@ class Conv3x3(nnx.Conv):
     """
 
     def __init__(self, in_features: int, out_features: int, *, padding: int = 1, rngs: nnx.Rngs):
-        super().__init__(
-            in_features, out_features, (3, 3), padding=((padding, padding), (padding, padding)),
-            kernel_init=layers.kernel_init, bias_init=layers.bias_init(9 * in_features), rngs=rngs,
-        )  # fmt: skip
+        start = {"kernel_init": layers.kernel_init, "bias_init": layers.bias_init(9 * in_features)}
+        sides = ((padding, padding), (padding, padding))
+        super().__init__(in_features, out_features, (3, 3), padding=sides, **start, rngs=rngs)
 
-    def __call__(self, x: jax.Array, *, fast: bool = True) -> jax.Array:
-        """x [B,H,W,C] -> [B,H',W',D].
-
-        On CPUs the fast way adds up in an order that rounds about three times as much; without
-        `fast` XLA computes.
-        """
+    def __call__(self, x: Array, *, exact: bool = False) -> Array:
+        """x [B,H,W,C] -> [B,H',W',D]; `exact` as in `ops.convolution`."""
         kernel, bias, padding = self.kernel[...], self.bias[...], self.padding[0][0]
-        if fast and cpu.active() and kernels.convolution_fits(x, kernel, padding):
-            return kernels.convolution(x, kernel, bias, padding)
-        return super().__call__(x)
+        return ops.convolution(x, kernel, bias, padding, exact=exact)
 
 
 class BatchNorm(nnx.Module):
@@ -58,9 +51,8 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(
-        self, num_features: int, *, momentum: float = 0.1, epsilon: float = 1e-5,
-        axis_name: str | None = None,
-    ):  # fmt: skip
+        self, num_features: int, *, momentum=0.1, epsilon=1e-5, axis_name: str | None = None
+    ):
         self.momentum, self.epsilon, self.axis_name = momentum, epsilon, axis_name
         self.scale = nnx.Param(jnp.ones(num_features, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))
@@ -68,7 +60,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(num_features, jnp.float32))
         self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: Array, *, train: bool) -> Array:
         """Normalise x [..., C]; with `train`, by the batch, updating the running statistics.
 
         Raises:
@@ -79,19 +71,11 @@ class BatchNorm(nnx.Module):
         scale, bias = self.scale[...], self.bias[...]
         if train:
             self._check(x)
-            if cpu.active() and jax.device_count() == 1:
-                y, mean, var = functions.batch_norm(x, scale, bias, self.epsilon)
-                self._track(x, mean, var)
-                return y.astype(dtype)
-            mean = self._mean(x)
-            # The variance does not change with the mean to first order; leaving that zero out of
-            # the gradient saves a pass, and on many devices a message.
-            var = self._mean(jnp.square(x - jax.lax.stop_gradient(mean)))
+            y, mean, var = ops.batch_norm(x, scale, bias, self.epsilon, self.axis_name)
             self._track(x, mean, var)
         else:
-            mean, var = self.mean[...], self.var[...]
-        y = (x - mean) * jax.lax.rsqrt(var + self.epsilon)
-        return (y * scale + bias).astype(dtype)
+            y = ops.normalise(x, self.mean[...], self.var[...], scale, bias, self.epsilon)
+        return y.astype(dtype)
 
     def _count(self, x):
         count = x.size // x.shape[-1]
@@ -112,10 +96,6 @@ class BatchNorm(nnx.Module):
             new = jax.lax.stop_gradient(batch).astype(old.dtype)
             running[...] = old + self.momentum * (new - old)
         self.num_batches_tracked[...] += 1
-
-    def _mean(self, x):
-        mean = x.mean(tuple(range(x.ndim - 1)))
-        return mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
 
 
 class ConvStage(nnx.Module):
@@ -148,20 +128,20 @@ class ConvStage(nnx.Module):
         self.dropout = Dropout(dropout)
 
     def __call__(
-        self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool = True
-    ) -> tuple[jax.Array, jax.Array | None]:
+        self, x: Array, *, train: bool, rngs: Rngs, maps: bool = True
+    ) -> tuple[Array, Array | None]:
         """x [B,H,W,C] -> (x [B,H',W',C'], attention or None).
 
         Without `maps` the attention may be None.
         """
         for i, conv in enumerate(self.convs):
-            x = conv(x, fast=not maps)  # maps that are looked at are more exact
+            x = conv(x, exact=maps)  # maps that are looked at are more exact
             x = jax.nn.relu(x if self.norms is None else self.norms[i](x, train=train))
         weights = None
         if self.attention is not None:
             x, weights = self.attention(x, maps=maps)
         if self.pool:
-            x = max_pool2x2(x)
+            x = ops.max_pool2x2(x)
         return self.dropout(x, train=train, rngs=rngs), weights
 
 
@@ -193,7 +173,7 @@ class SpatialAttention(nnx.Module):
         self.g = layers.Linear(channels, inner, rngs=rngs)
         self.o = layers.Linear(inner, channels, rngs=rngs)
 
-    def __call__(self, x: jax.Array, *, maps: bool = True) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(self, x: Array, *, maps: bool = True) -> tuple[Array, Array | None]:
         """x [B,H,W,C] -> (x + attended [B,H,W,C], attention [B,1,H·W,(H//2)·(W//2)]).
 
         Without `maps` the attention may be None.
@@ -201,7 +181,7 @@ class SpatialAttention(nnx.Module):
         b, h, w, c = x.shape
         q, k, v = (
             maps.reshape(b, -1, 1, maps.shape[-1])
-            for maps in (self.theta(x), max_pool2x2(self.phi(x)), max_pool2x2(self.g(x)))
+            for maps in (self.theta(x), ops.max_pool2x2(self.phi(x)), ops.max_pool2x2(self.g(x)))
         )
         y, weights = ops.attend(q, k, v, scale=1.0, maps=maps)
         return x + self.o(y).reshape(b, h, w, c), weights

@@ -1,12 +1,34 @@
 """Dropout with masks that are cheap to make and depend on nothing but a key and a position."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_models.rngs import _mix
+from jax_models.rngs import Rngs, mix
+
+
+class Drop(NamedTuple):
+    """Dropout at one place of a model in training.
+
+    Attributes:
+      rate: share of the values that are set to zero.
+      mask: draws a boolean mask of a shape, False where a value is dropped.
+    """
+
+    rate: float
+    mask: Callable[[tuple[int, ...]], jax.Array]
+
+    def __call__(self, x: jax.Array, shape: tuple[int, ...] | None = None) -> jax.Array:
+        """x [B, ...] after dropping values out; x may be the leading part of an array of `shape`.
+
+        What is dropped of it is then what would be there.
+        """
+        mask = self.mask(shape or x.shape)[tuple(map(slice, x.shape))]
+        return jnp.where(mask, x / (1 - self.rate), jnp.zeros((), x.dtype))
 
 
 class Dropout(nnx.Module):
@@ -29,28 +51,21 @@ class Dropout(nnx.Module):
             raise ValueError(f"{name}={rate!r} is not a rate: give a number from 0 up to below 1.")
         self.rate = rate
 
-    def __call__(
-        self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None,
-        shape: tuple[int, ...] | None = None,
-    ) -> jax.Array:  # fmt: skip
+    def __call__(self, x: jax.Array, *, train: bool, rngs: Rngs) -> jax.Array:
         """Return x [B, ...], with `train` after dropping values out.
-
-        If x is the leading part of an array of `shape`, what is dropped is what would be there.
-
-        `rngs.dropout()` gives one key, or one key per example [B]: then an example's mask follows
-        from its own key alone and not from where in the batch, or on which device, it stands.
 
         Raises:
           ValueError: `train` without `rngs`.
         """
-        mask = self.mask(shape or x.shape, train, rngs)
-        if mask is None:
-            return x
-        mask = mask[tuple(map(slice, x.shape))]
-        return jnp.where(mask, x / (1 - self.rate), jnp.zeros((), x.dtype))
+        drop = self.drop(train, rngs)
+        return x if drop is None else drop(x)
 
-    def mask(self, shape: tuple[int, ...], train: bool, rngs: nnx.Rngs | None) -> jax.Array | None:
-        """Which values a call would keep; None for all, as they are."""
+    def drop(self, train: bool, rngs: Rngs) -> Drop | None:
+        """What a call would do; None where it would do nothing.
+
+        `rngs.dropout()` gives one key, or one key per example [B]: then an example's mask follows
+        from its own key alone and not from where in the batch, or on which device, it stands.
+        """
         if not train or self.rate == 0:
             return None
         if rngs is None:
@@ -58,7 +73,7 @@ class Dropout(nnx.Module):
                 "Training with dropout needs random keys: call the model with "
                 "rngs=nnx.Rngs(dropout=key), or build it with dropout=0."
             )
-        return dropout_mask(rngs.dropout(), shape, self.rate)
+        return Drop(self.rate, lambda shape: dropout_mask(rngs.dropout(), shape, self.rate))
 
 
 def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
@@ -73,9 +88,9 @@ def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Arr
     """
     words = jax.random.key_data(key)
     if key.ndim == 0:  # makes one for each example, of which the first is the key itself
-        words = words ^ _mix(jnp.arange(shape[0], dtype=jnp.uint32))[:, None]
+        words = words ^ mix(jnp.arange(shape[0], dtype=jnp.uint32))[:, None]
     words = words.reshape(shape[0], *(1,) * (len(shape) - 1), words.shape[-1])
     one = 1, *shape[1:]
     position = jax.lax.iota(jnp.uint32, math.prod(one)).reshape(one)
-    bits = _mix(_mix(position ^ words[..., 0]) + words[..., -1])
+    bits = mix(mix(position ^ words[..., 0]) + words[..., -1])
     return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))

@@ -4,18 +4,17 @@ Weights start from the distributions PyTorch's layers start from, because accura
 with PyTorch runs: uniform in ±1/sqrt(fan_in) for weights and biases alike.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
-from jax_models import cpu
-from jax_models.cpu import functions, kernels
+from jax_models import ops
 from jax_models.dropout import Dropout
-from jax_models.ops import attend, gelu, linear
+from jax_models.rngs import Rngs
 
 # Kaiming-uniform with a = sqrt(5) comes to uniform in ±1/sqrt(fan_in), a variance of 1/(3 fan_in).
 kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -50,35 +49,25 @@ class Linear(nnx.Linear):
     """A Linear layer that starts as torch.nn.Linear does, or from other initializers."""
 
     def __init__(
-        self, in_features: int, out_features: int, *, kernel: Callable = kernel_init,
-        bias: Callable | None = None, rngs: nnx.Rngs,
-    ):  # fmt: skip
-        super().__init__(
-            in_features, out_features, kernel_init=kernel,
-            bias_init=bias or bias_init(in_features), rngs=rngs,
-        )  # fmt: skip
+        self, in_features: int, out_features: int, *, kernel=kernel_init, bias=None, rngs: nnx.Rngs
+    ):
+        start = {"kernel_init": kernel, "bias_init": bias or bias_init(in_features)}
+        super().__init__(in_features, out_features, **start, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         """x [..., D] -> [..., F]."""
-        return linear(x, (self.kernel[...],), (self.bias[...],))[0]
+        return ops.linear(x, (self.kernel[...],), (self.bias[...],))[0]
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Layer norm over the last axis with PyTorch's epsilon.
-
-    The variance is taken of the centred values: E[x²] - E[x]² loses half the digits.
-    """
+    """Layer norm over the last axis with PyTorch's epsilon."""
 
     def __init__(self, num_features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs):
-        super().__init__(num_features, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+        super().__init__(num_features, epsilon=epsilon, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         """x [..., D] -> [..., D]."""
-        scale, bias = self.scale[...], self.bias[...]
-        if cpu.active() and x.dtype == scale.dtype != jnp.bfloat16:
-            norm = kernels.layer_norm if kernels.layer_norm_fits(x) else functions.layer_norm
-            return norm(x, scale, bias, self.epsilon)
-        return super().__call__(x)
+        return ops.layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
 
 
 class PatchEmbed(nnx.Module):
@@ -117,7 +106,7 @@ class PatchEmbed(nnx.Module):
         self.num_patches = (img_size // patch_size) ** 2
         self.projection = Linear(in_channels * patch_size**2, embed_dim, rngs=rngs)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Array) -> Array:
         """images [B,H,W,C] -> tokens [B,N,D], patches in row-major order."""
         b, h, w, c = images.shape
         p = self.patch_size
@@ -146,9 +135,8 @@ class Attention(nnx.Module):
     """
 
     def __init__(
-        self, embed_dim: int, num_heads: int, *, dropout: float = 0.0,
-        torch_multihead: bool = False, rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self, embed_dim: int, num_heads: int, *, dropout=0.0, torch_multihead=False, rngs: nnx.Rngs
+    ):
         check_sizes(embed_dim=embed_dim, num_heads=num_heads)
         if embed_dim % num_heads:
             raise ValueError(
@@ -164,59 +152,20 @@ class Attention(nnx.Module):
         self.projection = Linear(embed_dim, embed_dim, bias=bias, rngs=rngs)
 
     def __call__(
-        self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool = True,
-        queries: int | None = None,
-    ) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+        self, x: Array, *, train: bool, rngs: Rngs, maps: bool = True, queries: int | None = None
+    ) -> tuple[Array, Array | None]:
         """x [B,T,D] -> (output [B,T,D], attention [B,h,T,T], in training after dropout).
 
         Without `maps` the attention may be None. With `queries` only so many tokens, the first
         ones, attend (to all): (output [B,Q,D], attention [B,h,Q,T]).
         """
-        heads = *x.shape[:2], self.num_heads, x.shape[2] // self.num_heads
-        part = jax.ShapeDtypeStruct(heads, x.dtype)
-        if queries is not None:
-            y, weights = self._of_first(x, queries, heads, train, rngs, maps)
-        elif cpu.active() and not maps and kernels.attention_fits(part, part, part):
-            y, weights = self._fast(x, heads, train, rngs), None
-        else:
-            parts = (y.reshape(heads) for y in jnp.split(self.qkv(x), 3, axis=-1))
-            y, weights = self._attend(*parts, train, rngs, maps)
+        kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+        how = {"drop": self.dropout.drop(train, rngs), "maps": maps, "queries": queries}
+        y, weights = ops.attention(x, kernel, bias, self.num_heads, **how)
         return self.projection(y), weights
 
-    def _attend(self, q, k, v, train, rngs, maps):
-        drop = None
-        if train and self.dropout.rate:
-            whole = k.shape[0], self.num_heads, k.shape[1], k.shape[1]
-            drop = functools.partial(self.dropout, train=train, rngs=rngs, shape=whole)
-        return attend(q, k, v, scale=q.shape[-1] ** -0.5, drop=drop, maps=maps)
 
-    def _of_first(self, x, queries, heads, train, rngs, maps):
-        """Keys and values of all tokens, queries of the first ones alone."""
-        weights, biases = self._apart()
-        q = linear(x[:, :queries], weights[:1], biases[:1])
-        k, v = linear(x, weights[1:], biases[1:])
-        parts = (y.reshape(*y.shape[:2], *heads[2:]) for y in (*q, k, v))
-        return self._attend(*parts, train, rngs, maps)
-
-    def _apart(self):
-        """The three kernels and the three biases."""
-        whole = self.qkv.kernel[...], self.qkv.bias[...]
-        return (jnp.split(array, 3, axis=-1) for array in whole)
-
-    def _fast(self, x, heads, train, rngs):
-        """The CPU's way, to which the three projections are arrays apart."""
-        weights, biases = self._apart()
-        b, n, h, d = heads
-        keep = self.dropout.mask((b, h, n, n), train, rngs)
-        # Scaling the projections for queries and values is less work than scaling the maps.
-        for part, scale in ((0, d**-0.5), (2, 1 if keep is None else 1 / (1 - self.dropout.rate))):
-            weights[part], biases[part] = scale * weights[part], scale * biases[part]
-        keep = None if keep is None else keep.astype(jnp.uint8)
-        parts = kernels.linear(x, tuple(weights), tuple(biases))
-        return kernels.attention(*(part.reshape(heads) for part in parts), keep).reshape(x.shape)
-
-
-def identity(x: jax.Array) -> jax.Array:
+def identity(x: Array) -> Array:
     """x."""
     return x
 
@@ -236,7 +185,7 @@ class Mlp(nnx.Module):
 
     def __init__(
         self, embed_dim: int, mlp_dim: int, *, dropout: float = 0.0,
-        activation: Callable = gelu, out_activation: Callable = identity,
+        activation: Callable = ops.gelu, out_activation: Callable = identity,
         hidden_norm: bool = False, rngs: nnx.Rngs,
     ):  # fmt: skip
         check_sizes(embed_dim=embed_dim, mlp_dim=mlp_dim)
@@ -246,7 +195,7 @@ class Mlp(nnx.Module):
         self.fc2 = Linear(mlp_dim, embed_dim, rngs=rngs)
         self.dropout = Dropout(dropout)
 
-    def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
+    def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
         """x [..., D] -> [..., D]."""
         x = self.fc1(x)
         x = self.activation(x if self.norm is None else self.norm(x))
@@ -279,9 +228,8 @@ class Head(nnx.Module):
     """
 
     def __init__(
-        self, in_features: int, num_classes: int, *,
-        hidden: Sequence[tuple[int, Callable]] = (), dropout: float = 0.0, rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self, in_features: int, num_classes: int, *, hidden=(), dropout=0.0, rngs: nnx.Rngs
+    ):
         check_sizes(num_classes=num_classes)
         widths = [in_features, *(width for width, _ in hidden), num_classes]
         self.activations = tuple(activation for _, activation in hidden)
@@ -290,7 +238,7 @@ class Head(nnx.Module):
         )
         self.dropout = Dropout(dropout, "head_dropout")
 
-    def __call__(self, x: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
+    def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
         """x [B,D] -> logits [B,K]."""
         *hidden, last = self.layers
         for layer, activation in zip(hidden, self.activations, strict=True):
@@ -298,7 +246,7 @@ class Head(nnx.Module):
         return last(x)
 
 
-def check_images(images: jax.Array, in_channels: int, img_size: int | None = None) -> None:
+def check_images(images: Array, in_channels: int, img_size: int | None = None) -> None:
     """Raise a ValueError unless images are float [B,H,W,C] of the size the model was built for."""
     side = "H,W" if img_size is None else f"{img_size},{img_size}"
     expected = f"float images [B,{side},{in_channels}]"

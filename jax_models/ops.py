@@ -1,36 +1,133 @@
-"""The operations models are made of: XLA's form, and one guard each into `cpu/`."""
+"""The operations models are made of: XLA's form, and one guard each into `cpu/`.
 
+This is the one door to `cpu/`. Without that folder the guards go, and nothing else.
+"""
+
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from flax.nnx.nn.dtypes import promote_dtype
+from jax import Array
 
 from jax_models import cpu
 from jax_models.cpu import functions, kernels
+from jax_models.dropout import Drop
 
 
-def max_pool2x2(x: jax.Array) -> jax.Array:
-    """2×2 max-pooling with stride 2: [B,H,W,C] -> [B,H//2,W//2,C]; an odd last row is left out."""
-    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
-    if cpu.active():
-        return functions.max_pool2x2(x)
-    window = (1, 2, 2, 1)
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
-
-
-def linear(
-    x: jax.Array, weights: Sequence[jax.Array], biases: Sequence[jax.Array]
-) -> tuple[jax.Array, ...]:
+def linear(x: Array, weights: Sequence[Array], biases: Sequence[Array]) -> tuple[Array, ...]:
     """x [..., D] @ kernel [D,F] + bias [F] -> [..., F], for each kernel and bias."""
     if cpu.active() and kernels.linear_fits(x, *weights):
         return kernels.linear(x, tuple(weights), tuple(biases))
     return tuple(x @ kernel + bias for kernel, bias in zip(weights, biases, strict=True))
 
 
+def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    """Layer norm of x [..., D] over its last axis. Source: https://arxiv.org/abs/1607.06450.
+
+    The variance is taken of the centred values: E[x²] - E[x]² loses half the digits. Statistics
+    are taken in float32 at least, whatever the input.
+    """
+    if cpu.active() and x.dtype == scale.dtype != jnp.bfloat16:
+        norm = kernels.layer_norm if kernels.layer_norm_fits(x) else functions.layer_norm
+        return norm(x, scale, bias, epsilon)
+    x, scale, bias = promote_dtype((x, scale, bias))
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = wide.mean(-1)
+    var = jnp.square(wide - mean[..., None]).mean(-1)
+    mean, var = (statistic.reshape(*x.shape[:-1], 1) for statistic in (mean, var))
+    scale, bias = (array.reshape(*(1,) * (x.ndim - 1), -1) for array in (scale, bias))
+    return ((x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias).astype(x.dtype)
+
+
+def batch_norm(
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None = None
+) -> tuple[Array, Array, Array]:
+    """Normalise x [..., C] by its own mean and biased variance [C], which it also returns.
+
+    With `axis_name`, a mapped axis, these are of the whole batch that is spread over it.
+    """
+    if cpu.active() and jax.device_count() == 1:
+        return functions.batch_norm(x, scale, bias, epsilon)
+
+    def average(x):
+        mean = x.mean(tuple(range(x.ndim - 1)))
+        return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+
+    mean = average(x)
+    # The variance does not change with the mean to first order; leaving that zero out of the
+    # gradient saves a pass, and on many devices a message.
+    var = average(jnp.square(x - jax.lax.stop_gradient(mean)))
+    return normalise(x, mean, var, scale, bias, epsilon), mean, var
+
+
+def normalise(x, mean, var, scale, bias, epsilon: float) -> Array:
+    """x [..., C] by given statistics [C], then scale and bias [C]."""
+    return (x - mean) * jax.lax.rsqrt(var + epsilon) * scale + bias
+
+
+def convolution(
+    x: Array, kernel: Array, bias: Array, padding: int, *, exact: bool = False
+) -> Array:
+    """x [B,H,W,C], kernel [kh,kw,C,D], bias [D] -> [B,H',W',D], stride 1.
+
+    Args:
+      x: feature maps.
+      kernel: the weights.
+      bias: added to each channel.
+      padding: zero pixels on each side.
+      exact: not in a faster order of adding up that rounds about three times as much.
+    """
+    if not exact and cpu.active() and kernels.convolution_fits(x, kernel, padding):
+        return kernels.convolution(x, kernel, bias, padding)
+    x, kernel, bias = promote_dtype((x, kernel, bias))
+    sides, layout = ((padding, padding),) * 2, ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), sides, dimension_numbers=layout)
+    return y + bias.reshape(1, 1, 1, -1)
+
+
+def attention(
+    x: Array,
+    kernel: Array,
+    bias: Array,
+    num_heads: int,
+    *,
+    drop: Drop | None = None,
+    maps: bool = True,
+    queries: int | None = None,
+) -> tuple[Array, Array | None]:
+    """Multi-head self-attention of tokens, heads split head-major.
+
+    Args:
+      x: tokens [B,T,D].
+      kernel: to queries, keys and values [D,3D].
+      bias: of these [3D].
+      num_heads: h.
+      drop: applied to the attention weights.
+      maps: as in `attend`.
+      queries: only so many tokens, the first ones, attend (to all).
+
+    Returns:
+      (output [B,Q,D], attention [B,h,Q,T] or None).
+    """
+    b, tokens, width = x.shape
+    if not maps and queries is None and cpu.active() and kernels.self_attention_fits(x, num_heads):
+        return kernels.self_attention(x, kernel, bias, num_heads, drop), None
+    if queries is None:
+        parts = jnp.split(linear(x, (kernel,), (bias,))[0], 3, axis=-1)
+    else:
+        three, biases = (jnp.split(array, 3, axis=-1) for array in (kernel, bias))
+        first = linear(x[:, :queries], three[:1], biases[:1])
+        parts = (*first, *linear(x, three[1:], biases[1:]))
+    q, k, v = (part.reshape(b, -1, num_heads, width // num_heads) for part in parts)
+    drop = drop and functools.partial(drop, shape=(b, num_heads, tokens, tokens))
+    return attend(q, k, v, scale=q.shape[-1] ** -0.5, drop=drop, maps=maps)
+
+
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float,
-    drop: Callable[[jax.Array], jax.Array] | None = None, maps: bool = True,
-) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+    q: Array, k: Array, v: Array, *, scale: float, drop: Callable | None = None, maps: bool = True
+) -> tuple[Array, Array | None]:
     """Dot-product attention.
 
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
@@ -47,11 +144,11 @@ def attend(
       (output [B,Q,h·d], attention [B,h,Q,K] as applied to the values, or None).
     """
     if not (maps or drop):
-        if not cpu.active() and q.dtype != jnp.float64:  # its softmax is float32 at most
-            y = jax.nn.dot_product_attention(q, k, v, scale=scale)
-            return y.reshape(*y.shape[:2], -1), None
         if cpu.active() and kernels.attention_fits(q, k, v):
             y = kernels.attention(q if scale == 1 else q * scale, k, v, None)
+            return y.reshape(*y.shape[:2], -1), None
+        if not cpu.active() and q.dtype != jnp.float64:  # its softmax is float32 at most
+            y = jax.nn.dot_product_attention(q, k, v, scale=scale)
             return y.reshape(*y.shape[:2], -1), None
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * scale
     # A softmax needs more digits than bfloat16 has.
@@ -63,6 +160,15 @@ def attend(
     return y.reshape(*y.shape[:2], -1), weights
 
 
-def gelu(x: jax.Array) -> jax.Array:
+def max_pool2x2(x: Array) -> Array:
+    """2×2 max-pooling with stride 2: [B,H,W,C] -> [B,H//2,W//2,C]; an odd last row is left out."""
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+    if cpu.active():
+        return functions.max_pool2x2(x)
+    window = (1, 2, 2, 1)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+
+
+def gelu(x: Array) -> Array:
     """Exact GELU, the erf form, which is PyTorch's default and not JAX's."""
     return functions.gelu(x) if cpu.active() else jax.nn.gelu(x, approximate=False)

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from flax import nnx
 
 _MODELS: dict[str, Callable[..., nnx.Module]] = {}
+_NOT_SETTINGS = ("rngs", "remat", "scan_layers")  # how a model begins and runs, not what it is
 
 
 def register(build: Callable[..., nnx.Module]) -> Callable[..., nnx.Module]:
-    """Register a function `build(*, rngs, **settings)` under its own name.
+    """Register a function `build(*, rngs, remat, **settings)` under its own name.
+
+    One whose model can run its blocks in a loop takes `scan_layers` too (see `create_model`). The
+    model's PyTorch names are registered likewise: `torch_weights.tables.register`.
 
     Raises:
       ValueError: another model has that name.
@@ -34,7 +38,16 @@ def model_keywords(name: str) -> dict[str, object]:
       ValueError: no model has that name; the message lists those there are.
     """
     parameters = inspect.signature(_find(name)).parameters.values()
-    return {p.name: p.default for p in parameters if p.name != "rngs"}
+    return {p.name: p.default for p in parameters if p.name not in _NOT_SETTINGS}
+
+
+def can_scan(name: str) -> bool:
+    """Whether a model takes `scan_layers=True`: its blocks are alike.
+
+    Raises:
+      ValueError: as `model_keywords` does.
+    """
+    return "scan_layers" in inspect.signature(_find(name)).parameters
 
 
 def create_model(
@@ -64,16 +77,15 @@ def create_model(
                 f"Model {name!r} has no keyword {key!r}{_nearest(key, known)}. "
                 f"It takes: {', '.join(known)}."
             )
-    model = build(rngs=rngs, **settings)
-    if remat:
-        model.remat = True
-    if scan_layers:
-        if not hasattr(model, "scan_layers"):
-            raise ValueError(
-                f"scan_layers=True needs blocks that are alike, which {name!r} has not: leave it "
-                "out, or choose a ViT."
-            )
-        model.scan_layers = True
+    if can_scan(name):
+        settings["scan_layers"] = scan_layers
+    elif scan_layers:
+        raise ValueError(
+            f"scan_layers=True needs blocks that are alike, which {name!r} has not: leave it "
+            "out, or choose a ViT."
+        )
+    model = build(rngs=rngs, remat=remat, **settings)
+    model.model_name = name  # by which `torch_weights` finds its names
     return model
 
 

@@ -4,22 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-
-class DrawnKeys(nnx.Object):
-    """Stands in for `nnx.Rngs` where the keys are drawn already: `dropout()` gives them in turn.
-
-    Args:
-      keys: typed PRNG keys, stacked.
-    """
-
-    def __init__(self, keys: jax.Array):
-        self._keys = nnx.data(keys)
-        self._calls = 0
-
-    def dropout(self) -> jax.Array:
-        """The next key, or keys per example."""
-        self._calls += 1
-        return self._keys[self._calls - 1]
+Rngs = nnx.Rngs | None  # of dropout; or one of the stand-ins here
 
 
 def fold_in(keys: jax.Array, number: int) -> jax.Array:
@@ -28,11 +13,11 @@ def fold_in(keys: jax.Array, number: int) -> jax.Array:
     Each word goes through a bijection that depends on the number, so that different keys stay
     different.
     """
-    words = jax.random.key_data(keys) ^ _mix(jnp.uint32(number) + jnp.uint32(0x9E3779B9))
-    return jax.random.wrap_key_data(_mix(words), impl=jax.random.key_impl(keys))
+    words = jax.random.key_data(keys) ^ mix(jnp.uint32(number) + jnp.uint32(0x9E3779B9))
+    return jax.random.wrap_key_data(mix(words), impl=jax.random.key_impl(keys))
 
 
-def _mix(x):
+def mix(x):
     """A bijection of uint32 in which every input bit flips every output bit half the time.
 
     Source: the "triple32"-style finalizer family, https://github.com/skeeto/hash-prospector.
@@ -50,13 +35,22 @@ class ExampleRngs(nnx.Object):
     """
 
     def __init__(self, keys: jax.Array):
-        self._keys = nnx.data(keys)
-        self._calls = 0
+        self._keys, self._calls = nnx.data(keys), 0
 
     def dropout(self) -> jax.Array:
         """Fresh keys [B]; the n-th call gives the n-th set."""
         self._calls += 1
-        return fold_in(self._keys, self._calls - 1)
+        return self._nth(self._calls - 1)
+
+    def _nth(self, number):
+        return fold_in(self._keys, number)
+
+
+class DrawnKeys(ExampleRngs):
+    """The same where the keys are drawn already: `keys` has one more axis, of the calls."""
+
+    def _nth(self, number):
+        return self._keys[number]
 
 
 class InitRngs:

@@ -1,18 +1,20 @@
 """Blocks and stages called one after the other: plainly, in a scan, or with rematerialisation."""
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from jax_models.dropout import Dropout
-from jax_models.rngs import DrawnKeys
+from jax_models.rngs import DrawnKeys, Rngs
 
 
 def draw_keys(
-    part: nnx.Module, count: int, rngs: nnx.Rngs | None, call: Callable[[nnx.Rngs], object]
-) -> jax.Array | None:
+    part: nnx.Module, count: int, rngs: Rngs, call: Callable[[Rngs], object]
+) -> Array | None:
     """Draw the keys that `count` parts alike would draw when called in turn: [count, n, ...].
 
     None if the part drops nothing; `call(rngs)` calls it.
@@ -20,26 +22,16 @@ def draw_keys(
     parts = (module for _, module in nnx.iter_modules(part))
     if rngs is None or not any(isinstance(m, Dropout) and m.rate for m in parts):
         return None
-    keys = [rngs.dropout()]
-    counter = _Counter(keys[0])
+    keys, calls = [rngs.dropout()], []
+    counter = SimpleNamespace(dropout=lambda: calls.append(None) or keys[0])
     jax.eval_shape(lambda: call(counter))
-    keys += [rngs.dropout() for _ in range(count * counter.calls - 1)]
-    return jnp.stack(keys).reshape(count, counter.calls, *keys[0].shape)
-
-
-class _Counter:
-    def __init__(self, key):
-        self._key, self.calls = key, 0
-
-    def dropout(self):
-        self.calls += 1
-        return self._key
+    keys += [rngs.dropout() for _ in range(count * len(calls) - 1)]
+    return jnp.stack(keys).reshape(count, len(calls), *keys[0].shape)
 
 
 def run_parts(
-    parts: Sequence[nnx.Module], x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool,
-    remat: bool,
-) -> tuple[jax.Array, tuple, tuple]:  # fmt: skip
+    parts: Sequence[nnx.Module], x: Array, *, train: bool, rngs: Rngs, maps: bool, remat: bool
+) -> tuple[Array, tuple, tuple]:
     """Call blocks or stages one after the other.
 
     Args:
@@ -64,12 +56,11 @@ def run_parts(
 
 
 def scan_parts(
-    parts: Sequence[nnx.Module], x: jax.Array, *, train: bool, rngs: nnx.Rngs | None, maps: bool,
-    remat: bool,
-) -> tuple[jax.Array, tuple, tuple]:  # fmt: skip
+    parts: Sequence[nnx.Module], x: Array, *, train: bool, rngs: Rngs, maps: bool, remat: bool
+) -> tuple[Array, tuple, tuple]:
     """As `run_parts`, for parts that are alike, in a loop whose inside is compiled once.
 
-    The same keys are drawn. Compiling takes a fraction of the time, the steps take longer.
+    The same keys are drawn. The program is smaller and the steps take longer.
     """
     graphdef, _ = nnx.split(parts[0])
     states = [nnx.to_pure_dict(nnx.state(part)) for part in parts]
@@ -91,12 +82,11 @@ def scan_parts(
 
 
 def run_part(
-    part: nnx.Module, x: jax.Array, rngs: nnx.Rngs | None, *, train: bool, maps: bool, remat: bool,
-    **others: int | None,
-) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+    part: nnx.Module, x: Array, rngs: Rngs, *, train: bool, remat: bool, **others: bool | int
+) -> tuple[Array, Array | None]:
     """Call one block or stage, as `run_parts` does, with what others it takes."""
 
     def call(part, x, rngs):
-        return part(x, train=train, rngs=rngs, maps=maps, **others)
+        return part(x, train=train, rngs=rngs, **others)
 
     return (nnx.remat(call) if remat and train else call)(part, x, rngs)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from jax_models import layers, ops, stack
 from jax_models.registry import register
-from jax_models.torch_weights.names import TorchTensor
+from jax_models.rngs import Rngs
 
 
 class Block(nnx.Module):
@@ -45,9 +46,8 @@ class Block(nnx.Module):
             setattr(self, name, norm if name in norms else None)
 
     def __call__(
-        self, x: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None, maps: bool = True,
-        queries: int | None = None,
-    ) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+        self, x: Array, *, train: bool, rngs: Rngs, maps: bool = True, queries: int | None = None
+    ) -> tuple[Array, Array | None]:
         """x [B,T,D] -> (x [B,T,D], attention [B,h,T,T]); without `maps` that may be None.
 
         With `queries` only so many tokens, the first ones, are worked out: [B,Q,D], [B,h,Q,T].
@@ -85,15 +85,18 @@ class VisionTransformer(nnx.Module):
       unit_columns: divide each feature of an image by its L2 norm over the tokens.
       dropout: rate after the positions.
       norm: before the head.
-      torch_names: see `torch_weights`; '{i}' stands for the number of a block.
+      remat: see `create_model`.
+      scan_layers: see `create_model`.
       rngs: initial weights.
     """
 
     def __init__(
         self, patch_embed: layers.PatchEmbed, blocks: Sequence[Block], head: layers.Head, *,
-        token_init: Callable, position_init: Callable, embed_activation: Callable = layers.identity,
+        token_init: Callable = layers.standard_normal,
+        position_init: Callable = layers.standard_normal,
+        embed_activation: Callable = layers.identity,
         unit_columns: bool = False, dropout: float = 0.0, norm: nnx.LayerNorm | None = None,
-        torch_names: dict[str, str | TorchTensor], rngs: nnx.Rngs,
+        remat: bool = False, scan_layers: bool = False, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.patch_embed, self.blocks, self.head = patch_embed, nnx.List(blocks), head
         self.embed_activation, self.unit_columns = embed_activation, unit_columns
@@ -102,13 +105,12 @@ class VisionTransformer(nnx.Module):
         self.pos_embed = nnx.Param(position_init(rngs.params(), (1, tokens, width)))
         self.dropout = layers.Dropout(dropout)
         self.norm = norm
-        self.remat = self.scan_layers = False  # see `create_model`
-        self._torch_names = tuple(torch_names.items())  # static parts of a model are hashable
+        self.remat, self.scan_layers = remat, scan_layers
 
     def __call__(
-        self, images: jax.Array, *, train: bool = False, rngs: nnx.Rngs | None = None,
+        self, images: Array, *, train: bool = False, rngs: Rngs = None,
         return_intermediates: bool = False,
-    ) -> jax.Array | tuple[jax.Array, dict[str, tuple[jax.Array, ...]]]:  # fmt: skip
+    ) -> Array | tuple[Array, dict[str, tuple[Array, ...]]]:  # fmt: skip
         """Classify images.
 
         Args:
@@ -130,17 +132,16 @@ class VisionTransformer(nnx.Module):
         blocks, maps = list(self.blocks), return_intermediates
         last = [] if maps else [blocks.pop()]
         run = stack.scan_parts if self.scan_layers and blocks else stack.run_parts
-        x, attention, features = run(blocks, x, train=train, rngs=rngs, maps=maps, remat=self.remat)
+        how = {"train": train, "maps": maps, "remat": self.remat}
+        x, attention, features = run(blocks, x, rngs=rngs, **how)
         for block in last:  # of it the head takes the class token alone
-            x, _ = stack.run_part(
-                block, x, rngs, train=train, maps=False, remat=self.remat, queries=1
-            )
+            x, _ = stack.run_part(block, x, rngs, **how, queries=1)
         logits = self.head(_norm(self.norm, x[:, 0]), train=train, rngs=rngs)
         if return_intermediates:
             return logits, {"attention": attention, "features": features}
         return logits
 
-    def embed(self, images: jax.Array) -> jax.Array:
+    def embed(self, images: Array) -> Array:
         """images [B,H,W,C] -> tokens [B,T,D]: the class token, then the patches, plus positions."""
         x = self.embed_activation(self.patch_embed(images))
         cls_token = jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, x.shape[2]))
@@ -151,9 +152,9 @@ class VisionTransformer(nnx.Module):
             x = x / jnp.sqrt(jnp.maximum(jnp.square(x).sum(axis=1, keepdims=True), 1e-24))
         return x
 
-    def torch_names(self) -> dict[str, TorchTensor]:
-        """Where the PyTorch state dict has other names or shapes (see `torch_weights`)."""
-        return TorchTensor.expand(self._torch_names, len(self.blocks))
+
+# What is built by name has its settings in as many lines as its mirror in torch_ref, to be read
+# beside it; hence `fmt: skip`.
 
 
 def _stack(depth: int, block: Callable[[], Block]) -> list[Block]:
@@ -161,20 +162,12 @@ def _stack(depth: int, block: Callable[[], Block]) -> list[Block]:
     return [block() for _ in range(depth)]
 
 
-def _multihead_names(theirs: str) -> dict[str, str | TorchTensor]:
-    """Names of a torch.nn.MultiheadAttention."""
-    return {
-        "blocks.{i}.attn.qkv.kernel": TorchTensor(f"{theirs}.in_proj_weight"),
-        "blocks.{i}.attn.qkv.bias": TorchTensor(f"{theirs}.in_proj_bias"),
-        "blocks.{i}.attn.projection": f"{theirs}.out_proj",
-    }
-
-
 @register
 def vit(
     *, rngs: nnx.Rngs, img_size: int = 32, in_channels: int = 3, num_classes: int = 10,
     patch_size: int = 4, embed_dim: int = 128, depth: int = 6, num_heads: int = 4,
-    mlp_dim: int | None = None, dropout: float = 0.1,
+    mlp_dim: int | None = None, dropout: float = 0.1, remat: bool = False,
+    scan_layers: bool = False,
 ) -> VisionTransformer:  # fmt: skip
     """A small pre-norm ViT for CIFAR-10 (1,205,898 parameters); mlp_dim None is 4 · embed_dim.
 
@@ -195,16 +188,8 @@ def vit(
         position_init=layers.truncated_normal,
         dropout=dropout,
         norm=layers.LayerNorm(embed_dim, rngs=rngs),
-        torch_names={
-            "patch_embed.projection.kernel": TorchTensor(
-                "patch_embed.projection.weight", (embed_dim, in_channels, patch_size, patch_size)
-            ),
-            "blocks.{i}.norm1_in": "blocks.{i}.norm1",
-            "blocks.{i}.norm2_in": "blocks.{i}.norm2",
-            "blocks.{i}.mlp.fc1": "blocks.{i}.mlp.0",
-            "blocks.{i}.mlp.fc2": "blocks.{i}.mlp.3",
-            "head.layers.0": "head",
-        },
+        remat=remat,
+        scan_layers=scan_layers,
         rngs=rngs,
     )
 
@@ -213,7 +198,7 @@ def vit(
 def raster_vit(
     *, rngs: nnx.Rngs, img_size: int = 32, in_channels: int = 3, num_classes: int = 10,
     patch_size: int = 4, embed_dim: int = 64, depth: int = 3, num_heads: int = 4,
-    mlp_dim: int = 256,
+    mlp_dim: int = 256, remat: bool = False, scan_layers: bool = False,
 ) -> VisionTransformer:  # fmt: skip
     """A small ViT for CIFAR-10 over runs of the image's memory (159,498 parameters).
 
@@ -225,35 +210,14 @@ def raster_vit(
     def block():
         attn = layers.Attention(embed_dim, num_heads, rngs=rngs)
         mlp = layers.Mlp(embed_dim, mlp_dim, activation=jax.nn.relu, hidden_norm=True, rngs=rngs)
-        return Block(
-            embed_dim, attn, mlp, norms=PRE_NORM, in_activation=jax.nn.relu, rngs=rngs
-        )  # fmt: skip
+        return Block(embed_dim, attn, mlp, norms=PRE_NORM, in_activation=jax.nn.relu, rngs=rngs)
 
-    layer = "encoder.layers.{i}"
     return VisionTransformer(
         layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, raster=True, rngs=rngs),
         _stack(depth, block),
         layers.Head(embed_dim, num_classes, rngs=rngs),
-        token_init=layers.standard_normal,
-        position_init=layers.standard_normal,
-        torch_names={
-            "cls_token": TorchTensor("class_token"),
-            "pos_embed": TorchTensor("positional_embedding"),
-            "patch_embed.projection": "patch_embedding",
-            "blocks.{i}.norm1_in": f"{layer}.0",
-            "blocks.{i}.attn.qkv.kernel": TorchTensor(
-                (f"{layer}.2.query.weight", f"{layer}.2.key.weight", f"{layer}.2.value.weight")
-            ),
-            "blocks.{i}.attn.qkv.bias": TorchTensor(
-                (f"{layer}.2.query.bias", f"{layer}.2.key.bias", f"{layer}.2.value.bias")
-            ),
-            "blocks.{i}.attn.projection": f"{layer}.2.fc_out",
-            "blocks.{i}.norm2_in": f"{layer}.3",
-            "blocks.{i}.mlp.fc1": f"{layer}.5",
-            "blocks.{i}.mlp.norm": f"{layer}.6",
-            "blocks.{i}.mlp.fc2": f"{layer}.8",
-            "head.layers.0": "fc",
-        },
+        remat=remat,
+        scan_layers=scan_layers,
         rngs=rngs,
     )
 
@@ -263,6 +227,7 @@ def deep_vit(
     *, rngs: nnx.Rngs, img_size: int = 32, in_channels: int = 3, num_classes: int = 100,
     patch_size: int = 4, embed_dim: int = 256, depth: int = 24, num_heads: int = 8,
     mlp_dim: int = 512, head_dims: Sequence[int] = (512,), dropout: float = 0.1,
+    remat: bool = False, scan_layers: bool = False,
 ) -> VisionTransformer:  # fmt: skip
     """A deep pre-norm ViT for CIFAR-100 (12,862,820 parameters).
 
@@ -276,27 +241,15 @@ def deep_vit(
         mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, rngs=rngs)
         return Block(embed_dim, attn, mlp, norms=PRE_NORM, rngs=rngs)
 
+    hidden = layers.hidden_layers(head_dims, jax.nn.relu)
     return VisionTransformer(
         layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs),
         _stack(depth, block),
-        layers.Head(
-            embed_dim, num_classes, hidden=layers.hidden_layers(head_dims, jax.nn.relu), rngs=rngs
-        ),
-        token_init=layers.standard_normal,
-        position_init=layers.standard_normal,
+        layers.Head(embed_dim, num_classes, hidden=hidden, rngs=rngs),
         embed_activation=jax.nn.relu,
         dropout=dropout,
-        torch_names={
-            "cls_token": TorchTensor("class_embed"),
-            "patch_embed.projection": "input",
-            "blocks.{i}.norm1_in": "transformer.{i}.norm1",
-            "blocks.{i}.norm2_in": "transformer.{i}.norm2",
-            **_multihead_names("transformer.{i}.attn"),
-            "blocks.{i}.mlp.fc1": "transformer.{i}.fc1",
-            "blocks.{i}.mlp.fc2": "transformer.{i}.fc2",
-            "head.layers.0": "fc1",
-            "head.layers.1": "fc2",
-        },
+        remat=remat,
+        scan_layers=scan_layers,
         rngs=rngs,
     )
 
@@ -306,13 +259,13 @@ def mnist_vit(
     *, rngs: nnx.Rngs, img_size: int = 28, in_channels: int = 1, num_classes: int = 10,
     patch_size: int = 7, embed_dim: int = 128, depth: int = 4, num_heads: int = 4,
     mlp_dim: int = 3000, head_dims: Sequence[int] = (250, 100), dropout: float = 0.1,
+    remat: bool = False, scan_layers: bool = False,
 ) -> VisionTransformer:  # fmt: skip
     """A post-norm ViT for MNIST (3,417,816 parameters); log-softmax belongs to the loss.
 
     After the positions each feature is divided by its norm over the tokens. Two slips of its
     source are put right: that one attended over the batch instead of the tokens (it forgot
-    `batch_first`), and never trained its class token. The source's state dict therefore lacks the
-    class token, `class_random`: give it to `torch_weights.load` as a keyword.
+    `batch_first`), and never trained its class token.
     """
 
     def block():
@@ -322,41 +275,16 @@ def mnist_vit(
         mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, rngs=rngs)
         return Block(embed_dim, attn, mlp, norms=POST_NORM, dropout=dropout, rngs=rngs)
 
-    layer = "encoder1.layers.{i}"
-    patch_embed = layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs)
+    hidden = layers.hidden_layers(head_dims, layers.identity, jnp.tanh)
     return VisionTransformer(
-        patch_embed,
+        layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs),
         _stack(depth, block),
-        layers.Head(
-            embed_dim,
-            num_classes,
-            hidden=layers.hidden_layers(head_dims, layers.identity, jnp.tanh),
-            rngs=rngs,
-        ),
-        token_init=layers.standard_normal,
-        position_init=layers.standard_normal,
+        layers.Head(embed_dim, num_classes, hidden=hidden, rngs=rngs),
         unit_columns=True,
-        torch_names={
-            "cls_token": TorchTensor(
-                "class_random",
-                hint="the source keeps its class token outside the state dict: "
-                "give it as torch_weights.load(…, class_random=model.class_random)",
-            ),
-            "pos_embed": TorchTensor(
-                "position_embeddings.weight", (patch_embed.num_patches + 1, embed_dim)
-            ),
-            "patch_embed.projection": "patch_projection",
-            **_multihead_names(f"{layer}.self_attn"),
-            "blocks.{i}.norm1_out": f"{layer}.norm1",
-            "blocks.{i}.norm2_out": f"{layer}.norm2",
-            "blocks.{i}.mlp.fc1": f"{layer}.linear1",
-            "blocks.{i}.mlp.fc2": f"{layer}.linear2",
-            "head.layers.0": "mlp1",
-            "head.layers.1": "mlp2",
-            "head.layers.2": "mlp3",
-        },
+        remat=remat,
+        scan_layers=scan_layers,
         rngs=rngs,
-    )  # fmt: skip
+    )
 
 
 @register
@@ -364,7 +292,7 @@ def mlp_head_vit(
     *, rngs: nnx.Rngs, img_size: int = 72, in_channels: int = 3, num_classes: int = 100,
     patch_size: int = 6, embed_dim: int = 64, depth: int = 8, num_heads: int = 4,
     mlp_dim: int = 128, head_dims: Sequence[int] = (2048, 1024), dropout: float = 0.1,
-    head_dropout: float = 0.5,
+    head_dropout: float = 0.5, remat: bool = False, scan_layers: bool = False,
 ) -> VisionTransformer:  # fmt: skip
     """A ViT with norms before and after and a wide MLP head, for CIFAR-100 at 72×72 (2,618,916).
 
@@ -380,35 +308,13 @@ def mlp_head_vit(
             embed_dim, attn, mlp, norms=DOUBLE_NORM, epsilon=1e-6, dropout=dropout, rngs=rngs
         )
 
-    layer, embedding = "transformer_layers.{i}", "patch_embedding_layer"
-    patch_embed = layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs)
+    hidden = layers.hidden_layers(head_dims, ops.gelu, ops.gelu)
     return VisionTransformer(
-        patch_embed,
+        layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs),
         _stack(depth, block),
-        layers.Head(
-            embed_dim,
-            num_classes,
-            hidden=layers.hidden_layers(head_dims, ops.gelu, ops.gelu),
-            dropout=head_dropout,
-            rngs=rngs,
-        ),
+        layers.Head(embed_dim, num_classes, hidden=hidden, dropout=head_dropout, rngs=rngs),
         token_init=layers.unit_uniform,
-        position_init=layers.standard_normal,
-        torch_names={
-            "cls_token": TorchTensor(f"{embedding}.class_parameter", per_slot=True),
-            "pos_embed": TorchTensor(
-                f"{embedding}.position_emb.weight", (patch_embed.num_patches + 1, embed_dim)
-            ),
-            "patch_embed.projection": f"{embedding}.projection_layer",
-            "blocks.{i}.norm1_in": f"{layer}.layer_norm_input",
-            "blocks.{i}.norm1_out": f"{layer}.layer_norm_1",
-            "blocks.{i}.norm2_out": f"{layer}.layer_norm_2",
-            **_multihead_names(f"{layer}.attn"),
-            "blocks.{i}.mlp.fc1": f"{layer}.ffn.0",
-            "blocks.{i}.mlp.fc2": f"{layer}.ffn.3",
-            "head.layers.0": "mlp_block.0",
-            "head.layers.1": "mlp_block.3",
-            "head.layers.2": "logits_layer",
-        },
+        remat=remat,
+        scan_layers=scan_layers,
         rngs=rngs,
-    )  # fmt: skip
+    )

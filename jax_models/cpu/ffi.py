@@ -15,74 +15,35 @@ import jax
 _VERSION = 0, 3
 _INTERNAL_ERROR = 13
 _SIZE, _POINTER = ctypes.c_size_t, ctypes.c_void_p
-_HEAD = [("struct_size", _SIZE), ("extension", _POINTER)]
+_INT, _INT64, _UINT32, _TO = ctypes.c_int, ctypes.c_int64, ctypes.c_uint32, ctypes.POINTER
+_HEAD = {"struct_size": _SIZE, "extension": _POINTER}
 
 
-class _Version(ctypes.Structure):
-    _fields_ = (*_HEAD, ("major", ctypes.c_int), ("minor", ctypes.c_int))
+def _structure(name: str, **fields: type) -> type[ctypes.Structure]:
+    return type(name, (ctypes.Structure,), {"_fields_": tuple(fields.items())})
 
 
-class _Metadata(ctypes.Structure):
-    _fields_ = (
-        ("struct_size", _SIZE), ("version", _Version), ("traits", ctypes.c_uint32),
-        ("state_type", ctypes.c_int64),
-    )  # fmt: skip
+_Version = _structure("_Version", **_HEAD, major=_INT, minor=_INT)
+_Metadata = _structure(
+    "_Metadata", struct_size=_SIZE, version=_Version, traits=_UINT32, state_type=_INT64
+)
+_MetadataExtension = _structure(
+    "_MetadataExtension", struct_size=_SIZE, type=_INT, next=_POINTER, metadata=_TO(_Metadata)
+)
+_Buffer = _structure("_Buffer", **_HEAD, dtype=_INT, data=_POINTER, rank=_INT64, dims=_TO(_INT64))
+_LISTED = {**_HEAD, "count": _INT64, "types": _POINTER}
+_Buffers = _structure("_Buffers", **_LISTED, items=_TO(_TO(_Buffer)))
+_Scalar = _structure("_Scalar", dtype=_INT, value=_TO(_INT64))
+_Attributes = _structure("_Attributes", **_LISTED, names=_POINTER, items=_TO(_TO(_Scalar)))
+_ErrorArguments = _structure("_ErrorArguments", **_HEAD, message=ctypes.c_char_p, code=_INT)
+_ERROR_CREATE = ctypes.CFUNCTYPE(_POINTER, _TO(_ErrorArguments))
+_Api = _structure("_Api", **_HEAD, version=_Version, internal=_POINTER, error_create=_ERROR_CREATE)
+_CALL = {"args": _Buffers, "results": _Buffers, "attributes": _Attributes}
+_FRAME_HEAD = {"struct_size": _SIZE, "extension": _TO(_MetadataExtension), "api": _TO(_Api)}
+_Frame = _structure("_Frame", **_FRAME_HEAD, context=_POINTER, stage=_INT, **_CALL)
 
 
-class _MetadataExtension(ctypes.Structure):
-    _fields_ = (
-        ("struct_size", _SIZE), ("type", ctypes.c_int), ("next", _POINTER),
-        ("metadata", ctypes.POINTER(_Metadata)),
-    )  # fmt: skip
-
-
-class _Buffer(ctypes.Structure):
-    _fields_ = (
-        *_HEAD, ("dtype", ctypes.c_int), ("data", _POINTER), ("rank", ctypes.c_int64),
-        ("dims", ctypes.POINTER(ctypes.c_int64)),
-    )  # fmt: skip
-
-
-class _Buffers(ctypes.Structure):
-    _fields_ = (
-        *_HEAD, ("count", ctypes.c_int64), ("types", _POINTER),
-        ("items", ctypes.POINTER(ctypes.POINTER(_Buffer))),
-    )  # fmt: skip
-
-
-class _Scalar(ctypes.Structure):
-    _fields_ = (("dtype", ctypes.c_int), ("value", ctypes.POINTER(ctypes.c_int64)))
-
-
-class _Attributes(ctypes.Structure):
-    _fields_ = (
-        *_HEAD, ("count", ctypes.c_int64), ("types", _POINTER), ("names", _POINTER),
-        ("items", ctypes.POINTER(ctypes.POINTER(_Scalar))),
-    )  # fmt: skip
-
-
-class _ErrorArguments(ctypes.Structure):
-    _fields_ = (*_HEAD, ("message", ctypes.c_char_p), ("code", ctypes.c_int))
-
-
-_ERROR_CREATE = ctypes.CFUNCTYPE(_POINTER, ctypes.POINTER(_ErrorArguments))
-
-
-class _Api(ctypes.Structure):
-    _fields_ = (
-        *_HEAD, ("version", _Version), ("internal", _POINTER), ("error_create", _ERROR_CREATE),
-    )  # fmt: skip
-
-
-class _Frame(ctypes.Structure):
-    _fields_ = (
-        ("struct_size", _SIZE), ("extension", ctypes.POINTER(_MetadataExtension)),
-        ("api", ctypes.POINTER(_Api)), ("context", _POINTER), ("stage", ctypes.c_int),
-        ("args", _Buffers), ("results", _Buffers), ("attributes", _Attributes),
-    )  # fmt: skip
-
-
-_HANDLER = ctypes.CFUNCTYPE(_POINTER, ctypes.POINTER(_Frame))
+_HANDLER = ctypes.CFUNCTYPE(_POINTER, _TO(_Frame))
 _keep = []  # what XLA holds addresses of
 _thread = threading.local()
 

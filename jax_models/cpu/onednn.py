@@ -150,15 +150,13 @@ class Operation:
 
     def multiply(self, a: View, b: View, out: View) -> None:
         """Add out = a * b, entry by entry."""
-        description = self._library.describe(
-            "binary", self._library.engine, _MULTIPLY, a.layout, b.layout, out.layout
-        )
+        layouts = a.layout, b.layout, out.layout
+        description = self._library.describe("binary", _MULTIPLY, *layouts)
         self.add(description, {SRC: a, SRC + 1: b, DST: out})
 
     def product(
-        self, a: View, b: View, out: View, *, bias: View | None = None, times: View | None = None,
-        add: bool = False,
-    ) -> None:  # fmt: skip
+        self, a: View, b: View, out: View, *, bias=None, times=None, add: bool = False
+    ) -> None:
         """Add out = a·b (+ bias, a row) (* times, entry by entry), or with `add` out += a·b."""
         library, after, views = self._library, None, {SRC: a, WEIGHTS: b, DST: out}
         if times is not None or add:
@@ -171,11 +169,9 @@ class Operation:
                 views[_FACTOR] = times
         if bias is not None:
             views[BIAS] = bias
-        description = library.describe(
-            "matmul", library.engine, a.layout, b.layout, None if bias is None else bias.layout,
-            out.layout, after=after,
-        )  # fmt: skip
-        self.add(description, views)
+        row = None if bias is None else bias.layout
+        layouts = a.layout, b.layout, row, out.layout
+        self.add(library.describe("matmul", *layouts, after=after), views)
 
     def temporary(self, layout) -> View:
         """Memory for the time of a run; all operations share it, for they run one by one."""
@@ -241,7 +237,7 @@ class Library:
         return result
 
     def describe(self, kind: str, *args, after=None) -> ctypes.c_void_p:
-        """Describe a primitive, with operations `after` it.
+        """Describe a primitive on the engine, with operations `after` it.
 
         The scratch memory of a primitive is given to it at each run. What the library keeps itself
         belongs to the thread that made the primitive, and XLA runs it on another.
@@ -250,7 +246,8 @@ class Library:
         self.call("primitive_attr_set_scratchpad_mode", attributes, _GIVEN_BY_CALLER)
         if after is not None:
             self.call("primitive_attr_set_post_ops", attributes, after)
-        return self.new(f"{kind}_primitive_desc_create", *args, attributes)
+        on = () if kind == "reorder" else (self.engine,)  # that one names an engine per side
+        return self.new(f"{kind}_primitive_desc_create", *on, *args, attributes)
 
     def place(self, memory, address: int) -> None:
         """Have a memory object stand for the values at an address."""

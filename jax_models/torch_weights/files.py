@@ -1,4 +1,4 @@
-"""Files of weights, read by their ending: .safetensors, .npz, and PyTorch's .pt, .pth and .bin.
+"""Files of weights by their ending: .safetensors, .npz, and PyTorch's .pt, .pth and .bin.
 
 Files come from anywhere, so nothing in them is trusted: no code in them is run, and what they
 declare (sizes, shapes, names) is checked before memory is taken for it.
@@ -12,7 +12,7 @@ import struct
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,19 @@ import numpy as np
 TORCH_ENDINGS = (".pt", ".pth", ".bin")
 ENDINGS = (*TORCH_ENDINGS, ".safetensors", ".npz")
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
-CLASS_TOKEN = "class_random"  # what a source keeps beside its state dict
 
 # Weights hardly compress; what unpacks to more than this is made to fill the memory.
 _EXPANSION = 20  # bytes for each byte of the file
 _ALWAYS_FINE = 64 * 2**20  # bytes; zeros of a small model do compress
 
 
-def read(path: str | os.PathLike) -> dict[str, Any]:
+def read(path: str | os.PathLike, beside: Collection[str] = ()) -> dict[str, Any]:
     """Return the tensors of a weight file by name.
 
     Args:
       path: a file that ends in one of `ENDINGS`. A PyTorch file may hold the state dict under one
         of `STATE_DICT_KEYS`.
+      beside: names that are taken too where they stand beside the state dict.
 
     Returns:
       name -> numpy array, or torch tensor for PyTorch's files; shapes are the file's.
@@ -52,11 +52,11 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         )
     check_is_file(path)
     if path.suffix in TORCH_ENDINGS:
-        state = _unwrap(_read_torch(path), path)
+        state = _unwrap(_read_torch(path), path, beside)
     elif path.suffix == ".npz":
         state = _read_npz(path)
     else:
-        state = read_safetensors(path)
+        state = _read_safetensors(path)
     for name, value in state.items():
         if not isinstance(name, str) or not hasattr(value, "shape"):
             raise ValueError(
@@ -64,6 +64,45 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
                 f"Save model.state_dict(), alone or under {' or '.join(STATE_DICT_KEYS)}."
             )
     return state
+
+
+def write(state: Mapping[str, np.ndarray], path: str | os.PathLike, ending: str = "") -> None:
+    """Write tensors to a file, under a temporary name until it is complete.
+
+    Args:
+      state: name -> array.
+      path: of the file.
+      ending: says the format, one of `ENDINGS`, where the path's own does not.
+
+    Raises:
+      ImportError: it is a PyTorch file, and PyTorch is not installed.
+      OSError, RuntimeError: the file cannot be written.
+    """
+    path = Path(path)
+    save = _writer(ending or path.suffix, path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _writer(ending: str, path: Path) -> Callable:
+    if ending in TORCH_ENDINGS:
+        torch = _import_torch(path)
+        return lambda state, file: torch.save(
+            {name: torch.from_numpy(array) for name, array in state.items()}, file
+        )
+    if ending == ".npz":
+        return lambda state, file: np.savez(file, **state)
+    from safetensors.numpy import save
+
+    return lambda state, file: file.write(save(dict(state), metadata={"format": "pt"}))
 
 
 def check_is_file(path: Path) -> None:
@@ -81,12 +120,7 @@ def check_is_file(path: Path) -> None:
     raise ValueError(f"{path} is {kind}; expected a file of weights. Give the file itself.")
 
 
-def import_torch(path: Path):
-    """Return PyTorch.
-
-    Raises:
-      ImportError: it is not installed; the message names the file that needs it.
-    """
+def _import_torch(path: Path):
     try:
         import torch
     except ImportError:
@@ -97,12 +131,7 @@ def import_torch(path: Path):
     return torch
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a safetensors file, whatever its name ends in.
-
-    Raises:
-      ValueError: it is damaged, of another format, or holds an entry twice.
-    """
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     try:
@@ -177,7 +206,7 @@ def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _read_torch(path: Path) -> Any:
-    torch = import_torch(path)
+    torch = _import_torch(path)
     try:
         _check_torch_archive(path)
         with warnings.catch_warnings():
@@ -206,8 +235,8 @@ def _check_torch_archive(path: Path) -> None:
             raise ValueError(f"the member {wrong!r} has a wrong checksum")
 
 
-def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:
-    """The state dict in what `torch.load` gave, with the class token that stands beside it."""
+def _unwrap(loaded: Any, path: Path, beside: Collection[str]) -> dict[str, Any]:
+    """The state dict in what `torch.load` gave, with the tensors that stand beside it."""
     if not isinstance(loaded, Mapping):
         raise ValueError(
             f"{path}: holds {type(loaded).__name__}, expected a state dict. "
@@ -215,11 +244,11 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:
         )
     held = [loaded[key] for key in STATE_DICT_KEYS if isinstance(loaded.get(key), Mapping)]
     state = dict(held[0] if held else loaded)
-    beside = state.pop(CLASS_TOKEN, loaded.get(CLASS_TOKEN))
-    # DataParallel's `module.` is left out here, because the entry beside has none.
+    others = {name: state.pop(name, loaded.get(name)) for name in beside}
+    # DataParallel's `module.` is left out here, because the entries beside have none.
     if all(str(name).startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state if beside is None else {CLASS_TOKEN: beside} | state
+    return {name: value for name, value in others.items() if value is not None} | state
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> ValueError:

@@ -33,7 +33,7 @@ import train_jax
 from configs import common
 from jax_models import create_model, torch_weights
 from jax_models.torch_weights import files as weight_files
-from jax_models.torch_weights import tensors
+from jax_models.torch_weights import misfit
 from jax_train import checks
 from jax_train.config import ranges
 from jax_train.config.fields import clear_none_tuples, flatten, to_json
@@ -103,7 +103,7 @@ def load_or_refuse(name: str, state, wrong: set) -> str:
         except ValueError as error:
             assert wrong, f"refused what is right: {error}"
             for key in wrong:
-                assert tensors._shown(key) in str(error), f"{key!r} is not named: {error}"
+                assert misfit.shown(key) in str(error), f"{key!r} is not named: {error}"
             assert bits(model) == before, f"refused, but changed: {error}"
             return REFUSED
         assert not wrong, f"accepted, although these are wrong: {wrong}"

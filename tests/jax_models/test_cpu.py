@@ -396,7 +396,7 @@ def test_memory_is_left_alone_elsewhere(monkeypatch, system):
 _LARGE_BLOCKS = """
 import ctypes, sys
 from pathlib import Path
-from jax_models.cpu import memory
+from jax_train.machine import allocator as memory
 if not memory.tune():
     sys.exit("not tuned")
 libc = ctypes.CDLL(None)

@@ -15,7 +15,7 @@ from flax import nnx
 from scipy import stats
 
 from jax_models import dropout
-from jax_models.rngs import _mix, fold_in
+from jax_models.rngs import fold_in, mix
 from tests.jax_models.small import COVERED, SMALL, build, build_mirror, draw_images
 
 with_dropout = pytest.mark.parametrize(
@@ -326,11 +326,11 @@ def test_every_input_bit_flips_every_output_bit_half_the_time():
     shifts = jnp.arange(32, dtype=jnp.uint32)
     for inputs in (x, counter):
         for bit in range(32):
-            difference = _mix(inputs) ^ _mix(inputs ^ jnp.uint32(1 << bit))
+            difference = mix(inputs) ^ mix(inputs ^ jnp.uint32(1 << bit))
             share = np.asarray((difference[:, None] >> shifts) & 1).mean(0)
             assert np.abs(share - 0.5).max() < 0.05
 
 
 def test_no_two_inputs_share_a_hash():
     inputs = np.unique(np.random.default_rng(0).integers(0, 2**32, 2**20, np.uint32))
-    assert len(np.unique(_mix(jnp.asarray(inputs)))) == len(inputs)
+    assert len(np.unique(mix(jnp.asarray(inputs)))) == len(inputs)

@@ -175,9 +175,7 @@ vits = pytest.mark.parametrize("name", WITH_BLOCKS)
     ("name", "remat"), [*((name, False) for name in WITH_BLOCKS), ("vit", True)]
 )
 def test_scanned_layers_train_as_plain_ones(name, remat):
-    plain = build(name)
-    scanned = build(name)
-    scanned.scan_layers, scanned.remat = True, remat
+    plain, scanned = build(name), build(name, scan_layers=True, remat=remat)
     images = draw_images(name)
 
     def run(model):
@@ -200,8 +198,7 @@ def test_scanned_layers_train_as_plain_ones(name, remat):
 
 @vits
 def test_scanned_layers_give_the_same_intermediates(name):
-    scanned = build(name)
-    scanned.scan_layers = True
+    scanned = build(name, scan_layers=True)
     images = draw_images(name)
     logits, out = scanned(images, return_intermediates=True)
     expected, plain = shared(name)(images, return_intermediates=True)

@@ -1,6 +1,7 @@
 """Models by name: listing, errors that help, and the same names on the PyTorch side."""
 
 import inspect
+import types
 
 import pytest
 from flax import nnx
@@ -16,11 +17,11 @@ def birds(monkeypatch):
     """A registry of two made-up models, registered out of order."""
     monkeypatch.setattr(registry, "_MODELS", {})
 
-    def wren_small(*, rngs, wing_span: int = 17, colour: str = "brown"):
-        return wing_span, colour
+    def wren_small(*, rngs, wing_span: int = 17, colour: str = "brown", remat: bool = False):
+        return types.SimpleNamespace(wing_span=wing_span, colour=colour, remat=remat)
 
-    def heron(*, rngs, num_legs: int = 2):
-        return num_legs
+    def heron(*, rngs, num_legs: int = 2, remat: bool = False, scan_layers: bool = False):
+        return types.SimpleNamespace(num_legs=num_legs, remat=remat, scan_layers=scan_layers)
 
     jax_models.register(wren_small)
     jax_models.register(heron)
@@ -62,10 +63,22 @@ def test_a_name_cannot_be_taken_twice(birds):
 
 
 def test_settings_reach_the_model(birds):
-    assert jax_models.create_model("wren_small", rngs=nnx.Rngs(0), wing_span=5) == (5, "brown")
+    wren = jax_models.create_model("wren_small", rngs=nnx.Rngs(0), wing_span=5)
+    assert vars(wren) == {
+        "wing_span": 5, "colour": "brown", "remat": False, "model_name": "wren_small"
+    }  # fmt: skip
 
 
-def test_keywords_come_with_their_defaults_and_without_rngs(birds):
+def test_a_way_of_running_reaches_the_models_that_take_it(birds):
+    assert [name for name in jax_models.list_models() if jax_models.can_scan(name)] == ["heron"]
+    heron = jax_models.create_model("heron", rngs=nnx.Rngs(0), remat=True, scan_layers=True)
+    assert (heron.remat, heron.scan_layers) == (True, True)
+    assert jax_models.create_model("wren_small", rngs=nnx.Rngs(0), remat=True).remat
+    with pytest.raises(ValueError, match="'wren_small' has not"):
+        jax_models.create_model("wren_small", rngs=nnx.Rngs(0), scan_layers=True)
+
+
+def test_keywords_come_with_their_defaults_and_without_ways_of_running(birds):
     keywords = {"wing_span": 17, "colour": "brown"}
     assert jax_models.model_keywords("wren_small") == keywords
 
@@ -85,6 +98,8 @@ def test_both_sides_take_the_same_keywords(name):
     ours = dict(inspect.signature(registry._MODELS[name]).parameters)
     theirs = dict(inspect.signature(torch_ref.registry._MODELS[name]).parameters)
     assert ours.pop("rngs").default is inspect.Parameter.empty
+    assert ours.pop("remat").default is False
+    assert ours.pop("scan_layers", None) is None or jax_models.can_scan(name)
     # Names, order, kinds, annotations and defaults.
     assert list(ours.values()) == list(theirs.values())
     assert {p.kind for p in ours.values()} == {inspect.Parameter.KEYWORD_ONLY}

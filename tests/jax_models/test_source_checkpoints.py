@@ -153,7 +153,7 @@ def test_a_class_token_beside_a_safetensors_file_is_loaded(tmp_path):
     state, token = without_token()
     save_file(state, tmp_path / "source.safetensors")
     model = build("mnist_vit")
-    torch_weights.load_safetensors(model, tmp_path / "source.safetensors", class_random=token)
+    torch_weights.load_file(model, tmp_path / "source.safetensors", class_random=token)
     assert_same_state(torch_weights.export(model), state | {"class_random": token})
 
 

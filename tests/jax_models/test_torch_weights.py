@@ -313,6 +313,36 @@ def test_an_abstract_model_has_nothing_to_export(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_misfit_carries_its_problems(tmp_path):
+    state = as_numpy(build_mirror("raster_vit").state_dict())
+    shape = state.pop("fc.bias").shape
+    state |= {"wing": np.zeros(3), "class_token": np.zeros((1, 2))}
+    np.savez(tmp_path / "a.npz", **state)
+    with pytest.raises(torch_weights.Misfit) as error:
+        torch_weights.load_file(shared("raster_vit"), tmp_path / "a.npz")
+    found = {(p.kind, p.name, p.expected, p.found) for p in error.value.problems}
+    width = SMALL["raster_vit"].settings["embed_dim"]
+    assert found == {
+        ("missing", "fc.bias", shape, None),
+        ("unexpected", "wing", None, None),
+        ("misshapen", "class_token", (1, 1, width), (1, 2)),
+    }
+    assert all(str(problem) in str(error.value) for problem in error.value.problems)
+
+
+@every_model
+def test_names_are_those_of_the_state_dict(name):
+    model = nnx.eval_shape(lambda: build(name))
+    assert sorted(torch_weights.names(model)) == sorted(build_mirror(name).state_dict())
+
+
+def test_a_model_without_a_name_table_is_told():
+    model = build("vit")
+    model.model_name = "heron"
+    with pytest.raises(ValueError, match="No PyTorch names are known of the model 'heron'"):
+        torch_weights.export(model)
+
+
 # Files
 
 
@@ -322,7 +352,7 @@ def test_a_file_reads_on_both_sides(name, kind, tmp_path):
     path = kind(tmp_path / "weights.safetensors")
     model, other, mirror = build(name, seed=3), build(name, seed=4), build_mirror(name)
     torch_weights.save_safetensors(model, path)
-    torch_weights.load_safetensors(other, path)
+    torch_weights.load_file(other, path)
     assert bits(other) == bits(model)
     mirror.load_state_dict(safetensors.torch.load_file(path), strict=True)
     assert_same_state(mirror.state_dict(), torch_weights.export(model))
@@ -336,20 +366,19 @@ def test_a_file_reads_on_both_sides(name, kind, tmp_path):
 def test_a_file_of_the_mirror_reads(name, dtype, tmp_path):
     model, mirror = build(name), build_mirror(name).to(dtype)
     safetensors.torch.save_file(mirror.state_dict(), tmp_path / "a.safetensors")
-    torch_weights.load_safetensors(model, tmp_path / "a.safetensors")
+    torch_weights.load_file(model, tmp_path / "a.safetensors")
     assert_same_state(torch_weights.export(model), mirror.float().state_dict())
 
 
 def test_a_missing_file_is_named(tmp_path):
     (tmp_path / "folder.npz").mkdir()
     os.mkfifo(tmp_path / "pipe.safetensors")
-    for load in (torch_weights.load_safetensors, torch_weights.load_file):
-        with pytest.raises(FileNotFoundError, match=r"none\.safetensors: there is no such file"):
-            load(shared("vit"), tmp_path / "none.safetensors")
-        with pytest.raises(ValueError, match=r"folder\.npz is a folder; expected a file"):
-            load(shared("vit"), tmp_path / "folder.npz")
-        with pytest.raises(ValueError, match=r"pipe\.safetensors is a pipe or a device"):
-            load(shared("vit"), tmp_path / "pipe.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors: there is no such file"):
+        torch_weights.load_file(shared("vit"), tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match=r"folder\.npz is a folder; expected a file"):
+        torch_weights.load_file(shared("vit"), tmp_path / "folder.npz")
+    with pytest.raises(ValueError, match=r"pipe\.safetensors is a pipe or a device"):
+        torch_weights.load_file(shared("vit"), tmp_path / "pipe.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -371,7 +400,7 @@ def test_a_damaged_file_is_named_and_nothing_is_loaded(damage, tmp_path):
     model = shared("vit")
     before = bits(model)
     with pytest.raises(ValueError, match=r"weights\.safetensors: not a readable safetensors"):
-        torch_weights.load_safetensors(model, path)
+        torch_weights.load_file(model, path)
     assert bits(model) == before
 
 
@@ -406,7 +435,7 @@ def test_a_file_of_another_model_is_told_and_nothing_is_loaded(tmp_path):
     model = shared("vit")
     before = bits(model)
     with pytest.raises(ValueError, match="nothing was loaded") as error:
-        torch_weights.load_safetensors(model, path)
+        torch_weights.load_file(model, path)
     assert "unexpected: conv1.0.weight" in str(error.value)
     assert "missing: cls_token [1, 1, 21]" in str(error.value)
     assert bits(model) == before
@@ -433,7 +462,7 @@ def test_a_file_replaces_an_older_one(tmp_path):
     path.write_bytes(b"an older file")
     torch_weights.save_safetensors(shared("vit"), path)
     model = build("vit", seed=5)
-    torch_weights.load_safetensors(model, path)
+    torch_weights.load_file(model, path)
     assert bits(model) == bits(shared("vit"))
 
 
@@ -489,7 +518,7 @@ def test_weights_move_without_torch(tmp_path):
                 name, rngs=nnx.Rngs(0), **settings[name]))
             torch_weights.load(model, dict(np.load(f"{folder}/{name}.npz")))
             torch_weights.save_safetensors(model, f"{folder}/{name}.safetensors")
-            torch_weights.load_safetensors(model, f"{folder}/{name}.safetensors")
+            torch_weights.load_file(model, f"{folder}/{name}.safetensors")
         """,
         tmp_path,
         json.dumps({name: SMALL[name].settings for name in COVERED}),

@@ -6,12 +6,15 @@ differ in the last bits. Each function comes with `…_fits`, which says whether
 arrays and is worth it; where not, use XLA's.
 """
 
-from jax_models.cpu.kernels.attend import attention, attention_fits
+from jax_models.cpu.kernels.attend import (
+    attention,
+    attention_fits,
+    self_attention,
+    self_attention_fits,
+)
 from jax_models.cpu.kernels.convolve import convolution, convolution_fits
 from jax_models.cpu.kernels.normalise import layer_norm, layer_norm_fits
 from jax_models.cpu.kernels.project import linear, linear_fits
 
-__all__ = [
-    "attention", "attention_fits", "convolution", "convolution_fits", "layer_norm",
-    "layer_norm_fits", "linear", "linear_fits",
-]  # fmt: skip
+__all__ = ["attention", "attention_fits", "linear", "self_attention", "self_attention_fits"]
+__all__ += ["convolution", "convolution_fits", "layer_norm", "layer_norm_fits", "linear_fits"]

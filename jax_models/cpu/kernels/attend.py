@@ -3,9 +3,12 @@
 import math
 
 import jax
+import jax.numpy as jnp
 
 from jax_models.cpu import onednn
+from jax_models.cpu.kernels.project import linear
 from jax_models.cpu.onednn import DST, GRADIENT, SRC, Kernel, Operation
+from jax_models.dropout import Drop
 
 # Where the maps are not kept, images are taken by so many bytes of maps, and this many at least.
 _BYTES, _LEAST_IMAGES = 16 << 20, 4
@@ -63,6 +66,33 @@ def _attention_backward(residuals, gradient):
 attention.defvjp(_attention_forward, _attention_backward)
 
 
+def self_attention_fits(x: jax.Array, num_heads: int) -> bool:
+    """Whether `self_attention` takes this and is worth it."""
+    b, tokens, width = x.shape
+    heads = jax.ShapeDtypeStruct((b, tokens, num_heads, width // num_heads), x.dtype)
+    return attention_fits(heads, heads, heads)
+
+
+def self_attention(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, num_heads: int, drop: Drop | None
+) -> jax.Array:
+    """As `jax_models.ops.attention`: x [B,T,D], kernel [D,3D], bias [3D] -> [B,T,D].
+
+    To the CPU the three projections are arrays apart.
+    """
+    weights, biases = (jnp.split(array, 3, axis=-1) for array in (kernel, bias))
+    b, tokens, width = x.shape
+    keep = drop and drop.mask((b, num_heads, tokens, tokens))
+    # Scaling the projections for queries and values is less work than scaling the maps.
+    scales = (width // num_heads) ** -0.5, 1 if keep is None else 1 / (1 - drop.rate)
+    for part, scale in zip((0, 2), scales, strict=True):
+        weights[part], biases[part] = scale * weights[part], scale * biases[part]
+    keep = None if keep is None else keep.astype(jnp.uint8)
+    parts = linear(x, tuple(weights), tuple(biases))
+    q, k, v = (part.reshape(b, tokens, num_heads, -1) for part in parts)
+    return attention(q, k, v, keep).reshape(x.shape)
+
+
 @Kernel
 def _attention(library, shapes):
     operation = _operation(library, shapes, "hhhkhm" if len(shapes) == 6 else "hhhhm")
@@ -84,11 +114,12 @@ def _attention_alone(library, shapes):
     count = max(_LEAST_IMAGES, _BYTES // (4 * heads * queries * keys))
     firsts = range(0, batch, count)
     sizes = [min(count, batch - first) for first in firsts]
-    operation = Operation(library, *(
+    parts = (
         (library.layout((size, *shape[1:]), _HEADS), number, 4 * first * math.prod(shape[1:]))
         for first, size in zip(firsts, sizes, strict=True)
         for number, shape in enumerate(shapes)
-    ))  # fmt: skip
+    )
+    operation = Operation(library, *parts)
     maps = {
         size: operation.temporary(library.layout((size, heads, queries, keys)))
         for size in set(sizes)
@@ -123,21 +154,19 @@ def _attention_gradient(library, shapes):
 
 def _operation(library, shapes, kinds: str):
     """Views by kind: h for [B,T,h,d] as a stack [B,h] of matrices, m for maps, k for `keep`."""
-    return Operation(library, *(
+    layouts = (
         library.layout(shape, _HEADS if kind == "h" else None, small=kind == "k")
         for shape, kind in zip(shapes, kinds, strict=True)
-    ))  # fmt: skip
+    )
+    return Operation(library, *layouts)
 
 
 def _softmax(library, maps):
-    return library.describe(
-        "softmax_forward", library.engine, onednn.TRAINING, onednn.SOFTMAX,
-        maps, maps, 3,
-    )  # fmt: skip
+    return library.describe("softmax_forward", onednn.TRAINING, onednn.SOFTMAX, maps, maps, 3)
 
 
 def _softmax_gradient(library, maps):
+    layouts = maps, maps, maps
     return library.describe(
-        "softmax_backward", library.engine, onednn.SOFTMAX, maps, maps, maps,
-        3, _softmax(library, maps),
-    )  # fmt: skip
+        "softmax_backward", onednn.SOFTMAX, *layouts, 3, _softmax(library, maps)
+    )

@@ -63,10 +63,9 @@ class _Convolution:
         strides, dilation = onednn.longs(1, 1), onednn.longs(0, 0)
         sides = onednn.longs(padding, padding)
         self.geometry = strides, dilation, sides, sides
-        self.forward = library.describe(
-            "convolution_forward", library.engine, onednn.TRAINING,
-            onednn.DIRECT, self.x, self.any_kernel, self.bias, self.out, *self.geometry,
-        )  # fmt: skip
+        kind = "convolution_forward", onednn.TRAINING, onednn.DIRECT
+        arrays = self.x, self.any_kernel, self.bias, self.out
+        self.forward = library.describe(*kind, *arrays, *self.geometry)
 
 
 def _reordered(library, operation, kernel, description):
@@ -91,10 +90,9 @@ def _convolve(library, shapes, padding):
 def _convolution_input_gradient(library, shapes, padding):
     out, kernel, x = shapes
     arrays = _Convolution(library, x, kernel, out, padding)
-    description = library.describe(
-        "convolution_backward_data", library.engine, onednn.DIRECT, arrays.x,
-        arrays.any_kernel, arrays.out, *arrays.geometry, arrays.forward,
-    )  # fmt: skip
+    kind, layouts = "convolution_backward_data", (arrays.x, arrays.any_kernel, arrays.out)
+    rest = *arrays.geometry, arrays.forward
+    description = library.describe(kind, onednn.DIRECT, *layouts, *rest)
     operation = Operation(library, arrays.out, arrays.kernel, arrays.x)
     out, kernel, x = operation.views
     kernel = _reordered(library, operation, kernel, description)
@@ -106,10 +104,9 @@ def _convolution_input_gradient(library, shapes, padding):
 def _convolution_kernel_gradient(library, shapes, padding):
     x, out, kernel, _ = shapes
     arrays = _Convolution(library, x, kernel, out, padding)
-    description = library.describe(
-        "convolution_backward_weights", library.engine, onednn.DIRECT,
-        arrays.x, arrays.any_kernel, arrays.bias, arrays.out, *arrays.geometry, arrays.forward,
-    )  # fmt: skip
+    kind, rest = "convolution_backward_weights", (*arrays.geometry, arrays.forward)
+    layouts = arrays.x, arrays.any_kernel, arrays.bias, arrays.out
+    description = library.describe(kind, onednn.DIRECT, *layouts, *rest)
     operation = Operation(library, arrays.x, arrays.out, arrays.kernel, arrays.bias)
     x, out, kernel, bias = operation.views
     chosen = library.chosen(description, onednn.KERNEL_GRADIENT_LAYOUT)

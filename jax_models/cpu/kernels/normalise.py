@@ -37,9 +37,7 @@ def _layer_norm_forward(x, scale, bias, epsilon):
 
 def _layer_norm_backward(epsilon, residuals, gradient):
     results = [onednn.like(array) for array in residuals[:3]]
-    return tuple(
-        _normalise_gradient(results, *residuals, gradient, epsilon=_as_integer(epsilon))
-    )  # fmt: skip
+    return tuple(_normalise_gradient(results, *residuals, gradient, epsilon=_as_integer(epsilon)))
 
 
 _layer_norm_of_rows.defvjp(_layer_norm_forward, _layer_norm_backward)
@@ -57,10 +55,8 @@ class _LayerNorm:
         self.x = library.layout(x)
         number = ctypes.c_float(struct.unpack("<d", struct.pack("<q", epsilon))[0])
         self.rest = library.layout(x[:1]), number, _WITH_BOTH
-        self.forward = library.describe(
-            "layer_normalization_forward", library.engine, onednn.TRAINING,
-            self.x, self.x, *self.rest,
-        )  # fmt: skip
+        kind = "layer_normalization_forward", onednn.TRAINING
+        self.forward = library.describe(*kind, self.x, self.x, *self.rest)
 
 
 @Kernel
@@ -75,14 +71,10 @@ def _normalise(library, shapes, epsilon):
 @Kernel
 def _normalise_gradient(library, shapes, epsilon):
     arrays = _LayerNorm(library, shapes[0], epsilon)
-    description = library.describe(
-        "layer_normalization_backward", library.engine, _BACKWARD,
-        arrays.x, arrays.x, arrays.x, *arrays.rest, arrays.forward,
-    )  # fmt: skip
+    kind, layouts = ("layer_normalization_backward", _BACKWARD), (arrays.x,) * 3
+    description = library.describe(*kind, *layouts, *arrays.rest, arrays.forward)
     operation = Operation(library, *map(library.layout, shapes))
-    kinds = (
-        SRC, _SCALE, _BIAS, _MEAN, _VARIANCE, DST | GRADIENT, SRC | GRADIENT,
-        _SCALE_GRADIENT, _BIAS_GRADIENT,
-    )  # fmt: skip
+    gradients = DST | GRADIENT, SRC | GRADIENT, _SCALE_GRADIENT, _BIAS_GRADIENT
+    kinds = SRC, _SCALE, _BIAS, _MEAN, _VARIANCE, *gradients
     operation.add(description, dict(zip(kinds, operation.views, strict=True)))
     return operation

@@ -187,7 +187,7 @@ def test_grad_cam_of_a_linear_head_by_hand():
     """Channel means, then a linear layer: the gradient of class k is kernel[:,k] / positions."""
     stage = ConvStage(3, (5,), rngs=nnx.Rngs(0))
     head = Head(5, 4, rngs=nnx.Rngs(1))
-    model = ConvNet([stage], head, in_channels=3, torch_names={})
+    model = ConvNet([stage], head, in_channels=3)
     features = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
     kernel = np.asarray(head.layers[0].kernel[...])
     expected = np.stack([features[i] @ kernel[:, k] / 12 for i, k in enumerate((2, 0))])

@@ -1,5 +1,6 @@
 """`python -m jax_train convert`: there and back bit for bit, or one paragraph and no file."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -246,7 +247,11 @@ def test_the_command_runs_on_its_own_and_leaves_torch_alone(source, tmp_path):
 
 def test_errors_can_be_caught_from_python(tmp_path):
     with pytest.raises(UserError, match="there is no such file"):
-        convert.convert_and_describe("vit", tmp_path / "a.pt", tmp_path / "b.npz")
+        convert.run(
+            argparse.Namespace(
+                model="vit", source=tmp_path / "a.pt", target=tmp_path / "b.npz", settings=[]
+            )
+        )
 
 
 # Runs

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from jax_train.commands import convert
+from jax_models.torch_weights import files
 from tests.jax_train.commands.convert_cases import assert_refused, run, source_state
 
 
@@ -175,7 +175,7 @@ def test_a_torch_archive_that_lies_is_refused(names, size, words, tmp_path, caps
 def test_weights_that_are_not_finite_are_refused(ending, source, tmp_path, capsys):
     state = source_state()
     state["fc.weight"][2, 3], state["fc.bias"][5] = float("nan"), float("inf")
-    convert.write({k: v.numpy() for k, v in state.items()}, tmp_path / f"bad{ending}")
+    files.write({k: v.numpy() for k, v in state.items()}, tmp_path / f"bad{ending}")
     assert run(tmp_path / f"bad{ending}", tmp_path / f"out{ending}") == 2
     assert_refused(
         capsys, tmp_path, "(2 problems)", "not finite: fc.weight has 1 of 399 values NaN",
