@@ -77,7 +77,7 @@ def _of_model(config: ConfigDict, name: str) -> ConfigDict:
         for field in own.model:
             if field not in known:
                 own.model[field] = None
-        own.model.scan_layers &= "depth" in known
+        own.model.scan_layers &= jax_models.can_scan(name)
     return own
 
 
