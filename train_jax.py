@@ -8,16 +8,15 @@ configs/common.py lists them all with their meaning. Running the same command
 again goes on after an interruption.
 """
 
-import difflib
 import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from configs import common
-from jax_train.config import checks
 from jax_train.config import flags as config_line
+from jax_train.config.fields import clear_none_tuples
 from jax_train.errors import UserError, run_command
 
 _DEFAULT = Path(__file__).resolve().parent / "configs" / "vit_digits.py"
@@ -30,35 +29,38 @@ _NO_CONFIG_FILE = (
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "run folder (default: runs/NAME of the config)")
 _IF_FINISHED = flags.DEFINE_enum(
-    "if_finished", "report", ["report", "again"],
+    "if_finished",
+    "report",
+    ["report", "again"],
     "when the run folder holds a finished run: print its results, or rename the folder and train "
     "again",
-)  # fmt: skip
+)
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False,
+    "distributed",
+    False,
     "several processes train one model and JAX finds them: SLURM, Open MPI, cloud TPUs",
-)  # fmt: skip
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "several processes, set by hand: HOST:PORT of the first one"
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "their number")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one this is, from 0")
 _KEEP_MEMORY = flags.DEFINE_bool(
-    "keep_memory", True,
+    "keep_memory",
+    True,
     "on a Linux CPU, keep freed memory in the process, in huge pages: much faster on virtual "
     "machines",
-)  # fmt: skip
+)
 
 
 def main(argv: list[str]) -> None:
-    """Check the config and the run folder, then train."""
+    """Train what the config and the other flags say."""
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_handler().setFormatter(None)  # plain lines for people
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag. Did you mean --config {argv[1]} ?")
     config = _CONFIG.value
-    checks.clear_none_tuples(config)
-    checks.validate(config, common.get_config())
+    clear_none_tuples(config)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
 
@@ -66,13 +68,18 @@ def main(argv: list[str]) -> None:
         from jax_train.machine import allocator
 
         allocator.tune()  # before JAX starts its threads
+    from jax_train import checks
     from jax_train.machine import processes, stopping
 
     by_hand = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     if _DISTRIBUTED.value or any(value is not None for value in by_hand):
         processes.start(*by_hand)
+    checks.check(config)  # the devices are known now
+    from jax_train import several  # after that: it takes a second
+
     try:
-        text = train_several(workdir, config) if config.compare else train_one(workdir, config)
+        train = several.train_and_compare if config.compare else several.train_one
+        text = train(config, workdir, again=_IF_FINISHED.value == "again")
     except stopping.Stopped as stopped:
         if processes.is_main():
             print(f"{stopped}; the same command goes on from there", file=sys.stderr)
@@ -87,40 +94,6 @@ def main(argv: list[str]) -> None:
         print(text)
 
 
-def train_one(workdir: Path, config: ConfigDict) -> str:
-    """Train a model, or find it trained; return its results for people."""
-    from jax_train.machine import processes
-    from jax_train.runs.results import summary
-
-    results = processes.on_main(lambda: finished_run(workdir, config))
-    if results is None:
-        from jax_train.train import train
-
-        results = train(config, workdir)
-    return summary(results, workdir)
-
-
-def train_several(workdir: Path, config: ConfigDict) -> str:
-    """Train the models of `config.compare` too; return the table and where their page is."""
-    from jax_train import several
-
-    return several.train_and_compare(config, workdir, again=_IF_FINISHED.value == "again")
-
-
-def finished_run(workdir: Path, config: ConfigDict) -> dict | None:
-    """Check the run folder; return the results of a finished run that is only to be reported."""
-    from jax_train.runs import folder as run_folder
-
-    run_folder.check(workdir, config)
-    results = run_folder.results(workdir)
-    if results and _IF_FINISHED.value == "again":
-        print(f"the finished run that was in {workdir} is now in {run_folder.set_aside(workdir)}")
-        return None
-    if results:
-        print(f"{workdir} holds this run, finished; --if_finished=again trains again")
-    return results
-
-
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse the flags and load the config file.
 
@@ -129,12 +102,12 @@ def parse_flags(argv: list[str]) -> list[str]:
         missing or cannot be run.
     """
     given, defaults = argv[1:], common.get_config()
-    config_line.check(given, defaults)
+    config_line.check(given, defaults, _DEFAULT.parent)
     if not any(argument.lstrip("-").split("=")[0] == "config" for argument in given):
         given = [f"--config={_DEFAULT}", *given]
     try:
         rest = flags.FLAGS([argv[0], *given])
-        list(_CONFIG.value)  # a missing file shows only when the value is first touched
+        list(_CONFIG.value)  # what is wrong with the file shows only when it is first touched
     except flags.UnrecognizedFlagError as error:
         here = flags.FLAGS.find_module_defining_flag("workdir")
         own = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(here)]
@@ -146,25 +119,8 @@ def parse_flags(argv: list[str]) -> list[str]:
             text = _NO_CONFIG_FILE.format(text.strip().splitlines()[-1].rstrip("."))
         raise UserError(text) from error
     except Exception as error:  # a config file is a program: anything can go wrong in it
-        if isinstance(error, OSError):  # raised when the config is touched: by then it has a name
-            name = config_flags.get_config_filename(flags.FLAGS["config"])
-            if not Path(name).is_file():
-                raise UserError(_missing_file(name)) from error
         raise UserError(_NO_CONFIG_FILE.format(f"{type(error).__name__}: {error}")) from error
     return rest
-
-
-def _missing_file(name: str) -> str:
-    """Say that there is no such config file, with the nearest recipe and all there are."""
-    folder, here = _DEFAULT.parent, Path.cwd()
-    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    stems = sorted(path.stem for path in folder.glob("*.py") if path.stem != "common")
-    near = difflib.get_close_matches(Path(name).stem, stems, n=1, cutoff=0.6)
-    hint = f"Did you mean {shown / near[0]}.py ?\n" if near else ""
-    return (
-        f"--config {name or repr(name)} cannot be read: there is no such file.\n"
-        f"{hint}In {shown} there are: {', '.join(f'{stem}.py' for stem in stems)}."
-    )
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ import jax
 from ml_collections import ConfigDict
 
 from jax_train.data import Dataset, Splits
-from jax_train.engine import feed, metrics, optim, steps
-from jax_train.engine import recipe as build
+from jax_train.engine import feed, metrics, steps
 from jax_train.engine.parallel import Layout
-from jax_train.train import Trainer
+from jax_train.engine.program import Program
+from jax_train.engine.recipe import resolve
+from jax_train.train import fit
 
 
 def dataset(images, labels, num_classes: int) -> Dataset:
@@ -39,25 +40,16 @@ class Training:
         self.splits = Splits(data, dataset(
             images[: len(images) // 5], labels[: len(labels) // 5], config.model.num_classes
         ), data)  # fmt: skip
-        self.config = config = build.resolve(config, self.splits)
-        self.layout = Layout()
-        self.per_epoch = len(labels) // config.train.batch_size
-        recipe = build.create_recipe(
-            config, optim.schedule_tables(config, self.per_epoch), self.layout, self.per_epoch
-        )
-        order = functools.partial(steps.epoch_order, recipe, num_examples=len(labels))
-        init = functools.partial(_init, config, recipe)
-        self.carry = self.layout.replicate((jax.jit(init)(), metrics.zero_train_sums()))
-        self.args = (
-            feed.Resident(data, self.layout).arrays,
-            self.layout.replicate(jax.jit(order)(0)),
-        )
-        self.recipe = recipe
+        self.config = config = resolve(config, self.splits)
+        self.program = Program(config, data, Layout())
+        self.layout, self.per_epoch = self.program.layout, self.program.steps_per_epoch
+        self.carry = self.program.start()
+        self.args = feed.Resident(data, self.layout).arrays, self.program.order(0)
 
     @functools.cached_property
     def compiled(self):
         """The training step."""
-        step = functools.partial(steps.train_step, self.recipe)
+        step = functools.partial(steps.train_step, self.program.recipe)
         return self.layout.compile(step, (*self.carry, *self.args), donate=(0, 1))
 
     def train_steps(self, count: int) -> int:
@@ -69,7 +61,8 @@ class Training:
 
     @functools.cached_property
     def _evaluate(self):
-        return jax.jit(functools.partial(steps.eval_step, self.recipe, self.config.eval.batch_size))
+        batch_size = self.config.eval.batch_size
+        return jax.jit(functools.partial(steps.eval_step, self.program.recipe, batch_size))
 
     def eval_steps(self, count: int) -> int:
         """`count` evaluation batches; returns the number of images."""
@@ -89,22 +82,12 @@ class Training:
         with self.config.unlocked():
             self.config.train.epochs = 100
             self.config.log.progress = False
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = _Paced(self.config, self.splits, Path(folder))
-            trainer.saved = saved
-            trainer.told = lambda: told(self.per_epoch * self.config.train.batch_size)
-            with contextlib.redirect_stdout(sys.stderr):  # what it prints is no sample
-                trainer.run()
 
+        def on_epoch(saver):
+            if saved:
+                saver.checkpoints.wait()
+            told(self.per_epoch * self.config.train.batch_size)
 
-def _init(config, recipe):
-    model = build.create_model(config, steps.init_rngs(config.seed))
-    return steps.init_state(model, recipe.optimizer, config.dtype)
-
-
-class _Paced(Trainer):
-    def _end_epoch(self, *args):
-        super()._end_epoch(*args)
-        if self.saved:
-            self.checkpoints.wait()
-        self.told()
+        program = Program(self.config, self.splits.train)
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+            fit(program, self.splits, Path(folder), on_epoch)  # what it prints is no sample

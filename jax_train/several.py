@@ -1,68 +1,57 @@
-"""Several models trained one after the other on the same data and schedule, then compared."""
+"""One model trained, or several on the same data and schedule and then compared."""
 
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
-import jax_models
-from jax_train import data
+from jax_train import checks
 from jax_train.commands import compare
-from jax_train.engine import optim, recipe
-from jax_train.errors import UserError, nearest
+from jax_train.engine import recipe
+from jax_train.engine.models import model_configs
+from jax_train.engine.program import Program
+from jax_train.errors import UserError
 from jax_train.machine import processes
 from jax_train.runs import folder as run_folder
 from jax_train.runs.history import read_history
 from jax_train.runs.results import summary
-from jax_train.train import Trainer, train
+from jax_train.train import load, train
 
 
-def model_configs(config: ConfigDict) -> dict[str, ConfigDict]:
-    """One config for each model: `config.model.name`, then those of `config.compare`.
+def train_one(config: ConfigDict, workdir: Path, *, again: bool = False) -> str:
+    """Train a model, or find it trained.
 
-    Each keeps those fields of `config.model` that its model has, and differs in nothing else.
+    Args:
+      config: of the run, checked.
+      workdir: the run folder.
+      again: rename the folder first if its run is finished.
 
     Returns:
-      Configs by name of the model, with an empty `compare`.
+      Its results for people.
 
     Raises:
-      UserError: a model is unknown or named twice, or none has a field that is set.
+      UserError, Stopped: as `train` does.
     """
-    names = (config.model.name, *config.compare)
-    for place, name in enumerate(names):
-        field = f"config.{'compare' if place else 'model.name'}={name!r}"
-        if name not in jax_models.list_models():
-            raise UserError(f"{field}: no such model{nearest(name, jax_models.list_models())}.")
-        if name in names[:place]:
-            raise UserError(f"{field}: that model is named already; name each once.")
-    configs = {name: _of_model(config, name) for name in names}
-    for field, value in config.model.items():
-        if value is not None and all(own.model[field] is None for own in configs.values()):
-            raise UserError(
-                f"config.model.{field}={value}: none of {', '.join(names)} has that field. Leave "
-                "it unset."
-            )
-    return configs
+    results = processes.on_main(lambda: _finished_run(config, workdir, again))
+    return summary(results or train(config, workdir), workdir)
 
 
-def _of_model(config: ConfigDict, name: str) -> ConfigDict:
-    known = {"name", "remat", "scan_layers", *jax_models.model_keywords(name)}
-    own = config.copy_and_resolve_references()
-    with own.unlocked():
-        own.compare = ()
-        own.model.name = name
-        for field in own.model:
-            if field not in known:
-                own.model[field] = None
-        own.model.scan_layers &= "depth" in known
-    return own
+def _finished_run(config: ConfigDict, workdir: Path, again: bool) -> dict | None:
+    """Check the run folder; return the results of a finished run that is only to be reported."""
+    run_folder.check(workdir, config)
+    results = run_folder.results(workdir)
+    if results and again:
+        print(f"the finished run that was in {workdir} is now in {run_folder.set_aside(workdir)}")
+        return None
+    if results:
+        print(f"{workdir} holds this run, finished; --if_finished=again trains again")
+    return results
 
 
 def train_and_compare(config: ConfigDict, workdir: Path, *, again: bool = False) -> str:
     """Train each model in WORKDIR/MODEL, or go on with it, and write WORKDIR/comparison.html.
 
     Args:
-      config: a valid config whose `compare` is not empty.
+      config: of all runs; its `compare` is not empty.
       workdir: folder of the run folders.
       again: rename the folder first if all of its runs are finished.
 
@@ -74,11 +63,12 @@ def train_and_compare(config: ConfigDict, workdir: Path, *, again: bool = False)
         trained.
       Stopped: SIGTERM or SIGINT came and everything is saved.
     """
+    checks.check(config)
     configs = model_configs(config)
     folders = {name: workdir / name for name in configs}
     finished = processes.on_main(lambda: _finished(configs, workdir, again))
     if len(finished) < len(configs):
-        _check_all(configs, folders)
+        _check_all(configs)
     for place, (name, own) in enumerate(configs.items(), start=1):
         if name in finished:
             _say(f"{folders[name]} holds this run, finished")
@@ -87,6 +77,7 @@ def train_and_compare(config: ConfigDict, workdir: Path, *, again: bool = False)
         _say(summary(train(own, folders[name]), folders[name]))
     if not processes.is_main():
         return ""
+
     page = compare.compare_and_describe(list(folders.values()), workdir)
     return f"\n{learning_table(folders)}\n\n{page}"
 
@@ -112,17 +103,12 @@ def _finished(configs: dict[str, ConfigDict], workdir: Path, again: bool) -> lis
     return finished
 
 
-def _check_all(configs: dict[str, ConfigDict], folders: dict[str, Path]) -> None:
+def _check_all(configs: dict[str, ConfigDict]) -> None:
     """Find what does not fit in any of the models now, not after hours of training the first."""
     first = next(iter(configs.values()))
-    optim.validate(first)
-    if first.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
-    if jax.process_count() > 1:  # the first process prepares the data, the others find it there
-        processes.on_main(lambda: data.load_splits(first) and None)
-    splits = data.load_splits(first)
-    for name, own in configs.items():
-        Trainer(recipe.resolve(own, splits), splits, folders[name])
+    splits = load(first)
+    for own in configs.values():
+        Program(recipe.resolve(own, splits), splits.train)
 
 
 def learning_table(folders: dict[str, Path]) -> str:

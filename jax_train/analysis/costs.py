@@ -1,6 +1,5 @@
 """What a model costs: floating-point operations of a prediction and of a training step."""
 
-import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -8,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from jax_models import cpu
-from jax_train.engine import metrics, steps
+from jax_train.engine import metrics, optim, steps
 from jax_train.engine.parallel import Layout
-from jax_train.engine.state import Data, TrainState
+from jax_train.engine.recipe import create_recipe, initial_state
+from jax_train.engine.state import Data
 from jax_train.runs.trained import TrainedRun
 
 # The machine code is not run, so it need not be good: counting then takes half the time.
@@ -37,24 +37,19 @@ def flops(run: TrainedRun, image_shape: tuple[int, int, int]) -> Flops:
       run: the model and its recipe.
       image_shape: height, width and channels of the raw images.
     """
-    batch = run.config.train.batch_size
+    config = run.config.copy_and_resolve_references()
+    batch = config.train.batch_size
     # One device and one part: the work on an image is the same however a batch is spread.
-    recipe = dataclasses.replace(
-        run.recipe, layout=Layout(), batch_size=batch, accumulate_steps=1, steps_per_epoch=1
-    )
+    config.train.accumulate_steps = 1
+    recipe = create_recipe(config, optim.schedule_tables(config, 1), Layout(), 1)
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.uint8)
     labels = jax.ShapeDtypeStruct((1, batch), jnp.int32)
-    state = jax.eval_shape(functools.partial(_state, recipe), run.params, run.stats)
+    state = jax.eval_shape(functools.partial(initial_state, config, recipe.optimizer))
     sums = jax.eval_shape(metrics.zero_train_sums)
     data = Data(images.update(shape=(1, *images.shape)), labels)
-    forward = _count(functools.partial(steps.logits, recipe), run.params, run.stats, images)
+    forward = _count(functools.partial(steps.logits, recipe), *state.reported, images)
     train = _count(functools.partial(steps.train_on_batch, recipe), state, sums, data)
     return Flops(forward / batch, train / batch)
-
-
-def _state(recipe, params, stats):
-    optimizer_state = recipe.optimizer.init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer_state)
 
 
 def _count(function, *args) -> float:

@@ -20,7 +20,7 @@ from flax import nnx
 from jax_models.cnn import ConvNet
 from jax_models.layers import PatchEmbed
 from jax_models.vit import VisionTransformer
-from jax_train.engine import steps
+from jax_train.engine.state import cast
 from jax_train.runs.trained import TrainedRun
 
 _BATCH = 32  # images per call where attention is only summed up
@@ -64,7 +64,7 @@ def _call(run, images):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _forward(graphdef, evaluate, dtype, params, stats, images):
-    model = nnx.merge(graphdef, steps.cast(params, dtype), stats)
+    model = nnx.merge(graphdef, cast(params, dtype), stats)
     inputs = evaluate(images)
     return inputs, *model(inputs.astype(dtype), return_intermediates=True)
 

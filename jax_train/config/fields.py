@@ -19,17 +19,24 @@ _FREE = (
     "checkpoint.every_",
     "train.on_nonfinite",
 )
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-_EXAMPLES = {int: "8", float: "0.1", bool: "true"}  # where the default is empty
-# What the tuples hold, and an example as one types it.
-_TUPLES = {
-    "widths": (int, "whole numbers separated by commas", "64,128"),
-    "head_dims": (int, "whole numbers separated by commas", "512,256"),
-    "mean": (float, "numbers separated by commas", "0.5,0.5,0.5"),
-    "std": (float, "numbers separated by commas", "0.5,0.5,0.5"),
-    "compare": (str, "quoted model names separated by commas", "\"'simple_cnn','mnist_cnn'\""),
-    "decay_exclude": (str, "quoted regexes separated by commas", "\"'bias','norm'\""),
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    tuple: "numbers separated by commas, or quoted texts such as \"'bias','norm'\"",
 }
+_EXAMPLES = {int: "8", float: "0.1", bool: "true", tuple: "0.5,0.5"}  # where the default is empty
+
+
+def clear_none_tuples(config: ConfigDict) -> None:
+    """Turn (None,), which `--config.data.mean=None` parses to, into None, in place."""
+    with config.unlocked():
+        for key, value in config.items():
+            if isinstance(value, ConfigDict):
+                clear_none_tuples(value)
+            elif value == (None,):
+                config[key] = None
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
@@ -52,9 +59,8 @@ def expectation(field: str, place: ConfigDict) -> str:
     """
     key = field.rpartition(".")[2]
     kind = place.get_type(key)
-    _, what, example = _TUPLES.get(key, (None, _KINDS.get(kind, kind.__name__), None))
-    example = example or place[key] or _EXAMPLES.get(kind, "…")
-    return f"expected {what}, for example --{field}={str(example).replace('True', 'true')}"
+    example = str(place[key] or _EXAMPLES.get(kind, "…")).replace("True", "true")
+    return f"expected {_KINDS[kind]}, for example --{field}={example}"
 
 
 def to_json(config: ConfigDict) -> str:

@@ -7,6 +7,7 @@ mistake is told with the field, what it takes, and what to type instead.
 import difflib
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -23,20 +24,25 @@ _PARSERS = {
 }
 
 
-def check(arguments: Sequence[str], defaults: ConfigDict) -> None:
-    """Check the names and values of `--config.GROUP.FIELD` flags, and that their file is there.
+def check(arguments: Sequence[str], defaults: ConfigDict, recipes: Path) -> None:
+    """Check the names and values of `--config.GROUP.FIELD` flags, and that `--config` is a file.
+
+    Args:
+      arguments: the command line, without the program.
+      defaults: the config whose fields can be set.
+      recipes: folder of config files, of which the nearest is told.
 
     Raises:
       UserError: no such field, with the nearest one; a value that is not of the field's type; a
-        field set before the config file is named; or fields of a config file that is missing.
+        field set before the config file is named; or a config file that is missing.
     """
     names = [name for name, _, _ in _flags(arguments)]
     early = [name for name in names if name.startswith(("config.", "noconfig."))]
     if "config" in names and early and names.index(early[0]) < names.index("config"):
         raise UserError(f"--config FILE must stand before --{early[0]}: put it first.")
     for name, value, joined in _flags(arguments):
-        if name == "config" and early:
-            _check_file(value)
+        if name == "config":
+            _check_file(value, recipes)
         negated = name.startswith("noconfig.")
         flag = name.removeprefix("no") if negated else name
         if flag.startswith("config."):
@@ -48,18 +54,22 @@ def check(arguments: Sequence[str], defaults: ConfigDict) -> None:
                 _check_value(flag, value, joined, place)
 
 
-def _check_file(path: str | None) -> None:
+def _check_file(name: str | None, recipes: Path) -> None:
     """Refuse a config file that is missing: the parser of its fields breaks without a message."""
-    if path is None:
+    if name is None:
         raise UserError("--config has no value: expected a file, as in --config configs/NAME.py.")
-    file = path.partition(":")[0]  # what follows is handed to its get_config
+    file = name.partition(":")[0]  # what follows is handed to its get_config
     if os.path.isfile(file):
         return
-    folder, name = os.path.split(file)
-    here = os.listdir(folder or ".") if os.path.isdir(folder or ".") else ()
-    recipes = [other for other in here if other.endswith(".py")]
-    hint = nearest(name, recipes) if recipes else ""
-    raise UserError(f"--config {path or repr(path)}: there is no such file{hint}. Check the path.")
+    here = Path.cwd()
+    shown = recipes.relative_to(here) if recipes.is_relative_to(here) else recipes
+    stems = sorted(path.stem for path in recipes.glob("*.py") if path.stem != "common")
+    near = difflib.get_close_matches(Path(file).stem, stems, n=1, cutoff=0.6)
+    hint = f"Did you mean {shown / near[0]}.py ?\n" if near else ""
+    raise UserError(
+        f"--config {name or repr(name)} cannot be read: there is no such file.\n"
+        f"{hint}In {shown} there are: {', '.join(f'{stem}.py' for stem in stems)}."
+    )
 
 
 def unknown_flag(name: str, arguments: Sequence[str], own: Sequence[str], defaults) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -45,6 +46,7 @@ class Dataset(Examples):
 
     images: np.ndarray
     labels: np.ndarray
+    streamed: ClassVar[bool] = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

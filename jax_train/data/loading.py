@@ -14,7 +14,9 @@ from functools import cache
 
 import numpy as np
 
+from jax_train.config import ranges
 from jax_train.data.cache import Arrays, cached, find_cached
+from jax_train.data.checks import CHECKS
 from jax_train.data.examples import Dataset
 from jax_train.data.source import Source
 from jax_train.data.sources.by_name import open_source
@@ -144,14 +146,9 @@ class _Store:
 
 
 def _limit_bytes(memory_limit: float | None) -> float:
-    if memory_limit is None:
+    if memory_limit is None or memory_limit == math.inf:
         return math.inf
-    is_number = isinstance(memory_limit, (int, float)) and not isinstance(memory_limit, bool)
-    if not is_number or not memory_limit >= 0:  # nan is not
-        raise UserError(
-            f"config.data.memory_limit is {memory_limit!r}; expected a number of gigabytes from 0, "
-            "such as --config.data.memory_limit=8."
-        )
+    ranges.check_value("data.memory_limit", memory_limit, CHECKS["data.memory_limit"])
     return memory_limit * 1e9
 
 

@@ -7,7 +7,19 @@ from types import SimpleNamespace
 from jax_train.data.source import Source
 from jax_train.errors import UserError
 
-_SYNTAX = "'train', 'train[:90%]', 'train[1000:2000]', 'train[-100:]' or 'train+test'"
+SYNTAX = "'train', 'train[:90%]', 'train[1000:2000]', 'train[-100:]' or 'train+test'"
+
+
+def is_split(text: object) -> bool:
+    """Whether a text is in the syntax, whatever the data set."""
+    if not isinstance(text, str) or text.isidentifier():  # TFDS takes half a second to import
+        return isinstance(text, str)
+    from tensorflow_datasets.core.splits import ReadInstruction
+
+    try:
+        return bool(ReadInstruction.from_spec(text))
+    except Exception:  # TFDS raises many kinds for the one cause: a bad spec
+        return False
 
 
 def resolve_split(split: str, source: Source) -> tuple[tuple[str, int, int], ...]:
@@ -19,7 +31,7 @@ def resolve_split(split: str, source: Source) -> tuple[tuple[str, int, int], ...
     if split in source.splits:  # without importing TFDS, which takes longer than the reading
         return ((split, 0, sum(source.splits[split])),)
     held = ", ".join(f"{base} ({sum(shards):,})" for base, shards in source.splits.items())
-    help_text = f"The splits of {source.name} and their sizes are: {held}. Write {_SYNTAX}."
+    help_text = f"The splits of {source.name} and their sizes are: {held}. Write {SYNTAX}."
     if not isinstance(split, str) or not split.strip():
         raise UserError(f"The split {split!r} of {source.name} is empty. {help_text}")
     from tensorflow_datasets.core.splits import ReadInstruction

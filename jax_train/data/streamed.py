@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class StreamedDataset(Examples):
     records: Mapping[str, Records]
     fingerprint: str | None
     cache_dir: str | os.PathLike | None
+    streamed: ClassVar[bool] = True
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -3,9 +3,10 @@
 One key per image, rather than one per batch, makes an image's augmentation independent of the
 images around it and of how the batch is spread over devices. Images are `[B, H, W, C]`; the
 definitions are torchvision's (https://docs.pytorch.org/vision/stable/transforms.html), so that a
-PyTorch recipe keeps its meaning.
+PyTorch recipe keeps its meaning. An operation is one entry of `OPERATIONS`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jax_train.config import ranges
 from jax_train.errors import UserError
 
 # Each random part folds its own constant into the image's key, so that switching one part on or
@@ -22,16 +24,24 @@ _ROTATE, _CROP, _FLIP = 1, 2, 3
 _fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
 
+# (images [B,H,W,C], targets, keys [B]) -> (images, targets), pure. Targets are class indices
+# int [B], or shares of the classes [B,K] from the first operation on that mixes images.
+Operation = Callable[
+    [jax.Array, jax.Array | None, jax.Array | None], tuple[jax.Array, jax.Array | None]
+]
+
+
 class Augmentation(NamedTuple):
     """What happens to uint8 images before they enter the model; both callables are pure.
 
     Attributes:
-      train: `(images [B, H, W, C] uint8, keys [B]) -> [B, H', W', C] float32`. Without a random
-        part in the config the keys are not looked at and may be None.
+      train: `(images [B, H, W, C] uint8, targets, keys [B]) -> ([B, H', W', C] float32, targets)`,
+        targets as in `Operation`. Without a random operation in the config the keys are not looked
+        at and may be None.
       evaluate: `(images [B, H, W, C] uint8) -> [B, H', W', C] float32`.
     """
 
-    train: Callable[[jax.Array, jax.Array | None], jax.Array]
+    train: Operation
     evaluate: Callable[[jax.Array], jax.Array]
 
 
@@ -99,33 +109,6 @@ def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
     return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
 
 
-def random_crop(
-    images: jax.Array, keys: jax.Array, padding: int, probability: float = 1.0
-) -> jax.Array:
-    """Shift by whole pixels, uniform from -padding to padding on each axis; zeros come in.
-
-    As `torchvision.transforms.RandomCrop((H, W), padding=padding)`, done to a share `probability`
-    of the images; the others stay as they are. Images `[B, H, W, C]`, keys `[B]`.
-    """
-    return crop_at(images, _draw_offsets(keys, padding, probability), padding)
-
-
-def random_flip(images: jax.Array, keys: jax.Array) -> jax.Array:
-    """Mirror each image left to right with probability one half; `[B, H, W, C]`, keys `[B]`.
-
-    As `torchvision.transforms.RandomHorizontalFlip()`.
-    """
-    return flip_where(images, _draw_flips(keys))
-
-
-def random_rotation(images: jax.Array, keys: jax.Array, degrees: float) -> jax.Array:
-    """Rotate each image by an angle uniform in [-degrees, degrees]; `[B, H, W, C]`, keys `[B]`.
-
-    As `torchvision.transforms.RandomRotation(degrees)`; see `rotate_by`.
-    """
-    return rotate_by(images, _draw_angles(keys, degrees))
-
-
 # The draws name their dtype: the default one follows `jax_enable_x64`, and a float64 run must see
 # the same images as a float32 run.
 
@@ -153,55 +136,131 @@ def _draw_angles(keys: jax.Array, degrees: float) -> jax.Array:
     return jax.vmap(draw)(keys)
 
 
+def _resizing(config: ConfigDict) -> Operation | None:
+    """See `resize`; in evaluation too."""
+    if not config.resize:
+        return None
+    # It makes new values, so it needs scaled pixels; what only moves pixels runs on uint8.
+    return lambda images, targets, _: (resize(_to_unit(images), config.resize), targets)
+
+
+def _rotation(config: ConfigDict) -> Operation | None:
+    """As `torchvision.transforms.RandomRotation(degrees)`; see `rotate_by`."""
+    if not config.rotate_degrees > 0:
+        return None
+
+    def rotate(images, targets, keys):
+        angles = _draw_angles(_fold_in(keys, _ROTATE), config.rotate_degrees)
+        return rotate_by(images, angles), targets
+
+    return rotate
+
+
+def _flip(config: ConfigDict) -> Operation | None:
+    """As `torchvision.transforms.RandomHorizontalFlip()`."""
+    if not config.flip:
+        return None
+    return lambda images, targets, keys: (
+        flip_where(images, _draw_flips(_fold_in(keys, _FLIP))),
+        targets,
+    )
+
+
+def _crop(config: ConfigDict) -> Operation | None:
+    """As `torchvision.transforms.RandomCrop((H, W), padding=padding)`, of a share of the images."""
+    padding, share = config.crop_padding, config.crop_probability
+    if not (padding > 0 and share > 0):
+        return None
+
+    def crop(images, targets, keys):
+        offsets = _draw_offsets(_fold_in(keys, _CROP), padding, share)
+        if config.flip:  # flipped already, so the window moves the other way
+            flips = _draw_flips(_fold_in(keys, _FLIP))
+            columns = jnp.where(flips, 2 * padding - offsets[:, 1], offsets[:, 1])
+            offsets = offsets.at[:, 1].set(columns)
+        return crop_at(images, offsets, padding), targets
+
+    return crop
+
+
+# In the order of the config: each makes its operation of the `augment` part of a config, or None
+# where that has it off. A flip before a crop fuses with the crop's padding; the pixels are those of
+# a flip after it.
+OPERATIONS: dict[str, Callable[[ConfigDict], Operation | None]] = {
+    "resize": _resizing,
+    "rotate": _rotation,
+    "flip": _flip,
+    "crop": _crop,
+}
+_IN_EVALUATION = ("resize",)
+
+
 def build(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> Augmentation:
     """Make the two image pipelines of a config: training and evaluation.
 
-    The order is: scale to [0, 1], resize, rotate, crop, flip, normalise; evaluation leaves out the
-    three random ones. Zeros that enter a picture are black pixels: they come before `normalise`.
+    Pixels are scaled to [0, 1], the `OPERATIONS` done in their order, in evaluation resizing alone,
+    and the pixels normalised. Zeros that enter a picture are black pixels: they come before
+    `normalise`.
 
     Args:
-      config: the `augment` part of the config.
+      config: the `augment` part of the config, checked.
       mean: per channel, of pixels scaled to [0, 1].
       std: per channel, of pixels scaled to [0, 1].
 
     Raises:
-      UserError: a field out of range; when first traced, also a `mean` whose length is not the
+      UserError: a measured `std` of 0; when first traced, also a `mean` whose length is not the
         number of channels, or a crop padding too large for the images.
     """
-    validate(config)
-    _check_statistics(mean, std)
+    ranges.check_value("data.std", tuple(std), CHECKS["data.std"])
+    _check_lengths(mean, std)
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     config = config.copy_and_resolve_references()  # a later change by the caller has no effect
-    padding, share = config.crop_padding, config.crop_probability
-    crops = padding > 0 and share > 0
+    found = {name: make(config) for name, make in OPERATIONS.items()}
+    operations = {name: operation for name, operation in found.items() if operation}
 
-    def enter(images):
+    def run(names, images, targets, keys):
         _check_images(images, mean)
         output_size(config, *images.shape[1:3])
-        # Rotation, crop and flip only move pixels, so they may run on uint8, a quarter of the
-        # bytes; resizing makes new values and needs the scaled ones.
-        return resize(_to_unit(images), config.resize) if config.resize else images
+        for name in names:
+            images, targets = operations[name](images, targets, keys)
+        return normalise(_to_unit(images), mean, std), targets
 
-    def leave(images):
-        return normalise(_to_unit(images), mean, std)
+    def evaluate(images):
+        return run([name for name in operations if name in _IN_EVALUATION], images, None, None)[0]
 
-    def train(images, keys):
-        images = enter(images)
-        if config.rotate_degrees > 0:
-            images = random_rotation(images, _fold_in(keys, _ROTATE), config.rotate_degrees)
-        flips = _draw_flips(_fold_in(keys, _FLIP)) if config.flip else None
-        if flips is not None:
-            images = flip_where(images, flips)
-        if crops:
-            offsets = _draw_offsets(_fold_in(keys, _CROP), padding, share)
-            if flips is not None:
-                # Flipping first fuses with the padding; the window then moves the other way.
-                columns = jnp.where(flips, 2 * padding - offsets[:, 1], offsets[:, 1])
-                offsets = offsets.at[:, 1].set(columns)
-            images = crop_at(images, offsets, padding)
-        return leave(images)
+    return Augmentation(functools.partial(run, list(operations)), evaluate)
 
-    return Augmentation(train=train, evaluate=lambda images: leave(enter(images)))
+
+def _of_channels(check: ranges.Check, least: str, name: str) -> ranges.Check:
+    expected = f"a number {least} 1 for each channel, such as 0.5,0.5,0.5 (pixels are in [0, 1])"
+    return ranges.optional(
+        ranges.each(check, expected, f"Divide a {name} of 0..255 pixels by 255.")
+    )
+
+
+CHECKS = {
+    "augment.resize": ranges.whole(0, 4096, "pixels (0: no resizing)"),
+    "augment.rotate_degrees": ranges.between(0, 180, "the largest angle in degrees"),
+    "augment.crop_padding": ranges.whole(0, 4096, "pixels (0: no crop)"),
+    "augment.crop_probability": ranges.share,
+    "augment.flip": ranges.switch,
+    "data.mean": _of_channels(ranges.share, "from 0 to", "mean"),
+    "data.std": _of_channels(
+        ranges.Check("", lambda std: ranges.share.holds(std) and std > 0), "above 0 up to", "std"
+    ),
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Check what has to go together in `config.augment`, and the pixels' statistics.
+
+    Raises:
+      UserError: names the field, its value and what was expected.
+    """
+    _check_lengths(config.data.mean, config.data.std)
+    side = config.augment.resize or config.data.image_size
+    if side:
+        output_size(config.augment, side, side)
 
 
 def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:
@@ -215,32 +274,10 @@ def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:
     """
     size = (config.resize, config.resize) if config.resize else (height, width)
     if config.crop_padding >= min(size):
-        raise UserError(
-            f"config.augment.crop_padding = {config.crop_padding} is too large for images of "
-            f"{size[0]}x{size[1]} pixels: a crop could then hold nothing of the picture. Choose "
-            f"less than {min(size)}; an eighth of the side is usual."
-        )
+        expected = f"less than {min(size)} for images of {size[0]}x{size[1]} pixels"
+        cure = "A crop could hold nothing of the picture; an eighth of the side is usual."
+        raise ranges.refusal("augment.crop_padding", config.crop_padding, expected, cure)
     return size
-
-
-def validate(config: ConfigDict) -> None:
-    """Check the ranges of the `augment` part of the config.
-
-    Raises:
-      UserError: names the field, its value and the allowed range.
-    """
-    ranges = {
-        "resize": (0, 4096, "a side in pixels, or 0 for no resizing"),
-        "rotate_degrees": (0, 180, "the largest angle in degrees, or 0 for no rotation"),
-        "crop_padding": (0, 4096, "pixels on each side, or 0 for no crop"),
-        "crop_probability": (0, 1, "the share of images that are cropped"),
-    }
-    for name, (low, high, meaning) in ranges.items():
-        if not low <= config[name] <= high:  # false for nan as well
-            raise UserError(
-                f"config.augment.{name} = {config[name]} is out of range: expected {meaning}, "
-                f"from {low} to {high}. Set it with --config.augment.{name}=..."
-            )
 
 
 def _to_unit(images: jax.Array) -> jax.Array:
@@ -249,22 +286,9 @@ def _to_unit(images: jax.Array) -> jax.Array:
     return images
 
 
-def _check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
-    if np.ndim(mean) != 1 or np.shape(mean) != np.shape(std):
-        raise UserError(
-            f"config.data.mean = {mean} and config.data.std = {std} do not belong together: "
-            "expected one number per channel in each. Leave both at None to have them measured."
-        )
-    if not all(0 <= value <= 1 for value in mean):
-        raise UserError(
-            f"config.data.mean = {tuple(mean)} is out of range: expected numbers from 0 to 1, "
-            "because pixels are scaled to [0, 1] first. Divide a mean of 0..255 pixels by 255."
-        )
-    if not all(0 < value <= 1 for value in std):
-        raise UserError(
-            f"config.data.std = {tuple(std)} is out of range: expected numbers above 0 and up to "
-            "1, because pixels are scaled to [0, 1] first. Divide a std of 0..255 pixels by 255."
-        )
+def _check_lengths(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    if mean is not None and std is not None and len(mean) != len(std):
+        raise ranges.refusal("data.std", std, f"{len(mean)} numbers, as in config.data.mean={mean}")
 
 
 def _check_images(images: jax.Array, mean: np.ndarray) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from jax_train import data
 from jax_train.engine import steps
 from jax_train.engine.parallel import Layout
+from jax_train.engine.recipe import Recipe
 from jax_train.engine.state import Data
 
 
@@ -29,7 +30,7 @@ class Resident:
             Data(np.asarray(split.images), np.asarray(split.labels, np.int32))
         )
 
-    def train_function(self, recipe: steps.Recipe, length: int) -> Callable:
+    def train_function(self, recipe: Recipe, length: int) -> Callable:
         """`length` steps: (state, sums, *call) -> (state, sums)."""
         return functools.partial(steps.train_steps, recipe, length)
 
@@ -42,7 +43,7 @@ class Resident:
             yield length, (self.arrays, order)
             first += length
 
-    def eval_function(self, recipe: steps.Recipe, batch_size: int) -> Callable:
+    def eval_function(self, recipe: Recipe, batch_size: int) -> Callable:
         """(params, stats, sums, *call) -> sums."""
         return functools.partial(steps.eval_step, recipe, batch_size)
 
@@ -66,7 +67,7 @@ class Streamed:
     def __init__(self, split, layout: Layout):
         self._split, self._layout = split, layout
 
-    def train_function(self, recipe: steps.Recipe, length: int) -> Callable:
+    def train_function(self, recipe: Recipe, length: int) -> Callable:
         """As in `Resident`, of one step."""
         del length
         return functools.partial(steps.train_on_batch, recipe)
@@ -82,7 +83,7 @@ class Streamed:
             for batch in batches:
                 yield 1, (Data(*(self._layout.put_batch(array, 1) for array in batch)),)
 
-    def eval_function(self, recipe: steps.Recipe, batch_size: int) -> Callable:
+    def eval_function(self, recipe: Recipe, batch_size: int) -> Callable:
         """As in `Resident`."""
         del batch_size
         return functools.partial(steps.eval_on_batch, recipe)

@@ -38,18 +38,21 @@ def zero_eval_sums(num_classes: int) -> EvalSums:
     return EvalSums(jnp.zeros(()), confusion, jnp.zeros((), jnp.int32))
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Softmax cross-entropy of each example, as torch.nn.CrossEntropyLoss computes it.
 
     Args:
       logits: [B,K].
-      labels: int [B].
+      targets: class indices int [B], or shares of the classes [B,K].
       label_smoothing: share of the target spread evenly over all K classes.
 
     Returns:
       [B], in nats.
     """
-    loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if targets.ndim == 1:
+        loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, targets)
+    else:
+        loss = optax.losses.softmax_cross_entropy(logits, targets)
     if label_smoothing:
         uniform = -jax.nn.log_softmax(logits).mean(axis=-1)
         loss = (1 - label_smoothing) * loss + label_smoothing * uniform
@@ -68,8 +71,12 @@ def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     return (ahead.sum(axis=-1) < k) & ~jnp.isnan(true[:, 0])
 
 
-def train_sums(losses: jax.Array, logits: jax.Array, labels: jax.Array) -> TrainSums:
-    """Sums of a training batch: losses [B], logits [B,K], labels [B]."""
+def train_sums(losses: jax.Array, logits: jax.Array, targets: jax.Array) -> TrainSums:
+    """Sums of a training batch: losses [B], logits [B,K], targets as in `cross_entropy`.
+
+    Of shared targets the class with the largest share counts as the true one.
+    """
+    labels = targets if targets.ndim == 1 else targets.argmax(axis=-1)
     return TrainSums(
         losses.sum(),
         (logits.argmax(axis=-1) == labels).sum(dtype=jnp.int32),

@@ -5,7 +5,6 @@ be inspected and equals PyTorch's to the last bit that float32 holds. The optimi
 optax parts in the order PyTorch applies them.
 """
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,10 +16,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jax_train.errors import UserError
-
-OPTIMIZERS = ("adamw", "adam", "sgd")
-SCHEDULES = ("cosine", "onecycle", "constant")
+from jax_train.config import ranges
 
 
 class Schedule(NamedTuple):
@@ -53,42 +49,43 @@ def schedule_tables(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     is spent at rate 0; the cosine then runs over what is left.
 
     Args:
-      config: the whole config; `schedule`, `optim` and `train.epochs` are read.
-      steps_per_epoch: optimizer steps in an epoch.
-
-    Raises:
-      UserError: a field out of range, or an epoch without a step.
+      config: the whole config, checked; `schedule`, `optim` and `train.epochs` are read.
+      steps_per_epoch: optimizer steps in an epoch, at least 1.
     """
-    validate(config)
-    if steps_per_epoch < 1:
-        raise UserError(
-            f"config.train.batch_size = {config.train.batch_size} leaves no step in an epoch: the "
-            "training split has fewer images than that, and an incomplete batch is dropped. Choose "
-            "a smaller batch or a larger split."
-        )
+    return SCHEDULES[config.schedule.name](config, steps_per_epoch)
+
+
+def _constant(config: ConfigDict, steps_per_epoch: int) -> Schedule:
+    steps = np.arange(config.train.epochs * steps_per_epoch, dtype=np.float64)
+    rates = np.full(len(steps), config.optim.learning_rate, np.float64)
+    return _warmed_up(config, steps_per_epoch, steps, rates)
+
+
+def _cosine(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     total_steps = config.train.epochs * steps_per_epoch
-    if config.schedule.name == "onecycle":
-        return _one_cycle(config.schedule, config.optim.learning_rate, total_steps)
     steps = np.arange(total_steps, dtype=np.float64)
     warmup_steps = config.schedule.warmup_epochs * steps_per_epoch
-    rates = np.full(total_steps, config.optim.learning_rate, np.float64)
-    if config.schedule.name == "cosine":
-        every = steps_per_epoch if config.schedule.unit == "epoch" else 1
-        changed = np.maximum(steps // every * every, warmup_steps)  # when the rate last changed
-        progress = (changed - warmup_steps) / (total_steps - warmup_steps)
-        final_rate = config.schedule.final_factor * config.optim.learning_rate
-        rates = _cosine(config.optim.learning_rate, final_rate, progress)
-    if warmup_steps > 0:
-        rates *= np.minimum(steps / warmup_steps, 1)
-    return Schedule(rates)
+    every = steps_per_epoch if config.schedule.unit == "epoch" else 1
+    changed = np.maximum(steps // every * every, warmup_steps)  # when the rate last changed
+    progress = (changed - warmup_steps) / (total_steps - warmup_steps)
+    peak = config.optim.learning_rate
+    rates = _half_wave(peak, config.schedule.final_factor * peak, progress)
+    return _warmed_up(config, steps_per_epoch, steps, rates)
 
 
-def _cosine(start: float, end: float, progress: np.ndarray) -> np.ndarray:
+def _warmed_up(config: ConfigDict, steps_per_epoch: int, steps, rates) -> Schedule:
+    warmup_steps = config.schedule.warmup_epochs * steps_per_epoch
+    return Schedule(rates * np.minimum(steps / warmup_steps, 1) if warmup_steps > 0 else rates)
+
+
+def _half_wave(start: float, end: float, progress: np.ndarray) -> np.ndarray:
     """Half a cosine wave from `start` at progress 0 to `end` at progress 1."""
     return end + (start - end) / 2 * (1 + np.cos(np.pi * progress))
 
 
-def _one_cycle(schedule: ConfigDict, peak: float, total_steps: int) -> Schedule:
+def _one_cycle(config: ConfigDict, steps_per_epoch: int) -> Schedule:
+    schedule, peak = config.schedule, config.optim.learning_rate
+    total_steps = config.train.epochs * steps_per_epoch
     # PyTorch lets the peak fall between two steps; a span of 0 steps, at which it divides by
     # zero, is given the value at its start.
     steps, last = np.arange(total_steps, dtype=np.float64), total_steps - 1
@@ -97,7 +94,8 @@ def _one_cycle(schedule: ConfigDict, peak: float, total_steps: int) -> Schedule:
     progress = np.where(rising, steps / (top or 1), (steps - top) / ((last - top) or 1))
 
     def cycle(start, middle, end):
-        return np.where(rising, _cosine(start, middle, progress), _cosine(middle, end, progress))
+        down = _half_wave(middle, end, progress)
+        return np.where(rising, _half_wave(start, middle, progress), down)
 
     first = peak / schedule.div_factor
     rates = cycle(first, peak, first / schedule.final_div_factor)
@@ -105,6 +103,10 @@ def _one_cycle(schedule: ConfigDict, peak: float, total_steps: int) -> Schedule:
         return Schedule(rates)
     high, low = schedule.max_momentum, schedule.base_momentum
     return Schedule(rates, cycle(high, low, high))
+
+
+# Each (config, steps of an epoch) -> Schedule of the whole run.
+SCHEDULES = {"cosine": _cosine, "onecycle": _one_cycle, "constant": _constant}
 
 
 def create_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:
@@ -124,26 +126,20 @@ def create_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTr
     0.999 and 0.9999.
 
     Args:
-      config: the whole config; `optim` is read.
+      config: the whole config, checked; `optim` is read.
       schedule: from `schedule_tables`.
 
     Raises:
-      UserError: a field out of range; from the optimizer's `init`, a pattern of
-        `config.optim.decay_exclude` that matches no parameter.
+      UserError: from the optimizer's `init`, a pattern of `config.optim.decay_exclude` that
+        matches no parameter.
     """
-    validate(config)
     optim = config.optim
     parts = [clip_by_global_norm(optim.clip_norm)] if optim.clip_norm > 0 else []
     decay = []
     if optim.weight_decay > 0:
         mask = partial(decay_mask, exclude=tuple(optim.decay_exclude))
         decay = [optax.add_decayed_weights(optim.weight_decay, mask)]
-    if optim.name == "adamw":
-        parts += [_adam(optim, schedule.momentum), *decay]
-    elif optim.name == "adam":
-        parts += [*decay, _adam(optim, schedule.momentum)]
-    else:
-        parts += [*decay, _momentum(optim, schedule.momentum)]
+    parts += OPTIMIZERS[optim.name](optim, schedule.momentum, decay)
     return optax.chain(*parts, optax.scale_by_learning_rate(_lookup(schedule.learning_rate)))
 
 
@@ -164,6 +160,15 @@ def _momentum(optim: ConfigDict, momentum: np.ndarray | None) -> optax.GradientT
     if optim.momentum > 0:
         return optax.trace(optim.momentum, nesterov=optim.nesterov)
     return optax.identity()
+
+
+# Each (the `optim` part of a config, momentum table or None, weight decay as a list of none or one
+# part) -> the parts between clipping and the learning rate.
+OPTIMIZERS = {
+    "adamw": lambda optim, momentum, decay: [_adam(optim, momentum), *decay],
+    "adam": lambda optim, momentum, decay: [*decay, _adam(optim, momentum)],
+    "sgd": lambda optim, momentum, decay: [*decay, _momentum(optim, momentum)],
+}
 
 
 def _lookup(table: np.ndarray) -> Callable[[jax.Array], jax.Array]:
@@ -203,102 +208,74 @@ def decay_mask(params: Any, exclude: Sequence[str]) -> Any:
     paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
     for pattern in exclude:
         if not any(re.search(pattern, path) for path in paths):
-            raise UserError(
-                f"config.optim.decay_exclude: {pattern!r} matches no parameter. Expected regexes "
-                "that are found in a parameter's path; correct or remove it. Some of the "
-                f"{len(paths)} paths: {', '.join(paths[:: max(1, len(paths) // 8)])}."
+            raise ranges.refusal(
+                "optim.decay_exclude",
+                exclude,
+                f"regexes found in a parameter's path, but {pattern!r} is in none",
+                f"Correct or remove it. Some of the {len(paths)} paths: "
+                f"{', '.join(paths[:: max(1, len(paths) // 8)])}.",
             )
     decayed = [not any(re.search(pattern, path) for pattern in exclude) for path in paths]
     return jax.tree.unflatten(tree, decayed)
 
 
-def validate(config: ConfigDict) -> None:
-    """Check `config.optim`, `config.schedule` and `config.train.epochs`; quick, no arrays are made.
+def _compiles(pattern: object) -> bool:
+    try:
+        return isinstance(pattern, str) and bool(re.compile(pattern))
+    except re.error:
+        return False
+
+
+CHECKS = {
+    "train.epochs": ranges.whole(1, 1_000_000),  # the schedule is a table of all steps
+    "optim.name": ranges.one_of(OPTIMIZERS),
+    "optim.learning_rate": ranges.above(0),
+    "optim.weight_decay": ranges.at_least(0),
+    "optim.decay_exclude": ranges.each(
+        ranges.Check("a regex", _compiles),
+        "valid regexes, quoted and separated by commas: 'bias$','norm'",
+    ),
+    "optim.beta1": ranges.rate,
+    "optim.beta2": ranges.rate,
+    "optim.eps": ranges.above(0),
+    "optim.momentum": ranges.rate,
+    "optim.nesterov": ranges.switch,
+    "optim.clip_norm": ranges.at_least(0),
+    "schedule.name": ranges.one_of(SCHEDULES),
+    "schedule.unit": ranges.one_of(("step", "epoch")),
+    "schedule.warmup_epochs": ranges.at_least(0),
+    "schedule.final_factor": ranges.share,
+    "schedule.pct_start": ranges.share,
+    "schedule.div_factor": ranges.above(0),
+    "schedule.final_div_factor": ranges.above(0),
+    "schedule.cycle_momentum": ranges.switch,
+    "schedule.base_momentum": ranges.rate,
+    "schedule.max_momentum": ranges.rate,
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Check what has to go together in `config.optim`, `config.schedule` and `train.epochs`.
 
     Raises:
       UserError: names the field, its value and what was expected.
     """
-    _check_ranges(config)
-    schedule, optim = config.schedule, config.optim
+    schedule, optim, epochs = config.schedule, config.optim, config.train.epochs
     cycles = schedule.name == "onecycle" and schedule.cycle_momentum
+    warmup, warmup_field = schedule.warmup_epochs, "schedule.warmup_epochs"
     if schedule.name == "onecycle" and schedule.unit == "epoch":
-        _refuse(config, "schedule.unit", "'step', because onecycle changes the rate every step")
-    if schedule.name == "onecycle" and schedule.warmup_epochs > 0:
+        expected = "'step', because onecycle changes the rate every step"
+        raise ranges.refusal("schedule.unit", schedule.unit, expected)
+    if schedule.name == "onecycle" and warmup > 0:
         expected = "0.0 with onecycle, which has a warm-up of its own: config.schedule.pct_start"
-        _refuse(config, "schedule.warmup_epochs", expected)
+        raise ranges.refusal(warmup_field, warmup, expected, f"Add --config.{warmup_field}=0.")
+    if warmup >= epochs:  # a recipe's warm-up is too long for a short run
+        expected = f"a number from 0 up to but not including config.train.epochs={epochs}"
+        cure = f"Add --config.{warmup_field}={min(1, epochs - 1)} to the command."
+        raise ranges.refusal(warmup_field, warmup, expected, cure)
     if schedule.base_momentum > schedule.max_momentum:
-        expected = f"at most config.schedule.max_momentum = {schedule.max_momentum}"
-        _refuse(config, "schedule.base_momentum", expected)
+        expected = f"at most config.schedule.max_momentum={schedule.max_momentum}"
+        raise ranges.refusal("schedule.base_momentum", schedule.base_momentum, expected)
     if optim.name == "sgd" and optim.nesterov and not (optim.momentum > 0 or cycles):
-        _refuse(config, "optim.nesterov", "False without momentum: see config.optim.momentum")
-    _check_patterns(config)
-
-
-def _check_ranges(config: ConfigDict) -> None:
-    def one_of(names):
-        return (lambda value: value in names), "one of " + ", ".join(names)
-
-    epochs = config.train.epochs
-    positive = (lambda x: x > 0), "a number above 0"
-    not_negative = (lambda x: x >= 0), "0 or a number above it"
-    share = (lambda x: 0 <= x <= 1), "a number from 0 to 1"
-    rate = (lambda x: 0 <= x < 1), "a number from 0 up to but not including 1"
-    checks = {
-        "train.epochs": ((lambda x: x >= 1), "at least 1"),
-        "optim.name": one_of(OPTIMIZERS),
-        "optim.learning_rate": positive,
-        "optim.weight_decay": not_negative,
-        "optim.beta1": rate,
-        "optim.beta2": rate,
-        "optim.eps": positive,
-        "optim.momentum": rate,
-        "optim.clip_norm": not_negative,
-        "schedule.name": one_of(SCHEDULES),
-        "schedule.unit": one_of(("step", "epoch")),
-        "schedule.warmup_epochs": (
-            (lambda x: 0 <= x < epochs),
-            f"from 0 up to but not including config.train.epochs = {epochs}",
-        ),
-        "schedule.final_factor": share,
-        "schedule.pct_start": share,
-        "schedule.div_factor": positive,
-        "schedule.final_div_factor": positive,
-        "schedule.base_momentum": rate,
-        "schedule.max_momentum": rate,
-    }
-    for field, (valid, expected) in checks.items():
-        value = _field(config, field)
-        # nan fails every comparison; infinity would pass some of them
-        if not valid(value) or (isinstance(value, float) and math.isinf(value)):
-            _refuse(config, field, expected)
-
-
-def _check_patterns(config: ConfigDict) -> None:
-    patterns = config.optim.decay_exclude
-    if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
-        _refuse(config, "optim.decay_exclude", r"a tuple of regexes such as (r'bias$', 'norm')")
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            expected = f"valid regexes, but {pattern!r} does not compile ({error})"
-            raise _error(config, "optim.decay_exclude", expected) from error
-
-
-def _field(config: ConfigDict, field: str) -> Any:
-    section, name = field.split(".")
-    return config[section][name]
-
-
-def _refuse(config: ConfigDict, field: str, expected: str) -> None:
-    raise _error(config, field, expected)
-
-
-def _error(config: ConfigDict, field: str, expected: str) -> UserError:
-    cure = f"Change it in the config file or with --config.{field}=..."
-    if field == "schedule.warmup_epochs":  # a recipe's warm-up is too long for a short run
-        fitting = 1 if config.train.epochs > 1 and config.schedule.name != "onecycle" else 0
-        cure = f"Add --config.{field}={fitting} to the command."
-    return UserError(
-        f"config.{field} = {_field(config, field)!r} is not valid: expected {expected}. {cure}"
-    )
+        expected = "False without momentum: see config.optim.momentum"
+        raise ranges.refusal("optim.nesterov", optim.nesterov, expected)

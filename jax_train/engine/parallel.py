@@ -13,10 +13,17 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jax_train.errors import UserError
+from jax_train.config import ranges
 
 # Smaller arrays are not worth a message of their own.
 _LEAST_SHARDED = 1024
+CHECKS = {
+    "parallel": ranges.one_of(("jit", "pmap")),
+    "mesh.data": ranges.whole(0),
+    "mesh.fsdp": ranges.whole(1),
+    "train.batch_size": ranges.whole(1),
+    "train.accumulate_steps": ranges.whole(1),
+}
 
 
 class Memory(NamedTuple):
@@ -152,11 +159,10 @@ class Layout:
         if batch_size % unit:
             above = -(-batch_size // unit) * unit
             sizes = f"{above - unit} or {above}" if above > unit else f"{above}"
-            each = f", in {parts} parts each (config.train.accumulate_steps)" if parts > 1 else ""
-            raise UserError(
-                f"config.train.batch_size={batch_size} cannot be split evenly over "
-                f"{self.num_devices} devices{each}: use {sizes}."
-            )
+            devices = f"{self.num_devices} device{'s'[: self.num_devices > 1]}"
+            each = f" in {parts} parts each (config.train.accumulate_steps)" if parts > 1 else ""
+            expected = f"a multiple of {unit}, to be split over {devices}{each}"
+            raise ranges.refusal("train.batch_size", batch_size, expected, f"Use {sizes}.")
 
 
 class PmapLayout(Layout):
@@ -233,24 +239,30 @@ def create(config: ConfigDict, devices: Sequence | None = None) -> Layout:
     """
     devices = jax.devices() if devices is None else list(devices)
     count, data, fsdp = len(devices), config.mesh.data, config.mesh.fsdp
-    if config.parallel not in ("jit", "pmap"):
-        raise UserError(f"config.parallel={config.parallel!r}: expected 'jit' or 'pmap'.")
-    if data < 0 or fsdp < 1 or count % fsdp or data not in (0, count // fsdp):
-        fitting = ", ".join(f"{count // n} x {n}" for n in range(1, count + 1) if count % n == 0)
-        raise UserError(
-            f"config.mesh={{data: {data}, fsdp: {fsdp}}} does not fit {count} "
-            f"device{'s'[: count > 1]}: expected data x fsdp to be one of {fitting} (data=0 takes "
-            "what fsdp leaves)."
-        )
+    if count % fsdp:
+        fitting = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+        expected = f"a divisor of the number of devices, which is {count}: {fitting}"
+        raise ranges.refusal("mesh.fsdp", fsdp, expected)
+    if data not in (0, count // fsdp):
+        devices = f"{count} device{'s'[: count > 1]}"
+        expected = f"{count // fsdp}, which config.mesh.fsdp={fsdp} leaves of {devices}, or 0"
+        raise ranges.refusal("mesh.data", data, expected)
     if config.parallel == "jit":
         return Layout(devices, fsdp=fsdp)
     if fsdp > 1 or jax.process_count() > 1:
         what = f"config.mesh.fsdp={fsdp}" if fsdp > 1 else f"{jax.process_count()} processes"
-        raise UserError(
-            f"config.parallel='pmap' does not work with {what}: it splits batches over the devices "
-            "of one process and nothing else. Use config.parallel='jit'."
-        )
+        cure = "pmap splits batches over the devices of one process and nothing else."
+        raise ranges.refusal("parallel", config.parallel, f"'jit' with {what}", cure)
     return PmapLayout(devices)
+
+
+def check(config: ConfigDict) -> None:
+    """Check `config.parallel`, `config.mesh` and the size of batches against the devices.
+
+    Raises:
+      UserError: names the field, its value and what was expected.
+    """
+    create(config).check_batch_size(config.train.batch_size, config.train.accumulate_steps)
 
 
 def memory(compiled, state, data) -> Memory:

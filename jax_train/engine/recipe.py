@@ -1,15 +1,72 @@
-"""What a config names, built: the data, the completed config, the model, the recipe of a step."""
+"""What a config names, built: the completed config, the model, and what the steps close over."""
 
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
 from flax import nnx
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 import jax_models
 from jax_models.conv_layers import BatchNorm
-from jax_train.data.splits import Splits
+from jax_train.data import Splits
 from jax_train.data.statistics import channel_statistics
-from jax_train.engine import augment, optim, steps
+from jax_train.engine import augment, optim, seeds
+from jax_train.engine.augment import Augmentation
 from jax_train.engine.parallel import Layout
+from jax_train.engine.state import TrainState, Weights, cast, init_state, stored
 from jax_train.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What evaluates: a model without its weights, and what happens to images before it.
+
+    Attributes:
+      graphdef: static part of the model, from `nnx.split`.
+      augmentation: from raw pixels to model input.
+      dtype: of the computation; parameters stay as they are stored.
+    """
+
+    graphdef: Any
+    augmentation: Augmentation
+    dtype: str = "float32"
+
+    def merge(self, params: Any, stats: Any) -> nnx.Module:
+        """The model with these weights, computing in `dtype`."""
+        return nnx.merge(self.graphdef, cast(params, self.dtype), stats)
+
+    def inputs(self, images: jax.Array) -> jax.Array:
+        """What the model takes of raw images uint8 [B,H,W,C] in evaluation."""
+        return self.augmentation.evaluate(images).astype(self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Model):
+    """What the training steps close over.
+
+    Attributes:
+      optimizer: updates the parameters.
+      layout: how the work is spread over devices.
+      seed: see `seeds`.
+      batch_size: of the whole batch, over all devices.
+      steps_per_epoch: full batches in an epoch.
+      label_smoothing: of the training loss.
+      accumulate_steps: parts a batch is worked through in, one after the other.
+      skip_nonfinite: go on after a step whose loss or gradient is not finite; otherwise nothing
+        changes from that step on. Such a step itself never changes the state.
+    """
+
+    optimizer: optax.GradientTransformation
+    layout: Layout
+    seed: int
+    batch_size: int
+    steps_per_epoch: int
+    label_smoothing: float = 0.0
+    accumulate_steps: int = 1
+    skip_nonfinite: bool = False
 
 
 def resolve(config: ConfigDict, splits: Splits) -> ConfigDict:
@@ -21,10 +78,7 @@ def resolve(config: ConfigDict, splits: Splits) -> ConfigDict:
     config = config.copy_and_resolve_references()
     height, width, channels = splits.train.image_shape
     height, width = augment.output_size(config.augment, height, width)
-    try:
-        known = jax_models.model_keywords(config.model.name)
-    except ValueError as error:
-        raise UserError(f"config.model.name: {error}") from error
+    known = jax_models.model_keywords(config.model.name)
     if "img_size" in known and height != width:
         raise UserError(
             f"The images are {height}x{width} pixels and {config.model.name} takes square ones: "
@@ -61,26 +115,64 @@ def create_model(config: ConfigDict, rngs: nnx.Rngs) -> nnx.Module:
         raise UserError(f"config.model: {error}") from error
 
 
+def initial_state(config: ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state that a run starts from; pure, so it can be compiled."""
+    model = create_model(config, seeds.init_rngs(config.seed))
+    return init_state(model, optimizer, config.dtype)
+
+
+def abstract_weights(config: ConfigDict) -> Weights:
+    """Shapes and dtypes of a run's weights; nothing is computed.
+
+    Raises:
+      UserError: the model cannot be built that way.
+    """
+    weights = _abstract_model(FrozenConfigDict({"model": config.model}), None)[1]
+    return jax.eval_shape(functools.partial(stored, dtype=config.dtype), weights)
+
+
+@functools.lru_cache(maxsize=8)  # building takes tenths of a second, of deep models more
+def _abstract_model(config: FrozenConfigDict, axis_name: str | None) -> tuple[Any, Weights]:
+    """The static part of a model, and its weights as they are before a cast."""
+    model = nnx.eval_shape(lambda: create_model(config, seeds.init_rngs(0)))
+    model.set_attributes(BatchNorm, axis_name=axis_name, raise_if_not_found=False)
+    graphdef, *parts = nnx.split(model, nnx.Param, ...)
+    return graphdef, Weights(*map(nnx.to_pure_dict, parts))
+
+
+def describe_model(config: ConfigDict, axis_name: str | None = None) -> Model:
+    """Make of a config what evaluates.
+
+    Args:
+      config: resolved (see `resolve`).
+      axis_name: that batch norm averages over in training, see `Layout.axis_name`.
+
+    Raises:
+      UserError: the model or the augmentation cannot be built that way.
+    """
+    return Model(
+        graphdef=_abstract_model(FrozenConfigDict({"model": config.model}), axis_name)[0],
+        augmentation=augment.build(config.augment, config.data.mean, config.data.std),
+        dtype=config.dtype,
+    )
+
+
 def create_recipe(
     config: ConfigDict, schedule: optim.Schedule, layout: Layout, steps_per_epoch: int
-) -> steps.Recipe:
+) -> Recipe:
     """Put together what the compiled steps close over.
 
     Raises:
       UserError: the model, the optimizer or the augmentation cannot be built that way.
     """
-    model = nnx.eval_shape(lambda: create_model(config, steps.init_rngs(0)))
-    model.set_attributes(BatchNorm, axis_name=layout.axis_name, raise_if_not_found=False)
-    return steps.Recipe(
-        graphdef=nnx.split(model, nnx.Param, ...)[0],
+    return Recipe(
+        **vars(describe_model(config, layout.axis_name)),
         optimizer=optim.create_optimizer(config, schedule),
-        augmentation=augment.build(config.augment, config.data.mean, config.data.std),
         layout=layout,
         seed=config.seed,
         batch_size=config.train.batch_size,
         steps_per_epoch=steps_per_epoch,
         label_smoothing=config.train.label_smoothing,
         accumulate_steps=config.train.accumulate_steps,
-        dtype=config.dtype,
         skip_nonfinite=config.train.on_nonfinite == "skip",
     )

@@ -3,24 +3,39 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
 
 from jax_train.engine.metrics import TrainSums
 
 
 class Data(NamedTuple):
-    """A split on the device: images uint8 [N,H,W,C] and labels int32 [N]."""
+    """Examples on the device: images uint8 [N,H,W,C] and labels int32 [N]."""
 
     images: jax.Array
     labels: jax.Array
 
 
+class Weights(NamedTuple):
+    """What a model computes with."""
+
+    params: Any
+    stats: Any  # batch statistics
+
+
 class TrainState(NamedTuple):
-    """All that changes in training, as plain pytrees of arrays."""
+    """All that changes in training."""
 
     step: jax.Array  # int32, steps done
     params: Any
-    stats: Any  # batch statistics
+    stats: Any
     opt_state: Any
+
+    @property
+    def reported(self) -> Weights:
+        """The weights that are evaluated, and read back of a finished run."""
+        return Weights(self.params, self.stats)
 
 
 class Progress(NamedTuple):
@@ -28,3 +43,36 @@ class Progress(NamedTuple):
 
     state: TrainState
     sums: TrainSums  # since the last log line
+
+
+def init_state(
+    model: nnx.Module, optimizer: optax.GradientTransformation, dtype: str = "float32"
+) -> TrainState:
+    """Split a model into the state that training starts from.
+
+    Args:
+      model: with its initial weights.
+      optimizer: whose state is made.
+      dtype: of the computation, see `stored`.
+    """
+    _, *parts = nnx.split(model, nnx.Param, ...)
+    weights = stored(Weights(*map(nnx.to_pure_dict, parts)), dtype)
+    return TrainState(jnp.zeros((), jnp.int32), *weights, optimizer.init(weights.params))
+
+
+def stored(weights: Weights, dtype: str) -> Weights:
+    """Weights as they are trained and saved where the computation has this dtype.
+
+    They are float32 below float64, because an update is often smaller than the last bit of a
+    bfloat16.
+    """
+    return cast(weights, dtype) if dtype == "float64" else weights
+
+
+def cast(tree: Any, dtype: str) -> Any:
+    """Turn the floating-point leaves of a pytree into a dtype."""
+
+    def one(leaf):
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(one, tree)

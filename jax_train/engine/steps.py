@@ -5,86 +5,17 @@ epoch), augmentation and dropout of (seed, step, place in the global batch). The
 generator to save, and no result depends on how a batch is spread over devices.
 """
 
-from dataclasses import dataclass
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jax_models.rngs import ExampleRngs, InitRngs
-from jax_train.engine import metrics
-from jax_train.engine.augment import Augmentation
-from jax_train.engine.parallel import Layout
+from jax_models.rngs import ExampleRngs
+from jax_train.engine import metrics, seeds
+from jax_train.engine.recipe import Model, Recipe
 from jax_train.engine.state import Data, TrainState
-
-# Streams of the seed. The numbers are part of the meaning of a seed: do not reorder them.
-WEIGHTS, ORDER, AUGMENT, DROPOUT = range(4)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What the steps close over.
-
-    Attributes:
-      graphdef: static part of the model, from `nnx.split`.
-      optimizer: updates the parameters.
-      augmentation: from raw pixels to model input.
-      layout: how the work is spread over devices.
-      seed: see the module's docstring.
-      batch_size: of the whole batch, over all devices.
-      steps_per_epoch: full batches in an epoch.
-      label_smoothing: of the training loss.
-      accumulate_steps: parts a batch is worked through in, one after the other.
-      dtype: of the computation; parameters stay as they are stored.
-      skip_nonfinite: go on after a step whose loss or gradient is not finite; otherwise nothing
-        changes from that step on. Such a step itself never changes the state.
-    """
-
-    graphdef: Any
-    optimizer: optax.GradientTransformation
-    augmentation: Augmentation
-    layout: Layout
-    seed: int
-    batch_size: int
-    steps_per_epoch: int
-    label_smoothing: float = 0.0
-    accumulate_steps: int = 1
-    dtype: str = "float32"
-    skip_nonfinite: bool = False
-
-
-def init_rngs(seed: int) -> InitRngs:
-    """The keys initial weights are drawn with."""
-    return InitRngs(_stream(seed, WEIGHTS))
-
-
-def init_state(
-    model: nnx.Module, optimizer: optax.GradientTransformation, dtype: str = "float32"
-) -> TrainState:
-    """Split a model into the state that training starts from.
-
-    Args:
-      model: with its initial weights.
-      optimizer: whose state is made.
-      dtype: of the computation. Parameters and statistics are float32 below float64, because an
-        update is often smaller than the last bit of a bfloat16.
-    """
-    _, params, stats = nnx.split(model, nnx.Param, ...)
-    params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-    if dtype == "float64":
-        params, stats = cast(params, dtype), cast(stats, dtype)
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
-
-
-def cast(tree: Any, dtype: str) -> Any:
-    """Turn the floating-point leaves of a pytree into a dtype."""
-
-    def one(leaf):
-        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    return jax.tree.map(one, tree)
 
 
 def epoch_order(recipe: Recipe, epoch: jax.Array, num_examples: int) -> jax.Array:
@@ -93,7 +24,7 @@ def epoch_order(recipe: Recipe, epoch: jax.Array, num_examples: int) -> jax.Arra
     Returns:
       int32 [steps_per_epoch, accumulate_steps, batch_size / accumulate_steps].
     """
-    key = jax.random.fold_in(_stream(recipe.seed, ORDER), epoch)
+    key = jax.random.fold_in(seeds.stream(recipe.seed, seeds.ORDER), epoch)
     order = jax.random.permutation(key, num_examples)
     used = recipe.steps_per_epoch * recipe.batch_size
     return order[:used].reshape(recipe.steps_per_epoch, recipe.accumulate_steps, -1)
@@ -123,10 +54,11 @@ def train_on_batch(
     parts = (*batch, recipe.layout.shard_batch(places, axis=1))
 
     def on_part(stats, part):
-        images, labels, places = part
-        images = recipe.augmentation.train(images, keys_at(recipe, AUGMENT, state.step, places))
-        keys = keys_at(recipe, DROPOUT, state.step, places)
-        return gradients(recipe, state.params, stats, images, labels, keys)
+        images, targets, places = part
+        keys = functools.partial(seeds.keys_at, recipe.seed, step=state.step, places=places)
+        images, targets = recipe.augmentation.train(images, targets, keys(seeds.AUGMENT))
+        dropout = keys(seeds.DROPOUT)
+        return gradients(recipe, state.params, stats, images, targets, dropout)
 
     if recipe.accumulate_steps == 1:
         grads, stats, figures = on_part(state.stats, jax.tree.map(lambda x: x[0], parts))
@@ -164,7 +96,7 @@ def _accumulate(recipe, state, on_part, parts):
     return jax.tree.map(lambda g: g / recipe.accumulate_steps, grads), stats, figures
 
 
-def gradients(recipe: Recipe, params, stats, images, labels, keys):
+def gradients(recipe: Recipe, params, stats, images, targets, keys):
     """Gradients of the mean loss of images [B,H,W,C] ready for the model.
 
     Args:
@@ -172,7 +104,7 @@ def gradients(recipe: Recipe, params, stats, images, labels, keys):
       params: parameters.
       stats: batch statistics.
       images: [B,H,W,C].
-      labels: [B].
+      targets: class indices [B], or shares of the classes [B,K].
       keys: for dropout, typed PRNG keys [B]; None where nothing is dropped.
 
     Returns:
@@ -180,13 +112,13 @@ def gradients(recipe: Recipe, params, stats, images, labels, keys):
     """
 
     def loss(params):
-        model = nnx.merge(recipe.graphdef, cast(params, recipe.dtype), stats)
+        model = recipe.merge(params, stats)
         rngs = None if keys is None else ExampleRngs(keys)
         logits = model(images.astype(recipe.dtype), train=True, rngs=rngs)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        losses = metrics.cross_entropy(logits, labels, recipe.label_smoothing)
+        losses = metrics.cross_entropy(logits, targets, recipe.label_smoothing)
         new_stats = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
-        return losses.mean(), (new_stats, metrics.train_sums(losses, logits, labels))
+        return losses.mean(), (new_stats, metrics.train_sums(losses, logits, targets))
 
     grads, (stats, figures) = jax.grad(loss, has_aux=True)(params)
     return grads, stats, figures
@@ -241,18 +173,7 @@ def _add_evaluated(recipe, params, stats, sums, batch, valid):
     return _add(sums, recipe.layout.total(new))
 
 
-def logits(recipe: Recipe, params, stats, images: jax.Array) -> jax.Array:
+def logits(model: Model, params, stats, images: jax.Array) -> jax.Array:
     """Logits [B,K], float32 at least, of raw images uint8 [B,H,W,C]."""
-    model = nnx.merge(recipe.graphdef, cast(params, recipe.dtype), stats)
-    out = model(recipe.augmentation.evaluate(images).astype(recipe.dtype))
+    out = model.merge(params, stats)(model.inputs(images))
     return out.astype(jnp.promote_types(out.dtype, jnp.float32))
-
-
-def _stream(seed, stream):
-    return jax.random.fold_in(jax.random.key(seed), stream)
-
-
-def keys_at(recipe: Recipe, stream: int, step: jax.Array, places: jax.Array) -> jax.Array:
-    """One key for each of these places in the global batch."""
-    key = jax.random.fold_in(_stream(recipe.seed, stream), step)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, places)

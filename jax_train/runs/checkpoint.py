@@ -60,6 +60,16 @@ def _hush_closed_loops() -> None:
     sys.excepthook, sys.unraisablehook = on_exception, on_unraisable
 
 
+def _request(like: Progress):
+    """What Orbax is asked for: everything, or what `like` has of the state."""
+    if like.sums is not None:
+        return ocp.args.StandardRestore(like)
+    parts = {name: part for name, part in like.state._asdict().items() if part is not None}
+    item = {"state": parts}
+    how = ocp.checkpoint_utils.construct_restore_args(item)
+    return ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)
+
+
 def _rank(figures: dict[str, float]) -> float:
     return figures["top1"]
 
@@ -144,7 +154,8 @@ class Checkpoints:
         """Read the newest checkpoint that is whole, setting damaged ones aside.
 
         Args:
-          like: shapes, and where the arrays are to go; a checkpoint knows nothing of devices.
+          like: shapes, and where the arrays are to go; a checkpoint knows nothing of devices. With
+            None for `sums` and for the last fields of `state`, these are not read.
 
         Returns:
           (step, progress, facts); None when there is no checkpoint.
@@ -183,10 +194,12 @@ class Checkpoints:
         place.rename(aside)
 
     def _restore(self, like: Progress, step: int) -> tuple[Progress, dict]:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
+        args = ocp.args.Composite(state=_request(like), meta=ocp.args.JsonRestore())
         try:
             found = self._manager.restore(step, args=args)
             progress, meta = found["state"], found["meta"]
+            if like.sums is None:
+                progress = like._replace(state=like.state._replace(**progress["state"]))
             expected, facts = meta["record"]["checksums"], meta["record"]["facts"]
         except PermissionError as error:
             raise UserError(
@@ -198,6 +211,8 @@ class Checkpoints:
         names = [jax.tree_util.keystr(path, simple=True, separator=".")
                  for path, _ in jax.tree_util.tree_flatten_with_path(progress)[0]]  # fmt: skip
         found = np.asarray(_checksums(progress)).tolist()
+        if like.sums is None:
+            expected = expected[: len(found)]  # of what comes first in the tree
         if len(expected) != len(found):
             raise Damaged(f"{len(expected)} checksums for {len(found)} arrays")
         wrong = [name for name, a, b in zip(names, expected, found, strict=True) if a != b]

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ml_collections import ConfigDict
 
+from jax_train.config import ranges
 from jax_train.config.fields import flatten
 from jax_train.errors import UserError
 
@@ -86,16 +87,16 @@ class WandB:
 
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+CHECKS = {"log.tensorboard": ranges.switch, "log.wandb": ranges.text}
 
 
 def check(config: ConfigDict) -> None:
     """Raise a UserError when a tracker is asked for whose package is not installed."""
     for field, package in _PACKAGES.items():
         if config.log[field] and importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"config.log.{field}={config.log[field]!r} needs the package {package}: "
-                f"pip install -e '.[{field}]', or unset the field."
-            )
+            expected = f"the package {package} to be installed"
+            cure = f"Run pip install -e '.[{field}]', or unset the field."
+            raise ranges.refusal(f"log.{field}", config.log[field], expected, cure)
 
 
 def start(config: ConfigDict, workdir: Path, step: int) -> list[Tracker]:

@@ -12,10 +12,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from jax_train import data
-from jax_train.engine import metrics, optim, steps
 from jax_train.engine import recipe as build
-from jax_train.engine.parallel import Layout
-from jax_train.engine.state import Progress
+from jax_train.engine import steps
+from jax_train.engine.state import Progress, TrainState
 from jax_train.errors import UserError
 from jax_train.runs import folder as run_folder
 from jax_train.runs.checkpoint import Checkpoints
@@ -29,8 +28,8 @@ class TrainedRun:
       folder: the run folder.
       config: complete, as trained.
       results: what results.json holds; None while the run is not finished.
-      recipe: `recipe.augmentation.evaluate` turns raw images uint8 [B,H,W,C] into what the model
-        takes; `recipe.graphdef` is the model without weights.
+      recipe: what evaluates; `recipe.inputs` turns raw images uint8 [B,H,W,C] into what the model
+        takes, `recipe.merge` gives the model in the dtype of the run.
       params: the reported weights.
       stats: their batch statistics.
       step: of the weights.
@@ -39,14 +38,14 @@ class TrainedRun:
     folder: Path
     config: ConfigDict
     results: dict | None
-    recipe: steps.Recipe
+    recipe: build.Model
     params: Any
     stats: Any
     step: int
 
     @cached_property
     def model(self) -> nnx.Module:
-        """The model with its weights; called without `train` it evaluates."""
+        """The model with its weights as they are stored; without `train` it evaluates."""
         return nnx.merge(self.recipe.graphdef, self.params, self.stats)
 
     @cached_property
@@ -83,21 +82,15 @@ def open_run(folder: str | Path) -> TrainedRun:
     results = run_folder.results(folder)
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    recipe = build.create_recipe(config, optim.schedule_tables(config, 1), Layout(), 1)
-
-    def init():
-        model = build.create_model(config, steps.init_rngs(config.seed))
-        state = steps.init_state(model, recipe.optimizer, config.dtype)
-        return Progress(state, metrics.zero_train_sums())
-
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
+    step, weights = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        jax.eval_shape(init),
+        (jax.ShapeDtypeStruct((), np.int32), build.abstract_weights(config)),
     )
+    like = Progress(TrainState(step, *weights, opt_state=None), sums=None)
     step, progress = _weights(folder, like, results)
-    state = progress.state
-    return TrainedRun(folder, config, results, recipe, state.params, state.stats, step)
+    model = build.describe_model(config)
+    return TrainedRun(folder, config, results, model, *progress.state.reported, step)
 
 
 def _weights(folder: Path, like: Progress, results: dict | None) -> tuple[int, Progress]:

@@ -34,8 +34,9 @@ from configs import common
 from jax_models import create_model, torch_weights
 from jax_models.torch_weights import files as weight_files
 from jax_models.torch_weights import tensors
-from jax_train.config import checks
-from jax_train.config.fields import flatten, to_json
+from jax_train import checks
+from jax_train.config import ranges
+from jax_train.config.fields import clear_none_tuples, flatten, to_json
 from jax_train.data.sources import archives
 from jax_train.data.sources import folder as data_folder
 from jax_train.errors import UserError
@@ -361,7 +362,7 @@ def overrides(random) -> str:
 
 
 def _check_config(chosen) -> None:
-    """Check a config that was accepted, by other means than `config.validate`."""
+    """Check a config that was accepted, by other means than its tables."""
     found = flatten(chosen)
     assert list(found) == list(fields())
     for field, value in found.items():
@@ -391,8 +392,8 @@ def parse(arguments: list[str]):
     ):
         train_jax.parse_flags(line)
         chosen = holder.value
-    checks.clear_none_tuples(chosen)
-    checks.validate(chosen, common.get_config())
+    clear_none_tuples(chosen)
+    ranges.check_fields(chosen, checks.CHECKS)
     return chosen
 
 

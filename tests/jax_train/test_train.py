@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jax_train import data
+from jax_train import train as loop
 from jax_train.config.fields import to_json
 from jax_train.data import load_splits
 from jax_train.data.statistics import channel_statistics
@@ -16,7 +17,7 @@ from jax_train.errors import UserError
 from jax_train.files import write_atomically
 from jax_train.runs import folder as run_folder
 from jax_train.runs.history import COLUMNS, read_metrics
-from jax_train.train import Trainer, train
+from jax_train.train import train
 from tests import tiny
 
 
@@ -154,13 +155,13 @@ def test_nothing_moves_between_host_and_device_unasked(tmp_path, monkeypatch, li
     config = tiny.config(**{
         "train.epochs": 1, "log.every_steps": 100, "data.memory_limit": limit, "parallel": parallel,
     })  # fmt: skip
-    run_epoch = Trainer._run_epoch
+    run_epoch = loop._run_epoch
 
     def guarded(*args):
         with jax.transfer_guard("disallow"):
             return run_epoch(*args)
 
-    monkeypatch.setattr(Trainer, "_run_epoch", guarded)
+    monkeypatch.setattr(loop, "_run_epoch", guarded)
     train(config, tmp_path / "run")
 
 

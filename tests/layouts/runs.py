@@ -23,8 +23,8 @@ import numpy as np
 from jax_models.dropout import dropout_mask
 from jax_models.rngs import ExampleRngs
 from jax_train.data import Dataset
-from jax_train.engine import feed, metrics, optim, parallel, steps
-from jax_train.engine import recipe as build
+from jax_train.engine import feed, parallel, seeds, steps
+from jax_train.engine.program import Program
 from jax_train.engine.state import Progress
 from jax_train.machine import processes
 from jax_train.runs.checkpoint import Checkpoints
@@ -106,40 +106,19 @@ class Run:
     """A recipe under a layout, ready to take steps."""
 
     def __init__(self, config, devices, split: Dataset):
-        self.layout = parallel.create(config, devices)
-        self.per_epoch = len(split) // config.train.batch_size
-        schedule = optim.schedule_tables(config, self.per_epoch)
-        self.recipe = build.create_recipe(config, schedule, self.layout, self.per_epoch)
+        self.program = Program(config, split, parallel.create(config, devices))
+        self.layout, self.recipe = self.program.layout, self.program.recipe
+        self.per_epoch, self.like = self.program.steps_per_epoch, self.program.like
         self.feed = feed.create(split, self.layout)
-        self.count = len(split)
-
-        def init():
-            model = build.create_model(config, steps.init_rngs(config.seed))
-            return steps.init_state(model, self.recipe.optimizer, config.dtype)
-
-        shapes = jax.eval_shape(init)
-        shardings = self.layout.state_shardings(shapes)
-        self.like = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            shapes, shardings,
-        )  # fmt: skip
-        self.state = jax.jit(init, out_shardings=shardings)()
-        self.zero = self.layout.replicate(metrics.zero_train_sums())
-        self.like_sums = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.zero
-        )
+        self.state, self.zero = self.program.start()
         step = functools.partial(steps.train_step, self.recipe)
-        args = (self.state, self.zero, self.feed.arrays, self.order(0))
+        args = (self.state, self.zero, self.feed.arrays, self.program.order(0))
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.like.state)
         self.step = self.layout.compile(step, args, out=(shardings, self.layout.replicated))
-
-    def order(self, epoch):
-        """See `steps.epoch_order`."""
-        order = functools.partial(steps.epoch_order, self.recipe, num_examples=self.count)
-        return jax.jit(order, out_shardings=self.layout.replicated)(epoch)
 
     def epoch(self, epoch: int) -> list[float]:
         """Train; the loss of every step."""
-        losses, order = [], self.order(epoch)
+        losses, order = [], self.program.order(epoch)
         for _ in range(self.per_epoch):
             self.state, sums = self.step(self.state, self.zero, self.feed.arrays, order)
             losses.append(float(jax.device_get(sums.loss)) / self.recipe.batch_size)
@@ -161,10 +140,9 @@ class Run:
         def make(data, order):
             index = recipe.layout.shard_batch(order[0], axis=1)[0]
             places = recipe.layout.shard_batch(jnp.arange(recipe.batch_size)[None], axis=1)[0]
-            images = recipe.augmentation.train(
-                data.images[index], steps.keys_at(recipe, steps.AUGMENT, 0, places)
-            )
-            rngs = ExampleRngs(steps.keys_at(recipe, steps.DROPOUT, 0, places))
+            keys = seeds.keys_at(recipe.seed, seeds.AUGMENT, 0, places)
+            images, _ = recipe.augmentation.train(data.images[index], data.labels[index], keys)
+            rngs = ExampleRngs(seeds.keys_at(recipe.seed, seeds.DROPOUT, 0, places))
             masks = dropout_mask(rngs.dropout(), (len(places), 17, 24), 0.1)
             if recipe.layout.axis_name:
                 gather = functools.partial(
@@ -173,7 +151,7 @@ class Run:
                 return gather(images), gather(masks)
             return images, masks
 
-        args = (self.feed.arrays, self.order(0))
+        args = (self.feed.arrays, self.program.order(0))
         return tuple(map(np.asarray, jax.device_get(self.layout.compile(make, args)(*args))))
 
 
@@ -189,7 +167,7 @@ def measure(name: str, model: str, full: bool, dtype: str, folder: Path) -> None
         arrays["images"], arrays["masks"] = run.inputs()
     with Checkpoints(folder / model) if layout.saves or layout.resumes else nullcontext() as saved:
         if layout.resumes:
-            _, (run.state, _), _ = saved.restore_newest(Progress(run.like, run.like_sums))
+            _, (run.state, _), _ = saved.restore_newest(run.like)
         for epoch in range(1 if layout.resumes else 0, EPOCHS):
             losses += run.epoch(epoch)
             if layout.saves and epoch == 0:

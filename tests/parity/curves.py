@@ -25,9 +25,10 @@ import torch_ref
 from jax_models import torch_weights
 from jax_train import data
 from jax_train.data import Splits
-from jax_train.engine import steps
+from jax_train.engine import seeds, steps
+from jax_train.engine.program import Program
 from jax_train.engine.recipe import resolve
-from jax_train.train import Trainer
+from jax_train.engine.state import init_state
 from tests.parity.cases import to_torch
 from tests.parity.training import torch_optimizer
 
@@ -58,8 +59,8 @@ RUNS = {
 }
 
 
-def prepare(run: Run, data_dir: str | None) -> Trainer:
-    """The engine's own trainer of a cut recipe; its `run` is not called."""
+def prepare(run: Run, data_dir: str | None) -> tuple[Program, Splits]:
+    """What the engine computes of a cut recipe, and its data."""
     config = importlib.import_module(f"configs.{run.recipe}").get_config()
     config.data.train_split = f"train[:{run.images}]"
     config.data.val_split, config.data.test_split = "", f"test[:{TEST_IMAGES}]"
@@ -70,24 +71,24 @@ def prepare(run: Run, data_dir: str | None) -> Trainer:
         return data.load(config.data.name, split, data_dir)
 
     splits = Splits(load(config.data.train_split), None, load(config.data.test_split))
-    return Trainer(resolve(config, splits), splits, Path("."))
+    return Program(resolve(config, splits), splits.train), splits
 
 
 class Ours:
     """The Flax model under the engine's own step."""
 
-    def __init__(self, trainer: Trainer, mirror: torch.nn.Module):
-        self.recipe = trainer.recipe
-        model = nnx.merge(self.recipe.graphdef, *_weights(trainer))
+    def __init__(self, program: Program, mirror: torch.nn.Module):
+        self.recipe = program.recipe
+        model = nnx.merge(self.recipe.graphdef, *program.start().state.reported)
         torch_weights.load(model, mirror.state_dict())
-        self.state = steps.init_state(model, self.recipe.optimizer)
+        self.state = init_state(model, self.recipe.optimizer)
         self.step = jax.jit(functools.partial(self._step, self.recipe), donate_argnums=0)
         self.forward = jax.jit(functools.partial(self._forward, self.recipe))
 
     @staticmethod
     def _step(recipe, state, images, labels):
         places = np.arange(recipe.batch_size)
-        keys = steps.keys_at(recipe, steps.DROPOUT, state.step, places)
+        keys = seeds.keys_at(recipe.seed, seeds.DROPOUT, state.step, places)
         grads, stats, sums = steps.gradients(
             recipe, state.params, state.stats, images, labels, keys
         )
@@ -110,11 +111,11 @@ class Ours:
 class Theirs:
     """The mirror under PyTorch's optimizer and schedule."""
 
-    def __init__(self, trainer: Trainer, mirror: torch.nn.Module):
-        self.mirror, self.smoothing = mirror, trainer.config.train.label_smoothing
-        self.per_epoch, self.done = trainer.steps_per_epoch, 0
+    def __init__(self, program: Program, mirror: torch.nn.Module):
+        self.mirror, self.smoothing = mirror, program.config.train.label_smoothing
+        self.per_epoch, self.done = program.steps_per_epoch, 0
         self.optimizer, self.schedule, self.by_epoch = torch_optimizer(
-            trainer.config, mirror.parameters(), trainer.steps_per_epoch
+            program.config, mirror.parameters(), program.steps_per_epoch
         )
 
     def train(self, images, labels) -> float:
@@ -138,26 +139,23 @@ class Theirs:
         return self.mirror.eval()(to_torch(np.asarray(images))).numpy()
 
 
-def _weights(trainer: Trainer):
-    state = trainer.init()
-    return state.params, state.stats
-
-
 def compare(run: Run, data_dir: str | None) -> dict:
     """Train both; losses of every step and test accuracy of every epoch."""
-    trainer = prepare(run, data_dir)
-    config, recipe = trainer.config, trainer.recipe
+    program, splits = prepare(run, data_dir)
+    config, recipe = program.config, program.recipe
     torch.manual_seed(config.seed)
     settings = {k: v for k, v in config.model.items() if k != "name" and v is not None}
     mirror = torch_ref.create_model(config.model.name, **settings)
-    sides = {"JAX": Ours(trainer, mirror), "PyTorch": Theirs(trainer, mirror)}
+    sides = {"JAX": Ours(program, mirror), "PyTorch": Theirs(program, mirror)}
     augment = jax.jit(
         lambda images, step: recipe.augmentation.train(
-            images, steps.keys_at(recipe, steps.AUGMENT, step, np.arange(recipe.batch_size))
-        )
+            images,
+            None,
+            seeds.keys_at(recipe.seed, seeds.AUGMENT, step, np.arange(recipe.batch_size)),
+        )[0]
     )
     evaluated = jax.jit(recipe.augmentation.evaluate)
-    train_set, test_set = trainer.splits.train, trainer.splits.test
+    train_set, test_set = splits.train, splits.test
     out = {name: {"loss": [], "top1": [], "seconds": 0.0} for name in sides}
     for epoch in range(run.epochs):
         order = np.asarray(steps.epoch_order(recipe, epoch, len(train_set)))[:, 0]

@@ -13,6 +13,8 @@ from torch.nn import functional
 from jax_models import torch_weights
 from jax_train.engine import optim, steps
 from jax_train.engine.parallel import Layout
+from jax_train.engine.recipe import Recipe
+from jax_train.engine.state import init_state
 from tests.parity.cases import Pair, to_torch
 
 # The recipe that trains each model; its optimizer, schedule, weight decay and loss are used.
@@ -83,12 +85,12 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
     """Losses and final parameters after 100 steps on identical batches, without dropout."""
     config = get_recipe(name)
     transform = optim.create_optimizer(config, optim.schedule_tables(config, STEPS_PER_EPOCH))
-    recipe = steps.Recipe(
+    recipe = Recipe(
         graphdef=nnx.split(pair.model, nnx.Param, ...)[0], optimizer=transform, augmentation=None,
         layout=Layout(), seed=0, batch_size=pair.shape[0], steps_per_epoch=STEPS_PER_EPOCH,
         label_smoothing=config.train.label_smoothing, dtype=str(pair.dtype.dtype),
     )  # fmt: skip
-    state = jax.jit(lambda model: steps.init_state(model, transform))(pair.model)
+    state = jax.jit(lambda model: init_state(model, transform))(pair.model)
 
     @jax.jit
     def step(state, images, labels):

@@ -91,12 +91,13 @@ class Reader:
     """
 
     def __init__(self, name: str, run: Path):
-        from jax_train import data, train
+        from jax_train import data
         from jax_train.engine import recipe
+        from jax_train.engine.program import Program
 
         config = VARIANTS[name].config()
         splits = data.load_splits(config)
-        self._like = train.Trainer(recipe.resolve(config, splits), splits, run).like
+        self._like = Program(recipe.resolve(config, splits), splits.train).like
 
     def read(self, run: Path) -> tuple[Read, list[str]]:
         """What is read from a run folder, and the lines said about it."""

@@ -7,6 +7,7 @@ import pytest
 
 from configs import cnn_cifar10, vit_cifar10, vit_vs_cnn_cifar10, vit_vs_cnn_digits
 from jax_train import __main__, several
+from jax_train.engine.models import model_configs
 from jax_train.errors import UserError
 from tests.jax_train.pages import hostile
 
@@ -50,36 +51,15 @@ def test_a_flaw_of_the_second_model_is_found_before_the_first_is_trained(compare
 
 
 def test_each_model_gets_the_fields_it_has_and_nothing_else_differs():
-    pair = several.model_configs(vit_vs_cnn_cifar10.get_config())
+    pair = model_configs(vit_vs_cnn_cifar10.get_config())
     assert pair == {"vit": vit_cifar10.get_config(), "simple_cnn": cnn_cifar10.get_config()}
     config = vit_vs_cnn_digits.get_config()
     config.train.epochs = 2
-    vit, cnn = several.model_configs(config).values()
+    vit, cnn = model_configs(config).values()
     assert (vit.model.patch_size, vit.model.widths) == (2, None)
     assert (cnn.model.patch_size, cnn.model.widths) == (None, (16, 32, 64))
     assert vit.train == cnn.train
     assert vit.train.epochs == 2
-
-
-@pytest.mark.parametrize(
-    ("others", "message"),
-    [
-        (("simple_cn",), r"config.compare='simple_cn': no such model \(did you mean simple_cnn"),
-        (("vit",), r"config.compare='vit': that model is named already"),
-    ],
-)
-def test_models_that_cannot_be_compared_are_refused(others, message):
-    config = vit_vs_cnn_digits.get_config()
-    config.compare = others
-    with pytest.raises(UserError, match=message):
-        several.model_configs(config)
-
-
-def test_a_field_that_no_model_has_is_refused():
-    config = vit_vs_cnn_cifar10.get_config()
-    config.model.head_dropout = 0.3
-    with pytest.raises(UserError, match=r"config.model.head_dropout=0.3: none of vit, simple_cnn"):
-        several.model_configs(config)
 
 
 def run(*arguments, capsys):

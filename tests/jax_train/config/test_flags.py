@@ -1,11 +1,14 @@
 """Flags of the command line: a mistake is told with what to type instead."""
 
+from pathlib import Path
+
 import pytest
 
 from configs import common
 from jax_train.config import flags as overrides
 from jax_train.errors import UserError
 
+RECIPES = Path(common.__file__).parent
 OWN = ("config", "workdir", "if_finished", "help")
 
 
@@ -25,7 +28,7 @@ OWN = ("config", "workdir", "if_finished", "help")
 )
 def test_unknown_fields_name_the_nearest(flag, message):
     with pytest.raises(UserError, match=message):
-        overrides.check([flag], common.get_config())
+        overrides.check([flag], common.get_config(), RECIPES)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,7 @@ def test_unknown_fields_name_the_nearest(flag, message):
         ("--config.optim.beta1=abc", "a number, for example --config.optim.beta1=0.9"),
         ("--config.model.dropout=low", "a number, for example --config.model.dropout=0.1"),
         ("--config.augment.flip=maybe", "true or false, for example --config.augment.flip=true"),
-        ("--config.data.mean=0.5 0.5", "numbers separated by commas, for example"),
+        ("--config.data.mean=0.5 0.5", "numbers separated by commas, or quoted texts"),
     ],
 )
 def test_a_value_of_another_type_gets_one_sentence_with_an_example(flag, expected):
@@ -47,7 +50,7 @@ def test_a_value_of_another_type_gets_one_sentence_with_an_example(flag, expecte
         if "flip" in flag and len(arguments) > 1:
             continue  # a switch takes no value from the next argument
         with pytest.raises(UserError) as caught:
-            overrides.check(arguments, common.get_config())
+            overrides.check(arguments, common.get_config(), RECIPES)
         assert str(caught.value).startswith(f"{flag}: expected {expected}")
 
 
@@ -62,38 +65,53 @@ def test_a_value_of_another_type_gets_one_sentence_with_an_example(flag, expecte
 )
 def test_values_and_flags_out_of_place(arguments, message):
     with pytest.raises(UserError, match=message):
-        overrides.check(arguments, common.get_config())
+        overrides.check(arguments, common.get_config(), RECIPES)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--config=configs/vit_digit.py"], r"vit_digit\.py .*no such file.\nDid you mean .*s\.py"),
         (
-            ["--config=configs/vit_digit.py"],
-            r"vit_digit\.py: .*no such file \(did you mean vit_digi",
+            ["--config", "nowhere/x.py"],
+            r"--config nowhere/x\.py cannot .* no such file\.\nIn .*are: ",
         ),
-        (["--config", "nowhere/x.py"], r"--config nowhere/x\.py: there is no such file\."),
-        (["--config="], r"--config '': there is no such file"),
+        (["--config="], r"--config '' cannot be read: there is no such file"),
         (["--config"], r"--config has no value: expected a file"),
-        (["--config=" + "x" * 999], r"there is no such file"),
+        (["--config=" + "x" * 9999], r"there is no such file"),
     ],
 )
 def test_fields_of_a_missing_file_are_told_before_the_parser_breaks(arguments, message):
     with pytest.raises(UserError, match=message):
-        overrides.check([*arguments, "--config.seed=1"], common.get_config())
+        overrides.check([*arguments, "--config.seed=1"], common.get_config(), RECIPES)
+    if arguments != ["--config"]:
+        with pytest.raises(UserError, match=message):
+            overrides.check(arguments, common.get_config(), RECIPES)
 
 
 def test_what_is_right_passes(tmp_path):
     (tmp_path / "x.py").touch()
     flags = [
         f"--config={tmp_path / 'x.py'}",
-        "--config.train.epochs=3", "--config.seed", "4", "--workdir=x",
-        "--config.augment.flip", "--noconfig.data.download", "--config.augment.flip=True",
-        "--config.data.mean=0.5,0.5", "--config.data.std=(0.5,)", "--config.data.name=",
-        "--config.optim.learning_rate=1e-3", "--config.model.widths=64", "--config.optim.beta1=-1",
-        "--config.optim.decay_exclude=bias", "--config.data.train_split=train[:10%]", "--", "word",
-    ]  # fmt: skip
-    overrides.check(flags, common.get_config())
+        "--config.train.epochs=3",
+        "--config.seed",
+        "4",
+        "--workdir=x",
+        "--config.augment.flip",
+        "--noconfig.data.download",
+        "--config.augment.flip=True",
+        "--config.data.mean=0.5,0.5",
+        "--config.data.std=(0.5,)",
+        "--config.data.name=",
+        "--config.optim.learning_rate=1e-3",
+        "--config.model.widths=64",
+        "--config.optim.beta1=-1",
+        "--config.optim.decay_exclude=bias",
+        "--config.data.train_split=train[:10%]",
+        "--",
+        "word",
+    ]
+    overrides.check(flags, common.get_config(), RECIPES)
 
 
 @pytest.mark.parametrize(

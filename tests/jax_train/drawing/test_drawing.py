@@ -18,9 +18,10 @@ from jax_train.drawing import canvas
 from jax_train.drawing import cnn as drawing_cnn
 from jax_train.drawing import vit as drawing_vit
 from jax_train.drawing.canvas import Example
-from jax_train.engine import optim, steps
+from jax_train.engine import optim
 from jax_train.engine import recipe as build
 from jax_train.engine.parallel import Layout
+from jax_train.engine.state import cast
 from jax_train.errors import UserError
 from jax_train.pages import pictures
 from jax_train.runs.trained import TrainedRun, open_run
@@ -400,7 +401,7 @@ def test_other_misuse_is_refused(finished, tmp_path):
     with pytest.raises(UserError, match="no meaning"):
         explain_and_describe(finished, [str(tmp_path / "a.png")], index=[1])
     run = small_run("simple_cnn", tmp_path)
-    bad = dataclasses.replace(run, params=steps.cast(run.params, "float32"))
+    bad = dataclasses.replace(run, params=cast(run.params, "float32"))
     bad.params["head"]["layers"][0]["bias"] = np.full(19, np.nan, np.float32)
     with pytest.raises(UserError, match="not finite"):
         list(pictures.pictures(bad, chosen_images("simple_cnn")))

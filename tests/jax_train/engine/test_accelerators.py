@@ -7,7 +7,6 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
 import jax_models
 from benchmarks import tasks
@@ -15,7 +14,9 @@ from jax_models import cpu
 from jax_train.engine import metrics, optim, steps
 from jax_train.engine import recipe as build
 from jax_train.engine.parallel import Layout
+from jax_train.engine.program import Program
 from jax_train.engine.state import Data
+from jax_train.train import fit, load
 from tests import tiny
 
 PER_EPOCH = 2
@@ -38,9 +39,7 @@ def step_and_shapes(name, length=PER_EPOCH, **changes):
     recipe = build.create_recipe(config, schedule, Layout(), PER_EPOCH)
 
     def shapes():
-        model = build.create_model(config, nnx.Rngs(0))
-        state = steps.init_state(model, recipe.optimizer, config.dtype)
-        return state, metrics.zero_train_sums()
+        return build.initial_state(config, recipe.optimizer), metrics.zero_train_sums()
 
     count = PER_EPOCH * config.train.batch_size
     data = Data(
@@ -177,19 +176,9 @@ def test_nothing_is_compiled_after_the_first_epoch(tmp_path):
     config = tiny.config()
     config.train.epochs = 4
     jax.monitoring.register_event_duration_secs_listener(count)
-    from jax_train import train
-
-    class Counted(train.Trainer):
-        def _end_epoch(self, *args):
-            super()._end_epoch(*args)
-            epochs.append(len(events))
-
-    original = train.Trainer
-    train.Trainer = Counted
-    try:
-        train(config, tmp_path / "run")
-    finally:
-        train.Trainer = original
+    splits = load(config)
+    program = Program(build.resolve(config, splits), splits.train)
+    fit(program, splits, tmp_path / "run", lambda saver: epochs.append(len(events)))
     assert epochs[0] > 0
     assert epochs[1:] == epochs[:1] * 3
 

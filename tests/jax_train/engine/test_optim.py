@@ -140,11 +140,6 @@ def test_warm_up_rises_every_step_whatever_the_unit(name):
     np.testing.assert_allclose(epochs[:, 0], PEAK * np.broadcast_to(expected, 5))
 
 
-def test_an_epoch_without_a_step():
-    with pytest.raises(UserError, match=r"config\.train\.batch_size = 128 leaves no step"):
-        optim.schedule_tables(make_config(), 0)
-
-
 # Optimizers
 
 
@@ -372,63 +367,5 @@ def test_excluded_parameters_do_not_decay(name):
 def test_a_pattern_that_matches_nothing():
     config = make_config(optim__weight_decay=0.3, optim__decay_exclude=("norm", "nrom"))
     optimizer = optim.create_optimizer(config, optim.schedule_tables(config, 7))
-    with pytest.raises(UserError, match=r"decay_exclude: 'nrom' matches no parameter.*blocks\.0\."):
+    with pytest.raises(UserError, match=r"decay_exclude=.*'nrom' is in none.*blocks\.0\."):
         optimizer.init(random_params(np.float32, np.random.default_rng(0)))
-
-
-# Bad values
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "expected"),
-    [
-        ("optim__name", "lion", "adamw, adam, sgd"),
-        ("schedule__name", "linear", "cosine, onecycle, constant"),
-        ("schedule__unit", "batch", "step, epoch"),
-        ("optim__learning_rate", 0.0, "above 0"),
-        ("optim__learning_rate", float("nan"), "above 0"),
-        ("optim__learning_rate", float("inf"), "above 0"),
-        ("optim__weight_decay", -0.1, "0 or"),
-        ("optim__beta1", 1.0, "not including 1"),
-        ("optim__beta2", -0.1, "not including 1"),
-        ("optim__eps", 0.0, "above 0"),
-        ("optim__momentum", 1.0, "not including 1"),
-        ("optim__clip_norm", -1.0, "0 or"),
-        ("optim__decay_exclude", (r"bias$", "(norm"), "does not compile"),
-        ("optim__decay_exclude", (3,), "tuple of regexes"),
-        ("train__epochs", 0, "at least 1"),
-        ("schedule__warmup_epochs", 20.0, r"not including config\.train\.epochs = 20"),
-        ("schedule__warmup_epochs", -1.0, "from 0"),
-        ("schedule__final_factor", 1.1, "from 0 to 1"),
-        ("schedule__pct_start", -0.1, "from 0 to 1"),
-        ("schedule__div_factor", 0.0, "above 0"),
-        ("schedule__final_div_factor", -2.0, "above 0"),
-        ("schedule__base_momentum", 0.99, r"max_momentum = 0\.95"),
-        ("schedule__max_momentum", 1.0, "not including 1"),
-    ],
-)
-def test_bad_values(field, value, expected):
-    name = field.replace("__", r"\.")
-    with pytest.raises(UserError, match=rf"config\.{name} = .* is not valid: .*{expected}") as info:
-        optim.validate(make_config(**{field: value}))
-    assert repr(value) in str(info.value)
-    assert "\n" not in str(info.value)
-
-
-@pytest.mark.parametrize(
-    ("fields", "name"),
-    [
-        ({"schedule__unit": "epoch", **ONECYCLE}, "schedule.unit"),
-        ({"schedule__warmup_epochs": 1.0, **ONECYCLE}, "schedule.warmup_epochs"),
-        ({"optim__nesterov": True, **SGD}, "optim.nesterov"),
-    ],
-)
-def test_values_that_do_not_go_together(fields, name):
-    with pytest.raises(UserError, match=rf"config\.{name} = "):
-        optim.validate(make_config(**fields))
-
-
-def test_good_values_pass():
-    optim.validate(make_config())
-    optim.validate(make_config(optim__nesterov=True, **SGD, **ONECYCLE))
-    optim.validate(make_config(train__epochs=1, schedule__warmup_epochs=0.5))

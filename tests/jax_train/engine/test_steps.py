@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 from jax_models.rngs import ExampleRngs
-from jax_train.engine import metrics, optim, steps
+from jax_train.engine import metrics, optim, seeds, steps
 from jax_train.engine.parallel import Layout
 from jax_train.engine.recipe import create_model, create_recipe
-from jax_train.engine.state import Data
+from jax_train.engine.state import Data, init_state
 from tests import tiny
 
 EXAMPLES, BATCH = 53, 8
@@ -42,7 +42,7 @@ def random_data():
 
 
 def run(config, recipe, num_steps, per_call=1):
-    state = steps.init_state(create_model(config, steps.init_rngs(0)), recipe.optimizer)
+    state = init_state(create_model(config, seeds.init_rngs(0)), recipe.optimizer)
     order = steps.epoch_order(recipe, 0, EXAMPLES)
     step = jax.jit(functools.partial(steps.train_steps, recipe, per_call))
     sums = metrics.zero_train_sums()
@@ -52,8 +52,8 @@ def run(config, recipe, num_steps, per_call=1):
 
 
 def test_initial_weights_are_drawn_with_the_keys_of_nnx_rngs():
-    ours = steps.init_rngs(3)
-    theirs = nnx.Rngs(jax.random.fold_in(jax.random.key(3), steps.WEIGHTS))
+    ours = seeds.init_rngs(3)
+    theirs = nnx.Rngs(jax.random.fold_in(jax.random.key(3), seeds.WEIGHTS))
     for _ in range(5):
         assert (jax.random.key_data(ours.params()) == jax.random.key_data(theirs.params())).all()
 
@@ -127,8 +127,8 @@ def test_batch_statistics_change_in_training_and_not_in_evaluation():
 def test_evaluation_counts_every_example_once(batch_size):
     config = tiny_config()
     recipe = make_recipe(config)
-    model = create_model(config, steps.init_rngs(0))
-    state = steps.init_state(model, recipe.optimizer)
+    model = create_model(config, seeds.init_rngs(0))
+    state = init_state(model, recipe.optimizer)
     data = random_data()
     sums = metrics.zero_eval_sums(10)
     step = jax.jit(functools.partial(steps.eval_step, recipe, batch_size))
@@ -147,7 +147,7 @@ def test_accumulation_shows_batch_norm_one_part_after_the_other():
     config.train.accumulate_steps, config.augment.crop_padding = 2, 0
     config.optim.name = "sgd"  # Adam would make much of rounded zeros
     recipe = make_recipe(config)
-    state = steps.init_state(create_model(config, steps.init_rngs(0)), recipe.optimizer)
+    state = init_state(create_model(config, seeds.init_rngs(0)), recipe.optimizer)
     images, labels = (array[:BATCH].reshape(2, -1, *array.shape[1:]) for array in random_data())
     zero = metrics.zero_train_sums()
     trained, sums = steps.train_on_batch(recipe, state, zero, Data(images, labels))

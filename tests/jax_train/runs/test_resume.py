@@ -15,7 +15,8 @@ from jax_train.machine import stopping
 from jax_train.machine.stopping import Stopped
 from jax_train.runs import checkpoint, checksums
 from jax_train.runs import folder as run_folder
-from jax_train.train import Trainer, train
+from jax_train.saving import Saver
+from jax_train.train import train
 from tests import tiny
 
 PER_EPOCH, STEPS = 4, 12
@@ -38,15 +39,15 @@ def state_of(folder):
 
 def stop_after(monkeypatch, *steps):
     """Send SIGTERM to this process after each of these steps."""
-    is_due, left = Trainer._is_due, list(steps)
+    is_due, left = Saver.is_due, list(steps)
 
-    def signalling(self, step, before=None):
+    def signalling(self, before, step):
         if step in left:
             left.remove(step)
             os.kill(os.getpid(), signal.SIGTERM)
-        return is_due(self, step, before)
+        return is_due(self, before, step)
 
-    monkeypatch.setattr(Trainer, "_is_due", signalling)
+    monkeypatch.setattr(Saver, "is_due", signalling)
 
 
 @pytest.fixture(scope="module")
@@ -91,16 +92,16 @@ def test_stopped_at_any_step_a_run_ends_with_the_same_bits(
 
 
 def test_a_kill_between_checkpoints_goes_back_to_the_last(unbroken, tmp_path, monkeypatch):
-    is_due = Trainer._is_due
+    is_due = Saver.is_due
 
-    def killed(self, step, before=None):
+    def killed(self, before, step):
         if step == 7:
             raise KeyboardInterrupt
-        return is_due(self, step, before)
+        return is_due(self, before, step)
 
     config = tiny.config(**{"checkpoint.every_steps": 3})
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_is_due", killed)
+        patch.setattr(Saver, "is_due", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "run")
     assert (

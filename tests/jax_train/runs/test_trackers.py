@@ -89,7 +89,9 @@ def test_a_tracker_that_is_not_installed_is_told_before_training(field, value, m
     trackers.check(config)
     config.log[field] = value
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=rf"config.log.{field}=.*pip install -e '.\[{field}\]'"):
+    with pytest.raises(
+        UserError, match=rf"config.log.{field}={value!r}: .*pip install -e '.\[{field}\]'"
+    ):
         trackers.check(config)
 
 

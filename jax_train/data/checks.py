@@ -1,0 +1,43 @@
+"""What `config.data` may hold, as far as can be told without looking at the data."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jax_train.config import ranges
+from jax_train.data.split import SYNTAX, is_split
+
+
+def _is_folder(value: object) -> bool:
+    return isinstance(value, str) and not Path(value).expanduser().is_file()
+
+
+_SPLIT = ranges.Check(f"a split such as {SYNTAX}", is_split)
+CHECKS = {
+    "data.name": ranges.Check(
+        "a data set's name, such as cifar10 or folder:PATH",
+        lambda value: isinstance(value, str) and bool(value),
+    ),
+    "data.data_dir": ranges.optional(ranges.Check("a folder", _is_folder)),
+    "data.download": ranges.switch,
+    "data.image_size": ranges.optional(ranges.whole(1)),
+    "data.memory_limit": ranges.at_least(0, "gigabytes, a number"),
+    "data.train_split": _SPLIT,
+    "data.val_split": ranges.Check(
+        f"{_SPLIT.expected}; '' for none", lambda value: value == "" or is_split(value)
+    ),
+    "data.test_split": _SPLIT,
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Check what has to go together in `config.data`.
+
+    Raises:
+      UserError: names the field, its value and what was expected.
+    """
+    size, name = config.data.image_size, config.data.name
+    if size is not None and not name.startswith("folder:"):
+        cure = "To train on another size set config.augment.resize."
+        expected = f"None, because the images of {name} have one size already"
+        raise ranges.refusal("data.image_size", size, expected, cure)

@@ -1,0 +1,92 @@
+"""The models that a config names: which they are, their keywords, and whether they can be built."""
+
+from ml_collections import ConfigDict
+
+import jax_models
+from jax_train.config import ranges
+from jax_train.engine import optim
+from jax_train.engine.recipe import abstract_weights
+
+_SIZE, _SIZES = ranges.optional(ranges.whole(1)), "whole numbers of at least 1, such as 64,128"
+_RATE = ranges.optional(ranges.rate)
+CHECKS = {
+    "compare": ranges.each(ranges.text, "quoted names of models, such as 'vit','simple_cnn'"),
+    "model.name": ranges.text,
+    "model.img_size": _SIZE,
+    "model.in_channels": _SIZE,
+    "model.num_classes": _SIZE,
+    "model.patch_size": _SIZE,
+    "model.embed_dim": _SIZE,
+    "model.depth": _SIZE,
+    "model.num_heads": _SIZE,
+    "model.mlp_dim": _SIZE,
+    "model.dropout": _RATE,
+    "model.widths": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
+    "model.head_dims": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
+    "model.head_dropout": _RATE,
+    "model.remat": ranges.switch,
+    "model.scan_layers": ranges.switch,
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Check that the models there are can be built as `config.model` says, as far as is known.
+
+    Raises:
+      UserError: a model is unknown or named twice, none takes a field that is set, one cannot be
+        built that way, or a pattern of `config.optim.decay_exclude` matches none of its parameters.
+    """
+    names = (config.model.name, *config.compare)
+    for place, name in enumerate(names):
+        field, value = ("compare", config.compare) if place else ("model.name", name)
+        ranges.check_value(field, name, ranges.one_of(jax_models.list_models()))
+        if name in names[:place]:
+            raise ranges.refusal(field, value, f"each model once, and {name} is named before")
+    configs = model_configs(config).values()
+    for field, value in config.model.items():
+        if _is_set(value) and not any(_is_set(own.model[field]) for own in configs):
+            expected = f"no value, because {', '.join(names)} has no such keyword"
+            raise ranges.refusal(f"model.{field}", value, expected, "Leave it unset.")
+    for own in configs:
+        parameters = abstract_weights(_with_a_size(own)).params
+        if config.optim.weight_decay > 0:
+            optim.decay_mask(parameters, config.optim.decay_exclude)
+
+
+def _is_set(value) -> bool:
+    return value is not None and value is not False
+
+
+def model_configs(config: ConfigDict) -> dict[str, ConfigDict]:
+    """One config for each model: `config.model.name`, then those of `config.compare`.
+
+    Each keeps those fields of `config.model` that its model has, and differs in nothing else.
+
+    Returns:
+      Configs by name of the model, with an empty `compare`.
+    """
+    return {name: _of_model(config, name) for name in (config.model.name, *config.compare)}
+
+
+def _of_model(config: ConfigDict, name: str) -> ConfigDict:
+    known = {"name", "remat", "scan_layers", *jax_models.model_keywords(name)}
+    own = config.copy_and_resolve_references()
+    with own.unlocked():
+        own.compare = ()
+        own.model.name = name
+        for field in own.model:
+            if field not in known:
+                own.model[field] = None
+        own.model.scan_layers &= "depth" in known
+    return own
+
+
+def _with_a_size(config: ConfigDict) -> ConfigDict:
+    """Set the size of the images, if that is left to the data, to one that the patches tile."""
+    model, default = config.model, jax_models.model_keywords(config.model.name).get("img_size")
+    if model.img_size is None and default is not None:
+        patch = model.patch_size or 1
+        known = config.augment.resize or config.data.image_size
+        model.img_size = known or -(-default // patch) * patch
+    config.dtype = "float32"  # float64 is not switched on yet, and shapes are all that counts
+    return config

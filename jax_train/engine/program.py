@@ -1,0 +1,162 @@
+"""A recipe on its devices: the shapes of its state, where it starts, and its compiled functions."""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jax_train.data import Dataset
+from jax_train.engine import metrics, optim, parallel, steps
+from jax_train.engine.recipe import abstract_weights, create_recipe, initial_state
+from jax_train.engine.state import Progress, TrainState, Weights
+from jax_train.errors import UserError
+from jax_train.machine import allocator
+
+
+class Program:
+    """What a run computes with; XLA compiles at the first call of each function.
+
+    Args:
+      config: resolved (see `recipe.resolve`).
+      train_set: whose size gives the steps of an epoch; its images must fit the model.
+      layout: of the devices; None: what the config asks for.
+
+    Attributes:
+      recipe: what the compiled steps close over.
+      schedule: of the learning rate, step by step.
+      parameters: their number.
+      like: abstract `Progress`: shapes, and where the arrays go.
+
+    Raises:
+      UserError: the config does not fit the data, the model or the devices.
+    """
+
+    def __init__(
+        self, config: ConfigDict, train_set: Dataset, layout: parallel.Layout | None = None
+    ):
+        self.config, self.layout = config, layout or parallel.create(config)
+        train = config.train
+        self.layout.check_batch_size(train.batch_size, train.accumulate_steps)
+        self.steps_per_epoch = len(train_set) // train.batch_size
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"config.train.batch_size={train.batch_size} is larger than the "
+                f"{len(train_set)} training images of {train_set.split!r}: choose at most that "
+                "many."
+            )
+        self.total_steps = self.steps_per_epoch * train.epochs
+        self.schedule = optim.schedule_tables(config, self.steps_per_epoch)
+        self.recipe = create_recipe(config, self.schedule, self.layout, self.steps_per_epoch)
+        # XLA's CPU convolutions are many times slower inside a loop.
+        self.steps_per_call = train.steps_per_call or (1 if jax.default_backend() == "cpu" else 32)
+        self._eval_batch = self.layout.round_up(config.eval.batch_size)
+        self._compiled, self._calls = {}, 0
+        self._trace(train_set)
+
+    def _trace(self, train_set: Dataset) -> None:
+        """Find the state's shapes without computing, and see whether the model takes the images."""
+        layout = self.layout
+        weights = abstract_weights(self.config)
+        opt_state = jax.eval_shape(self.recipe.optimizer.init, weights.params)
+        state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), *weights, opt_state)
+        sums = jax.eval_shape(metrics.zero_train_sums)
+        image = jax.ShapeDtypeStruct((1, *train_set.image_shape), jnp.uint8)
+        try:
+            jax.eval_shape(functools.partial(steps.logits, self.recipe), *state.reported, image)
+        except ValueError as error:
+            raise UserError(f"config.model does not fit the data: {error}") from error
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        self._shardings = layout.state_shardings(state)
+        everywhere = jax.tree.map(lambda _: layout.replicated, sums)
+        self.like = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            Progress(state, sums),
+            Progress(self._shardings, everywhere),
+        )
+        init = functools.partial(initial_state, self.config, self.recipe.optimizer)
+        self._init = jax.jit(init, out_shardings=self._shardings)
+        self.zero_sums = jax.jit(metrics.zero_train_sums, out_shardings=layout.replicated)
+        order = functools.partial(steps.epoch_order, self.recipe, num_examples=len(train_set))
+        self._order = jax.jit(order, out_shardings=layout.replicated)
+
+    def start(self) -> Progress:
+        """What a run starts from."""
+        return Progress(self._init(), self.zero_sums())
+
+    def order(self, epoch: int) -> jax.Array:
+        """The batches of an epoch, see `steps.epoch_order`."""
+        return self._order(self.layout.replicate(np.int32(epoch)))
+
+    def train_calls(self, train_feed, epoch: int, first: int) -> Iterator[tuple[int, tuple]]:
+        """Number of steps and arguments of each call, from step `first` of an epoch on."""
+        return train_feed.train_calls(self.order(epoch), first, self.steps_per_call)
+
+    def train(
+        self, train_feed, call: tuple[int, tuple], progress: Progress, tell: Callable[[str], None]
+    ) -> Progress:
+        """Take the steps of a call; `progress` is used up.
+
+        Args:
+          train_feed: see `feed`.
+          call: from `train_calls`.
+          progress: before the steps.
+          tell: called with a line when a program is compiled.
+        """
+        length, arguments = call
+        arguments = (*progress, *arguments)
+        if length not in self._compiled:
+            self._compiled[length] = self._compile_steps(train_feed, length, arguments, tell)
+        progress = Progress(*self._compiled[length](*arguments))
+        self.layout.wait(progress.sums)
+        self._calls += 1
+        if self._calls & (self._calls - 1) == 0:  # 1, 2, 4, …: soon, then hardly ever
+            jax.block_until_ready(progress.sums)
+            allocator.trim()
+        return progress
+
+    def _compile_steps(self, train_feed, length: int, arguments: tuple, tell):
+        """Compile `length` steps; of the first program, tell how much memory it takes."""
+        is_first = not self._compiled
+        if is_first:
+            tell("compiling the training step")
+        batch = train_feed.batch_argument
+        compiled = self.layout.compile(
+            train_feed.train_function(self.recipe, length),
+            arguments,
+            donate=(0, 1),
+            out=(self._shardings, self.layout.replicated),
+            batch=None if batch is None else batch + 2,
+        )
+        if is_first:
+            used = parallel.memory(compiled, arguments[0], train_feed.arrays)
+            allocator.fit(used.step * jax.local_device_count())
+            tell(
+                f"memory on each device: {_megabytes(used.state)} for the state, "
+                f"{_megabytes(used.step)} more in a step"
+            )
+        return compiled
+
+    def evaluate(self, weights: Weights, split_feed, num_classes: int) -> metrics.EvalSums:
+        """Sums over a whole split, on the host."""
+        sums = self.layout.replicate(metrics.zero_eval_sums(num_classes))
+        key = jax.tree.map(jnp.shape, split_feed.arrays)
+        for call in split_feed.eval_calls(self._eval_batch):
+            arguments = (*weights, sums, *call)
+            if key not in self._compiled:
+                batch = split_feed.batch_argument
+                self._compiled[key] = self.layout.compile(
+                    split_feed.eval_function(self.recipe, self._eval_batch),
+                    arguments,
+                    donate=(2,),
+                    batch=None if batch is None else batch + 3,
+                )
+            sums = self._compiled[key](*arguments)
+            self.layout.wait(sums)
+        return jax.device_get(sums)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.2g} MB"

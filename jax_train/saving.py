@@ -1,0 +1,118 @@
+"""When a run saves a checkpoint, what it goes on from, and how it stops."""
+
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+from jax_models import cpu
+from jax_train.engine.metrics import TrainSums
+from jax_train.engine.program import Program
+from jax_train.engine.state import Progress
+from jax_train.machine import processes
+from jax_train.machine.stopping import Stopped, StopSignals
+from jax_train.runs import results
+from jax_train.runs.checkpoint import Checkpoints
+
+
+def passes(before: int, step: int, every: int) -> bool:
+    """Whether a multiple of `every` lies after `before` and not after `step`."""
+    return step // every > before // every
+
+
+class Saver:
+    """The checkpoints of a run under way.
+
+    Args:
+      program: what the run computes with.
+      checkpoints: of its folder.
+      signals: that may ask it to stop.
+      conditions: what the bits of the run depend on besides its config, see `find_conditions`.
+
+    Attributes:
+      saved_step: of the newest checkpoint; None without one.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        checkpoints: Checkpoints,
+        signals: StopSignals,
+        conditions: dict[str, str],
+    ):
+        self.checkpoints, self._signals, self._conditions = checkpoints, signals, conditions
+        self._total_steps = program.total_steps
+        # Looking a field of the config up takes as long as a step of a small model.
+        self._due = _due(program.config)
+        self.saved_step, self._saved_at = None, time.monotonic()
+
+    def restore(self, like: Progress) -> tuple[int, Progress, list[TrainSums]] | None:
+        """Go back to the newest checkpoint, saying what has changed since.
+
+        Returns:
+          (step, progress, training sums since the last evaluation); None without a checkpoint.
+        """
+        found = self.checkpoints.restore_newest(like)
+        if found is None:
+            return None
+        self.saved_step, progress, facts = found
+        changed = [
+            f"{name} {before} -> {self._conditions.get(name)}"
+            for name, before in facts["conditions"].items()
+            if before != self._conditions.get(name)
+        ]
+        if changed and processes.is_main():
+            print(f"note: the last bits may differ from an unbroken run: {', '.join(changed)}")
+        return self.saved_step, progress, [TrainSums(*sums) for sums in facts["since_eval"]]
+
+    def is_due(self, before: int, step: int) -> bool:
+        """Whether a checkpoint is due after `step`, where the last call ended at `before`."""
+        every_steps, every_minutes, log_every = self._due
+        due = every_steps > 0 and passes(before, step, every_steps)
+        if every_minutes > 0 and passes(before, step, log_every):
+            late = time.monotonic() - self._saved_at > 60 * every_minutes
+            due |= processes.on_main(lambda: late)
+        return due
+
+    def save(
+        self,
+        progress: Progress,
+        step: int,
+        since_eval: list[TrainSums],
+        figures: dict[str, float] | None = None,
+    ) -> None:
+        """Start writing a checkpoint that a run goes on from as if nothing had happened."""
+        if self.saved_step == step:
+            return
+        facts = {"since_eval": list(since_eval), "conditions": self._conditions}
+        self.checkpoints.save(progress, step, facts, figures)
+        self.saved_step, self._saved_at = step, time.monotonic()
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether a signal came, to whichever process; all have to ask."""
+        return processes.anywhere(self._signals.asked)
+
+    def stop(self, step: int) -> None:
+        """Leave, with everything saved.
+
+        Raises:
+          Stopped: always.
+        """
+        self.checkpoints.wait()
+        raise Stopped(step, self._total_steps)
+
+
+def _due(config: ConfigDict) -> tuple[int, float, int]:
+    fields = config.checkpoint
+    return fields.every_steps, fields.every_minutes, config.log.every_steps
+
+
+def find_conditions(program: Program, streamed: bool) -> dict[str, str]:
+    """What the bits of a run depend on besides the config."""
+    return results.versions() | {
+        "platform": jax.default_backend(),
+        "products by": cpu.library(),
+        "layout": program.layout.describe(),
+        "program": "one step a call" if program.steps_per_call == 1 else "several steps a call",
+        "data": "streamed" if streamed else "resident",
+    }

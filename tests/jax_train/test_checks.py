@@ -1,0 +1,281 @@
+"""Configs: every file parses and fits, and mistakes are told with the nearest field."""
+
+import ast
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+import jax_models
+from configs import common
+from jax_train import checks, several
+from jax_train.config.fields import flatten
+from jax_train.data import loading
+from jax_train.engine import augment
+from jax_train.engine.models import model_configs
+from jax_train.engine.recipe import create_model
+from jax_train.errors import UserError
+from jax_train.train import train
+
+CONFIGS = Path(common.__file__).parent
+RECIPES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "common")
+# height, channels, classes
+SHAPES = {
+    "digits": (8, 1, 10),
+    "cifar10": (32, 3, 10),
+    "cifar100": (32, 3, 100),
+    "mnist": (28, 1, 10),
+}
+
+
+def get_config(name):
+    module = __import__(f"configs.{name}", fromlist=["get_config"])
+    return module.get_config()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_is_valid_and_its_model_can_be_built(name):
+    recipe = get_config(name)
+    checks.check(recipe)
+    assert recipe.is_locked
+    side, channels, classes = SHAPES.get(recipe.data.name, (64, 3, 2))  # a folder
+    side, _ = augment.output_size(recipe.augment, side, side)
+    for one in model_configs(recipe).values():
+        facts = {"in_channels": channels, "num_classes": classes}
+        if "img_size" in jax_models.model_keywords(one.model.name):
+            facts["img_size"] = side
+        with one.unlocked():
+            one.model.update(facts)
+        model = nnx.eval_shape(lambda one=one: create_model(one, nnx.Rngs(0)))
+        assert nnx.to_flat_state(nnx.state(model))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_opens_with_its_command_time_and_result(name):
+    text = ast.get_docstring(ast.parse((CONFIGS / f"{name}.py").read_text()))
+    assert f"python train_jax.py --config configs/{name}.py" in text
+    assert "Time:" in text
+    assert "Result:" in text
+
+
+def test_configs_import_neither_jax_nor_numpy():
+    code = "import sys\n" + "".join(
+        f"import configs.{name}; configs.{name}.get_config()\n" for name in RECIPES
+    )
+    code += "print([m for m in ('jax', 'numpy', 'flax', 'torch') if m in sys.modules])"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_field_has_a_comment():
+    for line in (CONFIGS / "common.py").read_text().splitlines():
+        if line.strip().startswith("config.") and "=" in line and "ConfigDict()" not in line:
+            field = line.split("=")[0].strip()
+            above = (CONFIGS / "common.py").read_text().split(line)[0].splitlines()[-3:]
+            assert "#" in line or any("#" in text for text in above), field
+
+
+def changed(**changes):
+    """A config on a data set that is not there, with other values of any type: GROUP__FIELD."""
+    new = common.get_config()
+    with new.unlocked(), new.ignore_type():
+        new.data.name = "cifar10"
+        for path, value in changes.items():
+            *groups, field = path.split("__")
+            place = new
+            for group in groups:
+                place = place[group]
+            place[field] = value
+    return new
+
+
+NAN, INF = float("nan"), float("inf")
+RATES, NUMBERS, NATURAL = (
+    (1.0, -0.1, NAN, "0"),
+    (-1.0, INF, NAN, "1", None),
+    (0, -3, 2.5, True, "3"),
+)
+SWITCH, OPTIONAL = (1, "yes", None), (0, -1, 2.5, "8")
+# Of every field values that are refused, whatever the data: out of range, or of another type where
+# all of the type will do.
+BAD = {
+    "seed": (-1, 2**32, 0.5, None),
+    "dtype": ("float16", 32),
+    "parallel": ("pjit", None),
+    "mesh.data": (-1, 7, 0.5),
+    "mesh.fsdp": (0, 7),
+    "compare": (("simple_cn",), ("vit",), ("mnist_cnn", "mnist_cnn"), (3,), "simple_cnn"),
+    "model.name": ("vjt", "", 3),
+    "model.img_size": (*OPTIONAL, 33),  # patches of 4 pixels do not tile it
+    "model.in_channels": OPTIONAL,
+    "model.num_classes": OPTIONAL,
+    "model.patch_size": OPTIONAL,
+    "model.embed_dim": (*OPTIONAL, 127),  # 4 heads
+    "model.depth": OPTIONAL,
+    "model.num_heads": (*OPTIONAL, 3),
+    "model.mlp_dim": OPTIONAL,
+    "model.dropout": RATES,
+    "model.widths": ((0,), (32, 0.5), ("a",), 64, (64, 128)),  # a vit has none
+    "model.head_dims": ((0,), 64, (64,)),
+    "model.head_dropout": (*RATES, 0.3),
+    "model.remat": SWITCH,
+    "model.scan_layers": SWITCH,
+    "data.name": ("", None, 3),
+    "data.data_dir": (3, __file__),
+    "data.download": SWITCH,
+    "data.image_size": (*OPTIONAL, 64),  # cifar10 is no folder
+    "data.memory_limit": NUMBERS,
+    "data.train_split": ("train[", "", "train[:10%]+", "train[:200%]", None),
+    "data.val_split": ("train[::2]", 3),
+    "data.test_split": ("a b", "", ()),
+    "data.mean": ((-0.1,), (INF,), ("a",), (125.0, 120.0, 110.0), 0.5, (10**400,)),
+    "data.std": ((0.0,), (50.0,), "0.5", (NAN,)),
+    "augment.resize": (-3, 5000, 2.5),
+    "augment.rotate_degrees": (-0.1, 181.0, NAN),
+    "augment.crop_padding": (-2, 2.5),
+    "augment.crop_probability": (1.01, -0.1, NAN),
+    "augment.flip": SWITCH,
+    "train.epochs": (*NATURAL, 10**14),
+    "train.batch_size": NATURAL,
+    "train.accumulate_steps": (*NATURAL, 3),  # of a batch of 128
+    "train.label_smoothing": RATES,
+    "train.on_nonfinite": ("go on", None),
+    "train.steps_per_call": (-1, 0.5),
+    "optim.name": ("lion", None),
+    "optim.learning_rate": (*NUMBERS, 0.0),
+    "optim.weight_decay": NUMBERS,
+    "optim.decay_exclude": ((3,), ("(norm",), "norm"),
+    "optim.beta1": RATES,
+    "optim.beta2": RATES,
+    "optim.eps": (*NUMBERS, 0.0),
+    "optim.momentum": RATES,
+    "optim.nesterov": SWITCH,
+    "optim.clip_norm": NUMBERS,
+    "schedule.name": ("linear", None),
+    "schedule.unit": ("batch", None),
+    "schedule.warmup_epochs": (*NUMBERS, 20.0),
+    "schedule.final_factor": (1.1, -0.1, NAN),
+    "schedule.pct_start": (1.1, -0.1, NAN),
+    "schedule.div_factor": (*NUMBERS, 0.0),
+    "schedule.final_div_factor": (*NUMBERS, 0.0),
+    "schedule.cycle_momentum": SWITCH,
+    "schedule.base_momentum": (*RATES, 0.99),  # above max_momentum
+    "schedule.max_momentum": RATES,
+    "eval.batch_size": NATURAL,
+    "eval.every_epochs": NATURAL,
+    "checkpoint.every_steps": (-1, 0.5),
+    "checkpoint.every_minutes": NUMBERS,
+    "checkpoint.report": ("first", None),
+    "log.every_steps": NATURAL,
+    "log.tensorboard": SWITCH,
+    "log.wandb": (3, None),
+    "log.progress": SWITCH,
+}
+
+
+def test_every_field_is_checked_in_one_place_and_has_bad_values_here():
+    fields = list(flatten(common.get_config()))
+    assert sorted(checks.CHECKS) == sorted(BAD) == sorted(fields)
+    tables = [checks._LOOP, *(room.CHECKS for room in checks._ROOMS)]
+    assert sum(map(len, tables)) == len(fields)
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """Neither network nor data; returns what was asked of them."""
+    asked = []
+
+    def refuse(*args, **kwargs):
+        asked.append(args)
+        raise OSError("no network here")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(loading, "open_source", refuse)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
+    return asked
+
+
+@pytest.mark.parametrize("field", BAD)
+def test_every_field_is_refused_before_any_data_is_looked_up(field, offline, tmp_path):
+    for value in BAD[field]:
+        begin = time.process_time()
+        with pytest.raises(UserError) as caught:
+            train(changed(**{field.replace(".", "__"): value}), tmp_path / "run")
+        assert time.process_time() - begin < 5  # 2 on a machine that does nothing else
+        text = str(caught.value)
+        group, _, key = field.rpartition(".")
+        # What does not go together is told of one field, and names the other.
+        others = text.startswith(f"config.{group}") and re.search(rf"\b{key}\b", text)
+        assert text.startswith(f"config.{field}=") or others, text
+        assert "expected" in text or "does not divide" in text
+        assert text[-1] in ".…?"
+    assert not offline
+    assert not list(tmp_path.iterdir())
+
+
+ONECYCLE = {"schedule__name": "onecycle"}
+SGD = {"optim__name": "sgd"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train__epochs": "3"}, r"config.train.epochs='3': expected a whole number from 1"),
+        ({"train__bach_size": 3}, r"bach_size is no field \(did you mean train.batch_size"),
+        ({"optim": ConfigDict({"name": "sgd"})}, r"config.optim was replaced as a whole"),
+        ({"optim": 3}, r"config.optim=3: expected a group of fields.*--config.optim.name=…"),
+        ({"optim__nam": "x"}, r"config.optim.nam is no field \(did you mean optim.name"),
+        (
+            {"data__mean": (50.0,)},
+            r"0 to 1 for each channel.*Divide a mean of 0..255 pixels by 255",
+        ),
+        ({"data__mean": (0.5,), "data__std": (0.5, 0.5)}, r"data.std=.*: expected 1 numbers"),
+        ({"model__name": "simple_cn"}, r"expected one of .* Did you mean simple_cnn\?"),
+        ({"compare": ("simple_cn",)}, r"config.compare='simple_cn': .*Did you mean simple_cnn\?"),
+        ({"compare": ("vit",)}, r"compare=\('vit',\): .*vit is named before"),
+        ({"model__widths": (8,)}, r"model.widths=\(8,\): .*vit has no such keyword"),
+        ({"model__name": "simple_cnn", "model__scan_layers": True}, r"model.scan_layers=True"),
+        ({"compare": ("simple_cnn",), "model__head_dropout": 0.3}, r"vit, simple_cnn has no such"),
+        ({"augment__resize": 33}, r"config.model: patch_size=4 does not divide img_size=33"),
+        ({"augment__resize": 8, "augment__crop_padding": 8}, r"crop_padding=8: expected less th"),
+        (
+            {"optim__decay_exclude": ("norm", "nrom"), "optim__weight_decay": 0.1},
+            r"'nrom' is in no",
+        ),
+        ({"train__epochs": 5, "schedule__warmup_epochs": 5}, r"Add --config.*warmup_epochs=1 to"),
+        ({"schedule__unit": "epoch", **ONECYCLE}, "schedule.unit='epoch': expected 'step'"),
+        ({"schedule__warmup_epochs": 1.0, **ONECYCLE}, "warmup_epochs=1.0: expected 0.0 with onec"),
+        ({"optim__nesterov": True, **SGD}, "optim.nesterov=True: expected False without momentum"),
+    ],
+)
+def test_what_is_refused_says_what_to_do(changes, message):
+    with pytest.raises(UserError, match=message):
+        checks.check(changed(**changes))
+
+
+def test_values_that_go_together_pass():
+    checks.check(changed())
+    checks.check(changed(optim__weight_decay=1))  # whole numbers serve as numbers
+    checks.check(changed(optim__nesterov=True, **SGD, **ONECYCLE))
+    checks.check(changed(train__epochs=1, schedule__warmup_epochs=0.5))
+    checks.check(changed(model__patch_size=5))  # until the size of the images is known
+    checks.check(changed(optim__decay_exclude=("nrom",)))  # nothing decays
+    checks.check(changed(data__name="folder:x", data__image_size=64, data__val_split=""))
+
+
+def test_a_comparison_is_refused_before_any_data_is_looked_up(offline, tmp_path):
+    config = changed(compare=("simple_cnn", "mnist_cnn"), model__widths=(8, 8, 8))
+    with pytest.raises(UserError, match=r"config.model: widths=\(8, 8, 8\): expected a tuple of 2"):
+        several.train_and_compare(config, tmp_path / "runs")
+    assert not offline
+    assert not list(tmp_path.iterdir())
