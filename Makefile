@@ -36,6 +36,7 @@ test-slow: .venv/.installed-test
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix .

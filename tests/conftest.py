@@ -1,4 +1,8 @@
-"""Set up JAX for every test: full matmul precision, and one compilation cache for all runs."""
+"""Set up JAX for every test: full matmul precision, and one compilation cache for all runs.
+
+Tests compile far more than they compute, so XLA is to compile quickly. What is held against bars in
+float32 (tests/parity) and what runs at full size (tests/layouts) is compiled as users do.
+"""
 
 import os
 import tempfile
@@ -10,6 +14,11 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "jax-vit-cnn-tests-xla")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false",
+)
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

@@ -51,10 +51,13 @@ def _start(folder, layouts, devices, options):
             command += [f"--{name}", *([value] if isinstance(value, (str, int)) else value)]
         elif value == 0:
             command += [f"--{name}", "0"]
+    quick = "" if options.get("full") else os.environ.get("XLA_FLAGS", "")
     environment = os.environ | {
-        "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1", "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }  # fmt: skip
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_X64": "1",
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+        "XLA_FLAGS": f"{quick} --xla_force_host_platform_device_count={devices}",
+    }
     return subprocess.Popen(
         list(map(str, command)), cwd=ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -31,6 +31,7 @@ from jax_train.runs.checkpoint import Checkpoints
 
 MODELS = ("vit", "simple_cnn")
 CLASSES, EPOCHS = 10, 2
+SMALL = 16  # side of the images in tests: 64-bit convolutions are slow
 
 
 @dataclass(frozen=True)
@@ -77,22 +78,22 @@ def make_config(model: str, full: bool, dtype: str):
     config.train.batch_size = 24
     config.model.num_classes = CLASSES
     if model == "vit":
-        config.model.img_size = 32
+        config.model.img_size = 32 if full else SMALL
     if not full:
         config.optim.learning_rate = 1e-3
         if model == "vit":
             config.model.embed_dim, config.model.depth, config.model.num_heads = 24, 2, 3
-            config.model.patch_size = 8
+            config.model.patch_size = 4
         else:
             config.model.widths = (7, 13)
     return config
 
 
-def random_split() -> Dataset:
-    """Enough random images for 15 steps an epoch, and a few more."""
+def random_split(size: int = 32) -> Dataset:
+    """Enough random images of that size for 15 steps an epoch, and a few more."""
     random = np.random.default_rng(11)
     count = 15 * 24 + 5
-    images = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    images = random.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     labels = random.integers(0, CLASSES, count).astype(np.int32)
     names = tuple(map(str, range(CLASSES)))
     return Dataset(
@@ -159,7 +160,7 @@ def measure(name: str, model: str, full: bool, dtype: str, folder: Path) -> None
     layout = LAYOUTS[name]
     config = make_config(model, full, dtype)
     config.update_from_flattened_dict(layout.changes)
-    run = Run(config, jax.devices()[: layout.devices], random_split())
+    run = Run(config, jax.devices()[: layout.devices], random_split(32 if full else SMALL))
     memory = parallel.memory(run.step, run.state, run.feed.arrays)
     arrays, losses = {}, []
     if config.train.accumulate_steps == 1:

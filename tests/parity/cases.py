@@ -11,6 +11,7 @@ from flax import nnx
 import jax_models
 import torch_ref
 from jax_models import torch_weights
+from jax_models.rngs import InitRngs
 
 # Each model: its published sizes (`depth` is cut, but not in a full measurement), and others that
 # are distinct primes where they fit, so that a swapped axis cannot pass.
@@ -115,7 +116,10 @@ class Pair:
         self.mirror = torch_ref.create_model(name, **settings)
         self.mirror.to(torch.float64 if x64 else torch.float32)
         self._randomise()
-        self.model = jax_models.create_model(name, rngs=nnx.Rngs(1), **settings)
+        # Shapes only: nothing is drawn or compiled before the mirror's weights are there.
+        self.model = nnx.eval_shape(
+            lambda: jax_models.create_model(name, rngs=InitRngs(jax.random.key(1)), **settings)
+        )
         as_dtype(self.model, self.dtype)
         torch_weights.load(self.model, self.mirror.state_dict())
         mutate(self.model)
@@ -146,10 +150,15 @@ class Pair:
 
 
 def as_dtype(model: nnx.Module, dtype) -> None:
-    """Turn a model's floating-point variables into another dtype, in place."""
+    """Turn a model's floating-point variables, or their shapes, into another dtype, in place."""
     for _, variable in nnx.to_flat_state(nnx.state(model)):
-        if jnp.issubdtype(variable.dtype, jnp.floating):
-            variable.set_value(variable.get_value().astype(dtype))
+        value = variable.get_value()
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            continue
+        if isinstance(value, jax.ShapeDtypeStruct):
+            variable.set_value(value.update(dtype=dtype))
+        else:  # NumPy compiles nothing
+            variable.set_value(jnp.asarray(np.asarray(value).astype(dtype)))
 
 
 def to_torch(x: np.ndarray) -> torch.Tensor:

@@ -8,7 +8,7 @@ rung is a number to be held against its bar in `bar` (the table of docs/parity.m
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,23 +62,24 @@ def bar(model: str, rung: str, precision: str) -> float | None:
 def forward(pair: Pair) -> Iterator[tuple[str, float]]:
     """Evaluation mode: logits, every block's attention, every feature map."""
     images, _ = pair.batch()
+    embeds = hasattr(pair.model, "embed")
     pair.mirror.eval()
-    run = jax.jit(lambda model, x: model(x, return_intermediates=True))
-    logits, out = run(pair.model, jnp.asarray(images))
+
+    @jax.jit
+    def run(model, x):
+        # Where no maps are asked for, the last block is worked out for the class token alone.
+        return model(x, return_intermediates=True), model(x), model.embed(x) if embeds else None
+
+    (logits, out), plain_logits, tokens = run(pair.model, images)
     their_logits, their_out = pair.mirror(to_torch(images), return_intermediates=True)
     yield "logits", largest(logits, their_logits)
-    # Where no maps are asked for, the last block is worked out for the class token alone.
-    yield "logits", largest(jax.jit(lambda model, x: model(x))(pair.model, images), their_logits)
+    yield "logits", largest(plain_logits, their_logits)
     for kind in ("attention", "features"):
         for ours, theirs in zip(out[kind], their_out[kind], strict=True):
             yield kind, largest(ours, theirs, feature_map=kind == "features")
-    if hasattr(pair.model, "embed"):
-        yield (
-            "embedding",
-            largest(pair.model.embed(jnp.asarray(images)), pair.mirror.embed(to_torch(images))),
-        )
     shapes = [images.shape, *(feature.shape for feature in out["features"])]
-    if hasattr(pair.model, "embed"):
+    if embeds:
+        yield "embedding", largest(tokens, pair.mirror.embed(to_torch(images)))
         shapes[0] = shapes[1]
     yield from blocks_alone(pair, shapes)
 
@@ -88,48 +89,68 @@ def blocks_alone(pair: Pair, shapes: list[tuple[int, ...]]) -> Iterator[tuple[st
     run = jax.jit(lambda part, x: part(x, train=False, rngs=None))
     for part, mirror, shape in zip(pair.parts(), pair.mirror.stages(), shapes, strict=False):
         x = pair.draw(shape)
-        (ours, weights), (theirs, their_weights) = run(part, jnp.asarray(x)), mirror(to_torch(x))
+        (ours, weights), (theirs, their_weights) = run(part, x), mirror(to_torch(x))
         yield "each block alone", largest(ours, theirs, feature_map=True)
         if weights is not None:
             yield "each block alone", largest(weights, their_weights)
 
 
-def loss_and_gradients(pair: Pair, images, labels, keys=None):
-    """Training mode on both sides: logits, then named gradients, `images` among them."""
-    graphdef, *state = nnx.split(pair.model, nnx.Param, ...)
-    params, stats = map(nnx.to_pure_dict, state)
+class TrainMode:
+    """Both sides in training mode; ours is compiled once for all batches.
 
-    @jax.jit
-    def grad(params, images):
+    Args:
+      pair: model and mirror.
+      keys: of dropout, one for each example.
+    """
+
+    def __init__(self, pair: Pair, keys: jax.Array | None = None):
+        self.pair, self.keys = pair, keys
+        self.graphdef, *state = nnx.split(pair.model, nnx.Param, ...)
+        self.params, self.stats = map(nnx.to_pure_dict, state)
+        pair.mirror.train()
+        self._run = jax.jit(self._loss_and_gradients)
+
+    def _loss_and_gradients(self, params, stats, images, labels):
         def loss(params, images):
-            rngs = None if keys is None else ExampleRngs(keys)
-            logits = nnx.merge(graphdef, params, stats)(images, train=True, rngs=rngs)
-            return metrics.cross_entropy(logits, labels).mean(), logits
+            model = nnx.merge(self.graphdef, params, stats)
+            rngs = None if self.keys is None else ExampleRngs(self.keys)
+            logits = model(images, train=True, rngs=rngs)
+            state = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
+            return metrics.cross_entropy(logits, labels).mean(), (logits, state)
 
         return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, images)
 
-    (of_params, of_images), logits = grad(params, jnp.asarray(images))
-    ours = torch_weights.export(nnx.merge(graphdef, of_params, stats))
-    pair.mirror.train()
-    pair.mirror.zero_grad()
-    their_images = to_torch(images).requires_grad_()
-    their_logits = pair.mirror(their_images)
-    functional.cross_entropy(their_logits, torch.from_numpy(labels)).backward()
-    theirs = {name: p.grad.numpy() for name, p in pair.mirror.named_parameters()}
-    image_gradients = np.asarray(of_images), their_images.grad.numpy().transpose(0, 2, 3, 1)
-    return (logits, their_logits), (ours, theirs), image_gradients
+    def __call__(self, images: np.ndarray, labels: np.ndarray):
+        """Of both sides the logits, the named gradients, and the gradient of the images."""
+        grads, (logits, self.stats) = self._run(self.params, self.stats, images, labels)
+        ours = torch_weights.export(nnx.merge(self.graphdef, grads[0], self.stats))
+        mirror, their_images = self.pair.mirror, to_torch(images).requires_grad_()
+        mirror.zero_grad()
+        their_logits = mirror(their_images)
+        functional.cross_entropy(their_logits, torch.from_numpy(labels)).backward()
+        theirs = {name: p.grad.numpy() for name, p in mirror.named_parameters()}
+        of_images = np.asarray(grads[1]), their_images.grad.numpy().transpose(0, 2, 3, 1)
+        return (logits, their_logits), (ours, theirs), of_images
+
+    def buffers(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Every buffer of both sides, after the batches so far."""
+        ours = torch_weights.export(nnx.merge(self.graphdef, self.params, self.stats))
+        for name, buffer in self.pair.mirror.named_buffers():
+            yield ours[name], buffer.numpy()
 
 
 def gradients(pair: Pair) -> Iterator[tuple[str, float]]:
-    """Training mode (batch statistics): logits and gradients of the cross-entropy."""
-    of_params, of_images = [], []
-    for _ in range(draws()):
-        logits, params, (ours, theirs) = loss_and_gradients(pair, *pair.batch())
+    """Training mode (batch statistics): logits and gradients of the cross-entropy; buffers."""
+    of_params, of_images, both = [], [], TrainMode(pair)
+    for _ in range(3 if both.stats else draws()):
+        logits, params, (ours, theirs) = both(*pair.batch())
         yield "train-mode logits", largest(*logits)
         of_images.append(gradient_error({"x": ours}, {"x": theirs}))
         of_params.append(gradient_error(*params))
     yield "gradient of the images", min(of_images)
     yield "gradients of the parameters", min(of_params)
+    for ours, theirs in both.buffers():
+        yield "running statistics, 3 steps", float(np.abs(ours - theirs).max())
 
 
 def draws() -> int:
@@ -156,20 +177,24 @@ def with_equal_masks(pair: Pair) -> Iterator[tuple[str, float]]:
     """Training mode with dropout, the n-th mask of the model given to the n-th of the mirror."""
     if not pair.has_dropout:
         return
-    of_params = []
+    of_params, masks = [], []
+    both = TrainMode(pair, jax.random.split(jax.random.key(0), pair.shape[0]))
     for _ in range(draws()):
-        with equal_masks():
-            keys = jax.random.split(jax.random.key(0), pair.shape[0])
-            logits, params, _ = loss_and_gradients(pair, *pair.batch(), keys)
+        with equal_masks(masks):
+            logits, params, _ = both(*pair.batch())
         yield "dropout with equal masks: logits", largest(*logits)
         of_params.append(gradient_error(*params))
     yield "dropout with equal masks: gradients", min(of_params)
 
 
 @contextmanager
-def equal_masks():
-    """Replace the masks of both sides by the same random ones, by order of the calls."""
-    masks: list[np.ndarray] = []
+def equal_masks(masks: list[np.ndarray]):
+    """Replace the masks of both sides by the same random ones, by order of the calls.
+
+    Args:
+      masks: takes those of the model, drawn when it is traced; the mirror is given them in turn.
+    """
+    given = iter(masks)  # also of what is added later
     random = np.random.default_rng(5)
 
     def ours(key, shape, rate):
@@ -179,7 +204,7 @@ def equal_masks():
     def theirs(x, p=0.5, training=True, inplace=False):
         if not training or p == 0:
             return x
-        mask = masks.pop(0)
+        mask = next(given)
         if mask.ndim == 4 and x.ndim == 3:  # attention with heads folded into the batch
             mask = mask.reshape(x.shape)
         elif mask.ndim == 3 and mask.shape != x.shape:  # the class token's; others do not matter
@@ -193,26 +218,10 @@ def equal_masks():
     dropout.dropout_mask, functional.dropout = ours, theirs
     try:
         yield
-        if masks:
-            raise ValueError(f"the mirror used {len(masks)} masks fewer than the model")
+        if left := len(list(given)):
+            raise ValueError(f"the mirror used {left} masks fewer than the model")
     finally:
         dropout.dropout_mask, functional.dropout = kept
-
-
-def running_statistics(pair: Pair) -> Iterator[tuple[str, float]]:
-    """Buffers after three train-mode passes over different batches."""
-    buffers = [name for name, _ in pair.mirror.named_buffers()]
-    if not buffers:
-        return
-    pair.mirror.train()
-    for _ in range(3):
-        images, _ = pair.batch()
-        pair.model(jnp.asarray(images), train=True)
-        with torch.no_grad():
-            pair.mirror(to_torch(images))
-    ours, theirs = torch_weights.export(pair.model), pair.mirror.state_dict()
-    for name in buffers:
-        yield "running statistics, 3 steps", float(np.abs(ours[name] - theirs[name].numpy()).max())
 
 
 def low_precision(pair: Pair) -> Iterator[tuple[str, float]]:
@@ -221,15 +230,43 @@ def low_precision(pair: Pair) -> Iterator[tuple[str, float]]:
         return
     images, _ = pair.batch()
     as_dtype(pair.model, jnp.bfloat16)
-    ours = np.asarray(pair.model(jnp.asarray(images, jnp.bfloat16)), np.float32)
+    run = jax.jit(lambda model, x: model(x))
+    ours = np.asarray(run(pair.model, images.astype(jnp.bfloat16)), np.float32)
     theirs = pair.mirror.eval()(to_torch(images)).detach().numpy()
     yield "bfloat16 logits, relative", float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
+# What measures the rungs, in the order of their cases, and the rate of dropout it needs.
+_MEASURES = {
+    forward: (("embedding", "each block alone", "attention", "features", "logits"), 0.0),
+    gradients: (
+        (
+            "train-mode logits", "gradient of the images", "gradients of the parameters",
+            "running statistics, 3 steps",
+        ),
+        0.0,
+    ),
+    low_precision: (("bfloat16 logits, relative",), 0.0),
+    with_equal_masks: (
+        ("dropout with equal masks: logits", "dropout with equal masks: gradients"), 0.3
+    ),
+}  # fmt: skip
+
+
 def climb(
-    name: str, cases: list[dict], mutate: Callable = lambda model: None, trained: bool = True
+    name: str,
+    cases: list[dict],
+    mutate: Callable = lambda model: None,
+    rungs: Collection[str] = tuple(BARS),
 ) -> dict[str, float]:
-    """The largest error on each rung over all cases of a model."""
+    """The largest error on each rung over all cases of a model.
+
+    Args:
+      name: of the model.
+      cases: of `CASES`.
+      mutate: changes every model that was loaded.
+      rungs: those to measure; others may come with them.
+    """
     errors: dict[str, float] = {}
 
     def note(results):
@@ -238,10 +275,10 @@ def climb(
             errors[key] = max(errors.get(key, 0.0), error if error == error else np.inf)
 
     for case in cases:
-        for rung in (forward, gradients, running_statistics, low_precision):
-            note(rung(Pair(name, case, mutate)))
-        note(with_equal_masks(Pair(name, case, mutate, dropout=0.3)))
-    if trained:
+        for measure, (names, rate) in _MEASURES.items():
+            if not set(names).isdisjoint(rungs):
+                note(measure(Pair(name, case, mutate, rate)))
+    if any(rung.startswith("recipe") for rung in rungs):
         note(training(name, Pair(name, CASES[name][PRIME] | {"batch": 8}, mutate)))
     return {rung: errors[rung] for rung in BARS if rung in errors}
 

@@ -33,6 +33,8 @@ def measure(full: bool = False, plain: bool = False) -> dict[str, dict]:
                 command += ["--full"] * full + ["--plain"] * plain
             elif precision == "float64":
                 command.append("--mutations")
+            if full or plain or precision == "float32":
+                environment["XLA_FLAGS"] = ""  # compiled as users do, not as quickly as tests
             processes[precision] = out, subprocess.Popen(command, cwd=ROOT, env=environment)
         for precision, (_, process) in processes.items():
             if process.wait():

@@ -90,7 +90,7 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
         layout=Layout(), seed=0, batch_size=pair.shape[0], steps_per_epoch=STEPS_PER_EPOCH,
         label_smoothing=config.train.label_smoothing, dtype=str(pair.dtype.dtype),
     )  # fmt: skip
-    state = init_state(pair.model, transform)
+    state = jax.jit(lambda model: init_state(model, transform))(pair.model)
 
     @jax.jit
     def step(state, images, labels):

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import os
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -162,7 +163,8 @@ def test_images_that_serve_twice_are_noted_once(compared_runs):
 def tab(tmp_path_factory):
     command = browser.find()
     if command is None:
-        pytest.skip(f"no browser on this machine: none of {', '.join(browser.NAMES)}")
+        tell = pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip
+        tell(f"no browser on this machine: none of {', '.join(browser.NAMES)}")
     with browser.Browser(command, tmp_path_factory.mktemp("browser")) as tab:
         yield tab
 
