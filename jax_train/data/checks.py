@@ -5,6 +5,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
+from jax_train.data.sources.by_name import scheme_of
 from jax_train.data.split import SYNTAX, is_split
 
 
@@ -37,7 +38,7 @@ def check(config: ConfigDict) -> None:
       UserError: names the field, its value and what was expected.
     """
     size, name = config.data.image_size, config.data.name
-    if size is not None and not name.startswith("folder:"):
+    if size is not None and not scheme_of(name).resizes:
         cure = "To train on another size set config.augment.resize."
         expected = f"None, because the images of {name} have one size already"
         raise ranges.refusal("data.image_size", size, expected, cure)
