@@ -4,7 +4,9 @@ Tests compile far more than they compute, so XLA is to compile quickly. What is 
 float32 (tests/parity) and what runs at full size (tests/layouts) is compiled as users do.
 """
 
+import gc
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,6 +23,15 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_freed():
+    """JAX keeps every program a process compiled: gigabytes, by the end of the suite."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
