@@ -14,9 +14,9 @@ _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _DESCRIPTIONS = ("dataset_info.json", "features.json")
 
 
-def default_data_dir() -> Path:
-    """Return TFDS's own default folder: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+def data_root(given: str | os.PathLike | None = None) -> Path:
+    """Return TFDS's data folder: as given, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    return Path(given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find_prepared(
