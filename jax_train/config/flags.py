@@ -47,8 +47,7 @@ def check(arguments: Sequence[str], defaults: ConfigDict, recipes: Path) -> None
         flag = name.removeprefix("no") if negated else name
         if flag.startswith("config."):
             place, key = _find(flag, defaults)
-            kind = place.get_type(key)
-            if negated and kind is not bool:
+            if negated and place.get_type(key) is not bool:
                 raise UserError(f"--{name}: {flag} is no switch; {expectation(flag, place)}.")
             if not negated:
                 _check_value(flag, value, joined, place)
@@ -77,14 +76,15 @@ def unknown_flag(name: str, arguments: Sequence[str], own: Sequence[str], defaul
 
     Args:
       name: the flag, without dashes and value.
-      arguments: the command line that holds it.
+      arguments, defaults: as of `check`.
       own: names of the program's own flags.
-      defaults: the config whose fields can be set.
     """
     value = next((value for flag, value, _ in _flags(arguments) if flag == name), None)
     end = "" if value is None else f"={value}"
     near = difflib.get_close_matches(name, own, n=1, cutoff=0.75)
-    near = near or [f"config.{field}" for field in fields_like(name, defaults)]
+    word = name.removeprefix("config.").replace("-", "_")
+    fields = _fields_called(word, defaults) or _fields_nearly_called(word, defaults)
+    near = near or [f"config.{field}" for field in fields]
     start = f"{'-' if len(name) == 1 else '--'}{name}{end} is no flag."
     if near:
         return f"{start} Did you mean {' or '.join(f'--{flag}{end}' for flag in near)} ?"
@@ -92,12 +92,6 @@ def unknown_flag(name: str, arguments: Sequence[str], own: Sequence[str], defaul
         f"{start} There are {', '.join(f'--{flag}' for flag in own)} and, for every field in "
         "configs/common.py, --config.GROUP.FIELD=VALUE."
     )
-
-
-def fields_like(word: str, defaults: ConfigDict) -> list[str]:
-    """Return the fields a word may stand for: their name, their initials, or nearly their name."""
-    word = word.removeprefix("config.").replace("-", "_")
-    return _fields_called(word, defaults) or _fields_nearly_called(word, defaults)
 
 
 def _fields_called(word: str, defaults: ConfigDict) -> list[str]:

@@ -38,12 +38,8 @@ def find_images(places: Sequence[str | os.PathLike]) -> list[Path]:
         ignored = Counter()
         names = sorted(name for name, _ in image_files.image_files(place, place, ignored))
         if not names:
-            left_out = ", ".join(f"{n} x {suffix}" for suffix, n in ignored.most_common(5))
-            raise UserError(
-                f"No image in the folder {place}. "
-                + (f"Files ignored for their suffix: {left_out}. " if ignored else "")
-                + f"Expected files with one of {', '.join(sorted(image_files.SUFFIXES))}."
-            )
+            told = image_files.suffixes_told(ignored)
+            raise UserError(f"No image in the folder {place}. {told}")
         found += [place / name for name in names]
     return found
 

@@ -44,6 +44,13 @@ def image_files(folder: Path, root: Path, ignored: Counter) -> Iterable:
             yield path.relative_to(root).as_posix(), stat
 
 
+def suffixes_told(ignored: Counter) -> str:
+    """Say which files, counted by suffix, are no images, and what the suffix of one can be."""
+    left_out = ", ".join(f"{n} x {suffix}" for suffix, n in ignored.most_common(5))
+    start = f"Files ignored for their suffix: {left_out}. " if ignored else ""
+    return f"{start}Expected files with one of {', '.join(sorted(SUFFIXES))}."
+
+
 def decode_all(
     paths: Sequence[Path],
     decode: Callable[[Path], np.ndarray],
