@@ -58,14 +58,10 @@ def to_json(config: ConfigDict) -> str:
 
 
 def differences(config: ConfigDict, stored: Path) -> list[str]:
-    """Compare a config with the one a run folder holds.
+    """Return a line `config.field: … there, … asked for` for each field that differs and matters.
 
-    Args:
-      config: what is asked for now. Fields left at None were, or will be, filled in from the data.
-      stored: a run's config.json.
-
-    Returns:
-      One line `config.field: … there, … asked for` for each field that differs and matters.
+    Fields of `config` left at None were, or will be, filled in from the data; `stored` is the
+    config.json of a run.
 
     Raises:
       UserError: the file cannot be read.

@@ -47,7 +47,7 @@ def fingerprint_of(files: Iterable[tuple[str, os.stat_result]], *settings: objec
 
 def cached(
     label: str,
-    fingerprint: str,
+    fingerprint: str | None,
     build: Callable[[], Arrays],
     cache_dir: str | os.PathLike | None = None,
 ) -> Arrays:
@@ -55,7 +55,7 @@ def cached(
 
     Args:
       label: what the arrays are, with the path of their source; the same for every state of it.
-      fingerprint: of the source as it is now.
+      fingerprint: of the source as it is now; None: nothing is cached.
       build: decodes the arrays.
       cache_dir: see `cache_root`.
 
@@ -63,6 +63,8 @@ def cached(
       The arrays, images as a read-only memory map. If the cache cannot be written, the arrays
       in memory, after one warning.
     """
+    if fingerprint is None:
+        return build()
     place = _place(label, fingerprint, cache_dir)
     found = _read_entry(place, fingerprint)
     if found is None:
@@ -77,11 +79,9 @@ def cached(
     return found
 
 
-def find_cached(
-    label: str, fingerprint: str, cache_dir: str | os.PathLike | None = None
-) -> Arrays | None:
+def find_cached(label: str, fingerprint: str | None, cache_dir=None) -> Arrays | None:
     """Return the arrays `cached` would return without building them, or None."""
-    return _read_entry(_place(label, fingerprint, cache_dir), fingerprint)
+    return fingerprint and _read_entry(_place(label, fingerprint, cache_dir), fingerprint)
 
 
 def cached_json(

@@ -79,11 +79,7 @@ def read_images(
 def count_differences(
     paths: Sequence[str | os.PathLike], image_shape: tuple[int, int, int]
 ) -> Counter[str]:
-    """Count the images that had to be changed in a way that can mislead a model.
-
-    Args:
-      paths: of files that `read_images` has read.
-      image_shape: as given to it.
+    """Count the images that `read_images` had to change in a way that can mislead a model.
 
     Returns:
       Counts under 'resized' (the shorter side by more than the factor `FAR`), 'colour' (in an

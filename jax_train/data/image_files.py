@@ -60,8 +60,7 @@ def decode_all(
     """Return the images of files as uint8 [n, H, W, C].
 
     Args:
-      paths: the files.
-      decode: gives the pixels of one.
+      paths, decode: the files, and what gives the pixels of one.
       like: the shape [H, W, C] all must have, and the file it was taken from.
       in_order: a `map`, perhaps one over threads.
 

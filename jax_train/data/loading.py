@@ -111,19 +111,16 @@ class _Store:
         return f"{self._source.identity}\n{base}\n{self._image_size}"
 
     def _find(self, base: str) -> Arrays | None:
-        fingerprint = self._source.fingerprint
-        return find_cached(self._label(base), fingerprint, self._cache_dir) if fingerprint else None
+        return find_cached(self._label(base), self._source.fingerprint, self._cache_dir)
 
     def _decoded(self, base: str, start: int, stop: int, part: str) -> Arrays:
         """Return a range from the cache, or decode it; `part` names it among those of the base."""
-        fingerprint = self._source.fingerprint
 
         def build() -> Arrays:
             return _gather(self.stream(base, ((base, start, stop),)))
 
-        if fingerprint is None:
-            return build()
-        return cached(self._label(base) + part, fingerprint, build, self._cache_dir)
+        label = self._label(base) + part
+        return cached(label, self._source.fingerprint, build, self._cache_dir)
 
 
 def _gather(dataset: StreamedDataset) -> Arrays:

@@ -51,8 +51,7 @@ def folder_source(path: str, image_size: int | None) -> Source:
     Raises:
       UserError: a folder is missing or empty, or the classes of two splits differ.
     """
-    size_is_valid = isinstance(image_size, int) and not isinstance(image_size, bool)
-    if image_size is not None and not (size_is_valid and image_size > 0):
+    if image_size is not None and not (type(image_size) is int and image_size > 0):
         raise UserError(
             f"config.data.image_size is {image_size!r}; expected a positive whole number of "
             "pixels, such as --config.data.image_size=64."

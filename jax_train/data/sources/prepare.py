@@ -85,8 +85,8 @@ def prepare(
             if progress:
                 size = f"{total / 1e6:,.0f} MB"
                 print(f"{name} is not prepared in {root}: fetching it, {size}", file=sys.stderr)
-            with _tfds_bars(progress and sys.stderr.isatty()):
-                infos = {(url_base or recipe.url) + file: info for file, info in infos.items()}
+            infos = {(url_base or recipe.url) + file: info for file, info in infos.items()}
+            with _tfds_bars(progress and sys.stderr.isatty()):  # elsewhere they fill a log
                 paths = _download(tfds, name, root, infos)
         with _tfds_bars(False):  # one bar of our own instead of its three
             return _write(builder, recipe.read(paths), total, progress)
@@ -297,13 +297,11 @@ def _examples(split: str, images, labels: dict, with_id: bool, bar) -> Iterator:
         bar.update()
 
 
-@contextlib.contextmanager
-def _tfds_bars(show: bool) -> Iterator[None]:
-    """Show TFDS's progress bars on a terminal only: elsewhere they fill a log."""
+def _tfds_bars(show: bool) -> contextlib.AbstractContextManager:
+    """Whether TFDS shows its progress bars."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
-    with _replaced(tqdm_utils, _active=show):
-        yield
+    return _replaced(tqdm_utils, _active=show)
 
 
 @contextlib.contextmanager

@@ -37,11 +37,11 @@ def tfds_source(
     root = data_root(data_dir)
     match = _NAME.fullmatch(name)
     if match is None:
-        raise _unknown(name, others)
+        raise _refusal(name, None, root, others)
     folder = find_prepared(match["name"], root, match["config"], match["version"])
     if folder is None:
         if match["name"] not in RECIPES or match["config"]:
-            raise _not_prepared(name, match["name"], root, others)
+            raise _refusal(name, match["name"], root, others)
         if not download:
             raise UserError(prepare.missing_message(name, root, "config.data.download is False"))
         with quiet_tfds() as tfds:
@@ -154,26 +154,25 @@ def _find_features(tfds, info, folder: Path) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _not_prepared(name: str, base: str, root: Path, others: tuple[str, ...]) -> UserError:
-    """Return the error for a data set that neither stands on disk nor can be prepared here."""
-    with quiet_tfds() as tfds:
-        builders = tfds.list_builders(with_community_datasets=False)
-    if base not in builders:
-        return _unknown(name, others, builders, root)
-    return UserError(
-        f"config.data.name is {name!r}, which is not prepared in {root} (looked for "
-        "dataset_info.json in its version folders), and only "
-        f"{', '.join(RECIPES)} can be prepared by jax_train. "
-        "Where TensorFlow is installed, prepare it with tfds.builder("
-        f"{name!r}, data_dir={str(root)!r}).download_and_prepare(file_format='array_record')."
-    )
+def _refusal(name: str, base: str | None, root: Path, others: tuple[str, ...]) -> UserError:
+    """Return the error for a data set that neither stands on disk nor can be prepared here.
 
-
-def _unknown(
-    name: str, others: tuple[str, ...], builders: list[str] | tuple = (), root: Path | None = None
-) -> UserError:
+    `base` is its name without config and version; None: what is given is no name of TFDS.
+    """
+    builders = []
+    if base:
+        with quiet_tfds() as tfds:
+            builders = tfds.list_builders(with_community_datasets=False)
+    if base in builders:
+        return UserError(
+            f"config.data.name is {name!r}, which is not prepared in {root} (looked for "
+            "dataset_info.json in its version folders), and only "
+            f"{', '.join(RECIPES)} can be prepared by jax_train. "
+            "Where TensorFlow is installed, prepare it with tfds.builder("
+            f"{name!r}, data_dir={str(root)!r}).download_and_prepare(file_format='array_record')."
+        )
     plain = [other for other in others if ":" not in other] + list(RECIPES)
-    found = sorted(root.iterdir()) if root is not None and root.is_dir() else []
+    found = sorted(root.iterdir()) if base and root.is_dir() else []
     prepared = [path.name for path in found if find_prepared(path.name, root)]
     known = dict.fromkeys([*plain, *others, *prepared])
     # Names in use here come first: 'cifar' should suggest cifar10, not a rare relative.
