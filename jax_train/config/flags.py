@@ -83,7 +83,12 @@ def unknown_flag(name: str, arguments: Sequence[str], own: Sequence[str], defaul
     end = "" if value is None else f"={value}"
     near = difflib.get_close_matches(name, own, n=1, cutoff=0.75)
     word = name.removeprefix("config.").replace("-", "_")
-    fields = _fields_called(word, defaults) or _fields_nearly_called(word, defaults)
+    fields = _fields_called(word, defaults)
+    if not fields:
+        groups = [key for key in defaults if f"{key}.name" in flatten(defaults)]
+        names = [field.rpartition(".")[2] for field in flatten(defaults)] + groups
+        like = difflib.get_close_matches(word.rpartition(".")[2], names, n=1, cutoff=0.65)
+        fields = _fields_called(like[0], defaults) if like else []
     near = near or [f"config.{field}" for field in fields]
     start = f"{'-' if len(name) == 1 else '--'}{name}{end} is no flag."
     if near:
@@ -107,13 +112,6 @@ def _fields_called(word: str, defaults: ConfigDict) -> list[str]:
         if found := [field for field in fields if called[field] == key and len(key) > 1]:
             return found
     return []
-
-
-def _fields_nearly_called(word: str, defaults: ConfigDict) -> list[str]:
-    groups = [key for key in defaults if f"{key}.name" in flatten(defaults)]
-    names = [field.rpartition(".")[2] for field in flatten(defaults)]
-    near = difflib.get_close_matches(word.rpartition(".")[2], [*names, *groups], n=1, cutoff=0.65)
-    return _fields_called(near[0], defaults) if near else []
 
 
 def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None, bool]]:

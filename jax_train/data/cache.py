@@ -24,6 +24,7 @@ import numpy as np
 from jax_train.files import cache_root
 
 FORMAT = 1  # of an entry; raise it when the files or the way of decoding change
+Folder = str | os.PathLike | None  # of the cache; see `cache_root`
 _ABANDONED_SECONDS = 24 * 3600
 _log = logging.getLogger(__name__)
 
@@ -46,10 +47,7 @@ def fingerprint_of(files: Iterable[tuple[str, os.stat_result]], *settings: objec
 
 
 def cached(
-    label: str,
-    fingerprint: str | None,
-    build: Callable[[], Arrays],
-    cache_dir: str | os.PathLike | None = None,
+    label: str, fingerprint: str | None, build: Callable[[], Arrays], cache_dir: Folder = None
 ) -> Arrays:
     """Return the arrays of an entry; build them if no whole one is found.
 
@@ -79,7 +77,7 @@ def cached(
     return found
 
 
-def find_cached(label: str, fingerprint: str | None, cache_dir=None) -> Arrays | None:
+def find_cached(label: str, fingerprint: str | None, cache_dir: Folder = None) -> Arrays | None:
     """Return the arrays `cached` would return without building them, or None."""
     return fingerprint and _read_entry(_place(label, fingerprint, cache_dir), fingerprint)
 
@@ -89,7 +87,7 @@ def cached_json(
     fingerprint: str,
     build: Callable[[], object],
     is_valid: Callable[[object], bool],
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: Folder = None,
 ) -> object:
     """Return a small result of JSON's types from an entry of its own; arguments as of `cached`.
 
@@ -114,7 +112,7 @@ def cached_json(
     return value
 
 
-def _place(label: str, fingerprint: str, cache_dir: str | os.PathLike | None) -> Path:
+def _place(label: str, fingerprint: str, cache_dir: Folder) -> Path:
     name = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return cache_root(cache_dir) / name / fingerprint[:32]
 

@@ -190,8 +190,11 @@ def decode_image(path: Path, channels: int, size: tuple[int, int] | None) -> np.
             image = ImageOps.exif_transpose(opened)
         except Exception as error:  # readers of EXIF raise many kinds too
             raise ValueError("its EXIF data is damaged; save it without") from error
-        if image.mode.startswith("I"):
-            image = _upper_byte(image)
+        if image.mode.startswith("I"):  # Pillow's own conversion of 16 bits clips them to white
+            pixels = np.asarray(image)
+            if pixels.min() < 0 or pixels.max() > 0xFFFF:
+                raise ValueError("32-bit pixels; expected 8 or 16 bits")
+            image = Image.fromarray((pixels >> 8).astype(np.uint8))
         if image.mode == "F":
             raise ValueError("floating-point pixels; expected 8 or 16 bits")
         if image.mode == "P" and "transparency" in image.info:
@@ -201,13 +204,3 @@ def decode_image(path: Path, channels: int, size: tuple[int, int] | None) -> np.
             # Crops first, then resizes: the same view as the other way round, for less work.
             image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
         return np.asarray(image).reshape(image.height, image.width, channels)
-
-
-def _upper_byte(image):
-    """Return a 16-bit grey image as 8 bits; Pillow's own conversion clips it to white."""
-    from PIL import Image
-
-    pixels = np.asarray(image)
-    if pixels.min() < 0 or pixels.max() > 0xFFFF:
-        raise ValueError("32-bit pixels; expected 8 or 16 bits")
-    return Image.fromarray((pixels >> 8).astype(np.uint8))

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from jax_train.config import ranges
+from jax_train.config.ranges import check_value
 from jax_train.data.cache import Arrays, cached, find_cached
 from jax_train.data.checks import CHECKS
 from jax_train.data.examples import Dataset
@@ -54,7 +54,9 @@ def load(
     Raises:
       UserError: the data, the split, or a file of the data is not usable; says which and why.
     """
-    limit = _limit_bytes(memory_limit)
+    if memory_limit not in (None, math.inf):
+        check_value("data.memory_limit", memory_limit, CHECKS["data.memory_limit"])
+    limit = math.inf if memory_limit is None else memory_limit * 1e9  # in bytes
     source = open_source(name, data_dir, image_size, download)
     store = _Store(source, image_size, cache_dir)
     ranges = resolve_split(split, source)
@@ -134,13 +136,6 @@ def _gather(dataset: StreamedDataset) -> Arrays:
         images[done:end], labels[done:end] = some_images, some_labels
         done = end
     return Arrays(images, labels, dataset.class_names)
-
-
-def _limit_bytes(memory_limit: float | None) -> float:
-    if memory_limit is None or memory_limit == math.inf:
-        return math.inf
-    ranges.check_value("data.memory_limit", memory_limit, CHECKS["data.memory_limit"])
-    return memory_limit * 1e9
 
 
 def _check_shapes(split: str, source: Source, shapes: dict[str, tuple[int, ...]]) -> None:
