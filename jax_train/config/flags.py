@@ -130,7 +130,10 @@ def _find(flag: str, defaults: ConfigDict) -> tuple[ConfigDict, str]:
     path, place, known = "config", defaults, defaults
     for part in flag.split(".")[1:]:
         if not isinstance(known, ConfigDict) or part not in known:
-            raise UserError(f"--{flag}: {path}.{part} is no field{_hint(part, known, defaults)}.")
+            here = known if isinstance(known, ConfigDict) else ()
+            elsewhere = [] if part in defaults else _fields_called(part, defaults)
+            hint = f" (did you mean config.{elsewhere[0]}?)" if elsewhere else nearest(part, here)
+            raise UserError(f"--{flag}: {path}.{part} is no field{hint}.")
         path, place, known = f"{path}.{part}", known, known[part]
     if isinstance(known, ConfigDict):
         raise UserError(
@@ -138,15 +141,6 @@ def _find(flag: str, defaults: ConfigDict) -> tuple[ConfigDict, str]:
             f"--{flag}.{next(iter(known))}=…"
         )
     return place, part
-
-
-def _hint(part: str, known, defaults: ConfigDict) -> str:
-    """The field that is called so elsewhere, else the nearest one here, else all of those here."""
-    here = known if isinstance(known, ConfigDict) else ()
-    elsewhere = _fields_called(part, defaults)
-    if elsewhere and part not in defaults:
-        return f" (did you mean config.{elsewhere[0]}?)"
-    return nearest(part, here)
 
 
 def _check_value(flag: str, value: str | None, joined: bool, place: ConfigDict) -> None:

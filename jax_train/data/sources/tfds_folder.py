@@ -27,8 +27,7 @@ def find_prepared(
     Looks at the disk only; TFDS is not asked, since it would try to download what is missing.
 
     Args:
-      name: such as 'cifar10'.
-      root: the data folder of TFDS.
+      name, root: such as 'cifar10', and the data folder of TFDS.
       config: the TFDS config; None: the one TFDS recorded as the default, if there is one.
       version: such as '3.0.2' or '3.*.*'; None: any.
     """
