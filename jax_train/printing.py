@@ -13,14 +13,12 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def progress_bar(total: int, what: str, show: bool):
+def progress_bar(total: int, what: str, show: bool = True):
     """Return a tqdm bar on stderr that shows up after 2 s, and only on a terminal."""
     from tqdm import tqdm
 
-    # `disable=None` is tqdm's way to say: unless stderr is a terminal.
-    return tqdm(
-        total=total, desc=what, unit=" images", delay=2, leave=False, disable=None if show else True
-    )
+    disable = None if show else True  # None is tqdm's way to say: unless stderr is a terminal
+    return tqdm(total=total, desc=what, unit=" images", delay=2, leave=False, disable=disable)
 
 
 def as_paragraph(text: str) -> str:

@@ -1,7 +1,6 @@
 """`python -m jax_train prepare`: fetch a data set, or take it from disk."""
 
 import argparse
-from pathlib import Path
 
 HELP = "download and prepare cifar10, cifar100 or mnist (no TensorFlow needed)"
 DESCRIPTION = (
@@ -30,9 +29,9 @@ def run(args: argparse.Namespace) -> str:
     """Prepare a data set unless it is there already; return a line that says so."""
     from jax_train.data.sources.archives import RECIPES
     from jax_train.data.sources.prepare import prepare
-    from jax_train.data.sources.tfds_folder import default_data_dir, find_prepared
+    from jax_train.data.sources.tfds_folder import data_root, find_prepared
 
-    root = Path(args.data_dir).expanduser() if args.data_dir else default_data_dir()
+    root = data_root(args.data_dir)
     before = find_prepared(args.name, root) if args.name in RECIPES else None
     folder = prepare(args.name, root, args.archive)
     state = "was prepared already" if before == folder else "is prepared"

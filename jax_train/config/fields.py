@@ -8,17 +8,8 @@ from ml_collections import ConfigDict
 from jax_train.errors import UserError
 
 # A run may go on under other values of these: they change no result.
-_FREE = (
-    "compare",
-    "data.data_dir",
-    "data.download",
-    "data.memory_limit",
-    "parallel",
-    "mesh.",
-    "log.",
-    "checkpoint.every_",
-    "train.on_nonfinite",
-)
+_FREE = ("compare", "data.data_dir", "data.download", "data.memory_limit", "parallel", "mesh.")
+_FREE += ("log.", "checkpoint.every_", "train.on_nonfinite")
 _KINDS = {
     int: "a whole number",
     float: "a number",
@@ -51,11 +42,9 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
 
 
 def expectation(field: str, place: ConfigDict) -> str:
-    """Say what a field takes: 'expected a whole number, for example --config.train.epochs=20'.
+    """Say what a field, config.GROUP.FIELD, takes; `place` is the group of the defaults.
 
-    Args:
-      field: its whole path, config.GROUP.FIELD.
-      place: the group of the defaults that holds it.
+    Such as: 'expected a whole number, for example --config.train.epochs=20'.
     """
     key = field.rpartition(".")[2]
     kind = place.get_type(key)
@@ -69,14 +58,10 @@ def to_json(config: ConfigDict) -> str:
 
 
 def differences(config: ConfigDict, stored: Path) -> list[str]:
-    """Compare a config with the one a run folder holds.
+    """Return a line `config.field: … there, … asked for` for each field that differs and matters.
 
-    Args:
-      config: what is asked for now. Fields left at None were, or will be, filled in from the data.
-      stored: a run's config.json.
-
-    Returns:
-      One line `config.field: … there, … asked for` for each field that differs and matters.
+    Fields of `config` left at None were, or will be, filled in from the data; `stored` is the
+    config.json of a run.
 
     Raises:
       UserError: the file cannot be read.
@@ -87,11 +72,9 @@ def differences(config: ConfigDict, stored: Path) -> list[str]:
         raise UserError(
             f"{stored} cannot be read ({error}). Choose another --workdir, or delete that folder."
         ) from error
-    lines = []
-    for field, value in flatten(config).items():
-        before = old.get(field)
-        value = list(value) if isinstance(value, tuple) else value
-        before = list(before) if isinstance(before, tuple) else before
-        if value is not None and value != before and not field.startswith(_FREE):
-            lines.append(f"config.{field}: {before} there, {value} asked for")
-    return lines
+    asked = flatten(ConfigDict(json.loads(to_json(config))))
+    return [
+        f"config.{field}: {old.get(field)} there, {value} asked for"
+        for field, value in asked.items()
+        if value is not None and value != old.get(field) and not field.startswith(_FREE)
+    ]

@@ -47,8 +47,7 @@ def check(arguments: Sequence[str], defaults: ConfigDict, recipes: Path) -> None
         flag = name.removeprefix("no") if negated else name
         if flag.startswith("config."):
             place, key = _find(flag, defaults)
-            kind = place.get_type(key)
-            if negated and kind is not bool:
+            if negated and place.get_type(key) is not bool:
                 raise UserError(f"--{name}: {flag} is no switch; {expectation(flag, place)}.")
             if not negated:
                 _check_value(flag, value, joined, place)
@@ -77,14 +76,20 @@ def unknown_flag(name: str, arguments: Sequence[str], own: Sequence[str], defaul
 
     Args:
       name: the flag, without dashes and value.
-      arguments: the command line that holds it.
+      arguments, defaults: as of `check`.
       own: names of the program's own flags.
-      defaults: the config whose fields can be set.
     """
     value = next((value for flag, value, _ in _flags(arguments) if flag == name), None)
     end = "" if value is None else f"={value}"
     near = difflib.get_close_matches(name, own, n=1, cutoff=0.75)
-    near = near or [f"config.{field}" for field in fields_like(name, defaults)]
+    word = name.removeprefix("config.").replace("-", "_")
+    fields = _fields_called(word, defaults)
+    if not fields:
+        groups = [key for key in defaults if f"{key}.name" in flatten(defaults)]
+        names = [field.rpartition(".")[2] for field in flatten(defaults)] + groups
+        like = difflib.get_close_matches(word.rpartition(".")[2], names, n=1, cutoff=0.65)
+        fields = _fields_called(like[0], defaults) if like else []
+    near = near or [f"config.{field}" for field in fields]
     start = f"{'-' if len(name) == 1 else '--'}{name}{end} is no flag."
     if near:
         return f"{start} Did you mean {' or '.join(f'--{flag}{end}' for flag in near)} ?"
@@ -92,12 +97,6 @@ def unknown_flag(name: str, arguments: Sequence[str], own: Sequence[str], defaul
         f"{start} There are {', '.join(f'--{flag}' for flag in own)} and, for every field in "
         "configs/common.py, --config.GROUP.FIELD=VALUE."
     )
-
-
-def fields_like(word: str, defaults: ConfigDict) -> list[str]:
-    """Return the fields a word may stand for: their name, their initials, or nearly their name."""
-    word = word.removeprefix("config.").replace("-", "_")
-    return _fields_called(word, defaults) or _fields_nearly_called(word, defaults)
 
 
 def _fields_called(word: str, defaults: ConfigDict) -> list[str]:
@@ -113,13 +112,6 @@ def _fields_called(word: str, defaults: ConfigDict) -> list[str]:
         if found := [field for field in fields if called[field] == key and len(key) > 1]:
             return found
     return []
-
-
-def _fields_nearly_called(word: str, defaults: ConfigDict) -> list[str]:
-    groups = [key for key in defaults if f"{key}.name" in flatten(defaults)]
-    names = [field.rpartition(".")[2] for field in flatten(defaults)]
-    near = difflib.get_close_matches(word.rpartition(".")[2], [*names, *groups], n=1, cutoff=0.65)
-    return _fields_called(near[0], defaults) if near else []
 
 
 def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None, bool]]:
@@ -138,7 +130,10 @@ def _find(flag: str, defaults: ConfigDict) -> tuple[ConfigDict, str]:
     path, place, known = "config", defaults, defaults
     for part in flag.split(".")[1:]:
         if not isinstance(known, ConfigDict) or part not in known:
-            raise UserError(f"--{flag}: {path}.{part} is no field{_hint(part, known, defaults)}.")
+            here = known if isinstance(known, ConfigDict) else ()
+            elsewhere = [] if part in defaults else _fields_called(part, defaults)
+            hint = f" (did you mean config.{elsewhere[0]}?)" if elsewhere else nearest(part, here)
+            raise UserError(f"--{flag}: {path}.{part} is no field{hint}.")
         path, place, known = f"{path}.{part}", known, known[part]
     if isinstance(known, ConfigDict):
         raise UserError(
@@ -146,15 +141,6 @@ def _find(flag: str, defaults: ConfigDict) -> tuple[ConfigDict, str]:
             f"--{flag}.{next(iter(known))}=…"
         )
     return place, part
-
-
-def _hint(part: str, known, defaults: ConfigDict) -> str:
-    """The field that is called so elsewhere, else the nearest one here, else all of those here."""
-    here = known if isinstance(known, ConfigDict) else ()
-    elsewhere = _fields_called(part, defaults)
-    if elsewhere and part not in defaults:
-        return f" (did you mean config.{elsewhere[0]}?)"
-    return nearest(part, here)
 
 
 def _check_value(flag: str, value: str | None, joined: bool, place: ConfigDict) -> None:

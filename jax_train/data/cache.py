@@ -24,6 +24,7 @@ import numpy as np
 from jax_train.files import cache_root
 
 FORMAT = 1  # of an entry; raise it when the files or the way of decoding change
+Folder = str | os.PathLike | None  # of the cache; see `cache_root`
 _ABANDONED_SECONDS = 24 * 3600
 _log = logging.getLogger(__name__)
 
@@ -46,23 +47,22 @@ def fingerprint_of(files: Iterable[tuple[str, os.stat_result]], *settings: objec
 
 
 def cached(
-    label: str,
-    fingerprint: str,
-    build: Callable[[], Arrays],
-    cache_dir: str | os.PathLike | None = None,
+    label: str, fingerprint: str | None, build: Callable[[], Arrays], cache_dir: Folder = None
 ) -> Arrays:
-    """Return the arrays of an entry; build them if need be.
+    """Return the arrays of an entry; build them if no whole one is found.
 
     Args:
       label: what the arrays are, with the path of their source; the same for every state of it.
-      fingerprint: of the source as it is now.
-      build: decodes the arrays; called only when no whole entry is found.
+      fingerprint: of the source as it is now; None: nothing is cached.
+      build: decodes the arrays.
       cache_dir: see `cache_root`.
 
     Returns:
       The arrays, images as a read-only memory map. If the cache cannot be written, the arrays
       in memory, after one warning.
     """
+    if fingerprint is None:
+        return build()
     place = _place(label, fingerprint, cache_dir)
     found = _read_entry(place, fingerprint)
     if found is None:
@@ -77,11 +77,9 @@ def cached(
     return found
 
 
-def find_cached(
-    label: str, fingerprint: str, cache_dir: str | os.PathLike | None = None
-) -> Arrays | None:
+def find_cached(label: str, fingerprint: str | None, cache_dir: Folder = None) -> Arrays | None:
     """Return the arrays `cached` would return without building them, or None."""
-    return _read_entry(_place(label, fingerprint, cache_dir), fingerprint)
+    return fingerprint and _read_entry(_place(label, fingerprint, cache_dir), fingerprint)
 
 
 def cached_json(
@@ -89,16 +87,11 @@ def cached_json(
     fingerprint: str,
     build: Callable[[], object],
     is_valid: Callable[[object], bool],
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: Folder = None,
 ) -> object:
-    """Return a small result from an entry of its own; build it if need be.
+    """Return a small result of JSON's types from an entry of its own; arguments as of `cached`.
 
-    Args:
-      label: what the result is, with the path of its source; no other entry may have it.
-      fingerprint: of the source as it is now.
-      build: works the result out, of what JSON knows.
-      is_valid: whether a stored result can be used; it may raise ValueError or TypeError.
-      cache_dir: see `cache_root`.
+    `is_valid` says whether a stored result can be used, and may raise ValueError or TypeError.
     """
     place = _place(label, fingerprint, cache_dir).with_suffix(".json")
     try:
@@ -110,25 +103,24 @@ def cached_json(
         pass  # not there, or damaged: built again
     value = build()
     try:
-        _write_json(place, {"format": FORMAT, "fingerprint": fingerprint, "value": value})
+        with _folder_beside(place) as temporary:
+            entry = {"format": FORMAT, "fingerprint": fingerprint, "value": value}
+            _write(temporary / place.name, json.dumps(entry).encode())
+            os.replace(temporary / place.name, place)
     except OSError as error:
         _warn("Counts of the pixel values are", "counts", place, error)
     return value
 
 
-def _place(label: str, fingerprint: str, cache_dir: str | os.PathLike | None) -> Path:
+def _place(label: str, fingerprint: str, cache_dir: Folder) -> Path:
     name = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return cache_root(cache_dir) / name / fingerprint[:32]
 
 
 def _warn(what: str, does: str, place: Path, error: OSError) -> None:
     _log.warning(
-        "%s not cached, so the next run %s again: cannot write %s (%s). Set JAX_VIT_CNN_CACHE to "
-        "a folder with room.",
-        what,
-        does,
-        place.parent,
-        error.strerror or error,
+        f"{what} not cached, so the next run {does} again: cannot write {place.parent} "
+        f"({error.strerror or error}). Set JAX_VIT_CNN_CACHE to a folder with room."
     )
 
 
@@ -138,20 +130,20 @@ def _read_entry(place: Path, fingerprint: str) -> Arrays | None:
         meta = json.loads((place / "meta.json").read_text("utf-8"))
         if meta["format"] != FORMAT or meta["fingerprint"] != fingerprint:
             return None
-        for name in ("images", "labels"):
-            if (place / f"{name}.npy").stat().st_size != meta[name]["bytes"]:
-                return None
         images = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(place / "labels.npy", allow_pickle=False)
         for name, array in (("images", images), ("labels", labels)):
-            if [str(array.dtype), list(array.shape)] != [meta[name]["dtype"], meta[name]["shape"]]:
+            if meta[name] != _facts(array, (place / f"{name}.npy").stat().st_size):
                 return None
         classes = tuple(meta["class_names"])
-        if labels.min() < 0 or labels.max() >= len(classes):
-            return None
+        known = 0 <= labels.min() <= labels.max() < len(classes)
+        return Arrays(images, labels, classes) if known else None
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
-    return Arrays(images, labels, classes)
+
+
+def _facts(array: np.ndarray, size: int) -> dict:
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "bytes": size}
 
 
 def _write_entry(place: Path, fingerprint: str, label: str, arrays: Arrays) -> None:
@@ -160,25 +152,22 @@ def _write_entry(place: Path, fingerprint: str, label: str, arrays: Arrays) -> N
         meta = {"format": FORMAT, "fingerprint": fingerprint, "source": ascii(label)}
         meta["class_names"] = list(arrays.class_names)
         for name, array in (("images", arrays.images), ("labels", arrays.labels)):
-            # Written through a file, not a memory map: a full disk is then an error, not SIGBUS.
-            with open(temporary / f"{name}.npy", "wb") as file:
-                np.save(file, array, allow_pickle=False)
-                _flush(file)
-                size = file.tell()
-            meta[name] = {"dtype": str(array.dtype), "shape": list(array.shape), "bytes": size}
-        with open(temporary / "meta.json", "w", encoding="utf-8") as file:
-            json.dump(meta, file, indent=1)
-            _flush(file)
+            meta[name] = _facts(array, _write(temporary / f"{name}.npy", array))
+        _write(temporary / "meta.json", json.dumps(meta, indent=1).encode())
         _move_into_place(temporary, place, fingerprint)
 
 
-def _write_json(place: Path, entry: dict) -> None:
-    """Write one file as a whole or not at all; raises OSError."""
-    with _folder_beside(place) as temporary:
-        with open(temporary / place.name, "w", encoding="utf-8") as file:
-            json.dump(entry, file)
-            _flush(file)
-        os.replace(temporary / place.name, place)
+def _write(path: Path, content: np.ndarray | bytes) -> int:
+    """Write a file, through to the disk; return its size in bytes."""
+    # Through a file, not a memory map: a full disk is then an error, not SIGBUS.
+    with open(path, "wb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            np.save(file, content, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
 
 
 @contextlib.contextmanager
@@ -191,18 +180,11 @@ def _folder_beside(place: Path) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for other in place.parent.iterdir():
-        if other.name == place.name or other.name.startswith("."):
-            continue
-        if other.is_dir():
+    for other in place.parent.glob("[!.]*"):
+        if other.is_dir() and other.name != place.name:
             shutil.rmtree(other, ignore_errors=True)
-        else:
+        elif other.name != place.name:
             other.unlink(missing_ok=True)
-
-
-def _flush(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _move_into_place(temporary: Path, place: Path, fingerprint: str) -> None:
@@ -216,20 +198,15 @@ def _move_into_place(temporary: Path, place: Path, fingerprint: str) -> None:
                 raise
         if _read_entry(place, fingerprint) is not None:
             return
-        aside = Path(tempfile.mkdtemp(prefix=".old-", dir=place.parent))
-        try:
-            os.rename(place, aside / "entry")
-        except FileNotFoundError:
-            pass  # another process moved it first
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        aside = temporary.with_name(f".old{temporary.name}")
+        with contextlib.suppress(FileNotFoundError):  # another process moved it first
+            os.rename(place, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _remove_abandoned(folder: Path) -> None:
     """Remove what processes that were killed while writing have left behind."""
     for path in folder.glob(".*-*"):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
-        except FileNotFoundError:
-            continue

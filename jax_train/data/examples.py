@@ -107,16 +107,11 @@ def count_shared(a: Examples, b: Examples) -> int:
     """Return how many examples stand in both, each counted once; 0 for different sources."""
     if a.source != b.source:
         return 0
-    shared = 0
-    for base in {base for base, _, _ in a.ranges}:
-        shared += int(np.count_nonzero(_held(a, base, b) & _held(b, base, a)))
-    return shared
+    bases = {base for base, _, _ in a.ranges}
+    return sum(len(np.intersect1d(_held(a, base), _held(b, base))) for base in bases)
 
 
-def _held(dataset: Examples, base: str, other: Examples) -> np.ndarray:
-    """Return a mask over the examples of a base split; long enough for both data sets."""
-    mask = np.zeros(max(stop for _, _, stop in (*dataset.ranges, *other.ranges)), bool)
-    for name, start, stop in dataset.ranges:
-        if name == base:
-            mask[start:stop] = True
-    return mask
+def _held(dataset: Examples, base: str) -> np.ndarray:
+    """Return the indices of the examples within a base split."""
+    parts = (np.arange(*part) for name, *part in dataset.ranges if name == base)
+    return np.concatenate([(), *parts])

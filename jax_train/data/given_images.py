@@ -38,12 +38,8 @@ def find_images(places: Sequence[str | os.PathLike]) -> list[Path]:
         ignored = Counter()
         names = sorted(name for name, _ in image_files.image_files(place, place, ignored))
         if not names:
-            left_out = ", ".join(f"{n} x {suffix}" for suffix, n in ignored.most_common(5))
-            raise UserError(
-                f"No image in the folder {place}. "
-                + (f"Files ignored for their suffix: {left_out}. " if ignored else "")
-                + f"Expected files with one of {', '.join(sorted(image_files.SUFFIXES))}."
-            )
+            told = image_files.suffixes_told(ignored)
+            raise UserError(f"No image in the folder {place}. {told}")
         found += [place / name for name in names]
     return found
 
@@ -83,11 +79,7 @@ def read_images(
 def count_differences(
     paths: Sequence[str | os.PathLike], image_shape: tuple[int, int, int]
 ) -> Counter[str]:
-    """Count the images that had to be changed in a way that can mislead a model.
-
-    Args:
-      paths: of files that `read_images` has read.
-      image_shape: as given to it.
+    """Count the images that `read_images` had to change in a way that can mislead a model.
 
     Returns:
       Counts under 'resized' (the shorter side by more than the factor `FAR`), 'colour' (in an

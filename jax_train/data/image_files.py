@@ -44,6 +44,13 @@ def image_files(folder: Path, root: Path, ignored: Counter) -> Iterable:
             yield path.relative_to(root).as_posix(), stat
 
 
+def suffixes_told(ignored: Counter) -> str:
+    """Say which files, counted by suffix, are no images, and what the suffix of one can be."""
+    left_out = ", ".join(f"{n} x {suffix}" for suffix, n in ignored.most_common(5))
+    start = f"Files ignored for their suffix: {left_out}. " if ignored else ""
+    return f"{start}Expected files with one of {', '.join(sorted(SUFFIXES))}."
+
+
 def decode_all(
     paths: Sequence[Path],
     decode: Callable[[Path], np.ndarray],
@@ -53,8 +60,7 @@ def decode_all(
     """Return the images of files as uint8 [n, H, W, C].
 
     Args:
-      paths: the files.
-      decode: gives the pixels of one.
+      paths, decode: the files, and what gives the pixels of one.
       like: the shape [H, W, C] all must have, and the file it was taken from.
       in_order: a `map`, perhaps one over threads.
 
@@ -184,8 +190,11 @@ def decode_image(path: Path, channels: int, size: tuple[int, int] | None) -> np.
             image = ImageOps.exif_transpose(opened)
         except Exception as error:  # readers of EXIF raise many kinds too
             raise ValueError("its EXIF data is damaged; save it without") from error
-        if image.mode.startswith("I"):
-            image = _upper_byte(image)
+        if image.mode.startswith("I"):  # Pillow's own conversion of 16 bits clips them to white
+            pixels = np.asarray(image)
+            if pixels.min() < 0 or pixels.max() > 0xFFFF:
+                raise ValueError("32-bit pixels; expected 8 or 16 bits")
+            image = Image.fromarray((pixels >> 8).astype(np.uint8))
         if image.mode == "F":
             raise ValueError("floating-point pixels; expected 8 or 16 bits")
         if image.mode == "P" and "transparency" in image.info:
@@ -195,13 +204,3 @@ def decode_image(path: Path, channels: int, size: tuple[int, int] | None) -> np.
             # Crops first, then resizes: the same view as the other way round, for less work.
             image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
         return np.asarray(image).reshape(image.height, image.width, channels)
-
-
-def _upper_byte(image):
-    """Return a 16-bit grey image as 8 bits; Pillow's own conversion clips it to white."""
-    from PIL import Image
-
-    pixels = np.asarray(image)
-    if pixels.min() < 0 or pixels.max() > 0xFFFF:
-        raise ValueError("32-bit pixels; expected 8 or 16 bits")
-    return Image.fromarray((pixels >> 8).astype(np.uint8))

@@ -1,10 +1,4 @@
-"""Data sets of images with labels, in memory or memory-mapped: `load` and `Dataset`.
-
-Sources are scikit-learn's embedded digits, TFDS data sets read without TensorFlow, and folders
-of images by class. Every source takes the split syntax of TFDS, and what had to be decoded is
-kept in a cache (`jax_train.data.cache`). What exceeds a limit of memory is read while it is used
-(`jax_train.data.streamed`).
-"""
+"""Data sets by name: what had to be decoded is cached; what exceeds a limit of memory streams."""
 
 from __future__ import annotations
 
@@ -14,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from jax_train.config import ranges
+from jax_train.config.ranges import check_value
 from jax_train.data.cache import Arrays, cached, find_cached
 from jax_train.data.checks import CHECKS
 from jax_train.data.examples import Dataset
@@ -34,7 +28,6 @@ def load(
     image_size: int | None = None,
     download: bool = True,
     cache_dir: str | os.PathLike | None = None,
-    progress: bool = True,
     memory_limit: float | None = None,
 ) -> Dataset | StreamedDataset:
     """Load a split of a data set.
@@ -50,7 +43,6 @@ def load(
         (shorter side) and cropped (centre) to.
       download: whether to fetch and prepare missing data.
       cache_dir: folder for decoded images; None: see `files.cache_root`.
-      progress: show progress bars, where stderr is a terminal.
       memory_limit: gigabytes (1e9 bytes) that the images of the split, one byte per value, may
         take; a larger split is returned as a `StreamedDataset`, which is decoded
         while it is used and never cached. None: no limit.
@@ -62,11 +54,11 @@ def load(
     Raises:
       UserError: the data, the split, or a file of the data is not usable; says which and why.
     """
-    limit = _limit_bytes(memory_limit)
-    source = open_source(
-        name, data_dir, image_size=image_size, download=download, progress=progress
-    )
-    store = _Store(source, image_size, cache_dir, progress)
+    if memory_limit not in (None, math.inf):
+        check_value("data.memory_limit", memory_limit, CHECKS["data.memory_limit"])
+    limit = math.inf if memory_limit is None else memory_limit * 1e9  # in bytes
+    source = open_source(name, data_dir, image_size, download)
+    store = _Store(source, image_size, cache_dir)
     ranges = resolve_split(split, source)
     if limit < math.inf:
         _check_shapes(split, source, {base: store.image_shape(base) for base, _, _ in ranges})
@@ -77,23 +69,19 @@ def load(
     parts = [store.arrays(*part, whole=sum(source.splits[part[0]]) <= limit) for part in ranges]
     shapes = zip(ranges, parts, strict=True)
     _check_shapes(split, source, {base: part.images.shape[1:] for (base, _, _), part in shapes})
+    images, labels, (class_names, *_) = zip(*parts, strict=True)
     return Dataset(
-        name=name,
-        split=split,
-        class_names=parts[0].class_names,
-        source=source.identity,
-        ranges=ranges,
-        images=parts[0].images if len(parts) == 1 else np.concatenate([p.images for p in parts]),
-        labels=parts[0].labels if len(parts) == 1 else np.concatenate([p.labels for p in parts]),
+        **store.facts(split, ranges, class_names),
+        images=images[0] if len(parts) == 1 else np.concatenate(images),
+        labels=labels[0] if len(parts) == 1 else np.concatenate(labels),
     )
 
 
 class _Store:
     """A source with its cache: each base split is decoded, mapped or opened once, when needed."""
 
-    def __init__(self, source: Source, image_size, cache_dir, progress: bool):
-        self._source, self._image_size = source, image_size
-        self._cache_dir, self._progress = cache_dir, progress
+    def __init__(self, source: Source, image_size, cache_dir):
+        self._source, self._image_size, self._cache_dir = source, image_size, cache_dir
         self._open = cache(source.open)
         self._whole = cache(lambda base: self._decoded(base, 0, sum(source.splits[base]), ""))
 
@@ -107,16 +95,14 @@ class _Store:
     def stream(self, split: str, ranges: tuple[tuple[str, int, int], ...]) -> StreamedDataset:
         """Return a split that is decoded while it is used."""
         records = {base: self._open(base) for base, _, _ in ranges}
-        return StreamedDataset(
-            name=self._source.name,
-            split=split,
-            class_names=records[ranges[0][0]].class_names,
-            source=self._source.identity,
-            ranges=ranges,
-            records=records,
-            fingerprint=self._source.fingerprint,
-            cache_dir=self._cache_dir,
-        )
+        facts = self.facts(split, ranges, records[ranges[0][0]].class_names)
+        how = {"fingerprint": self._source.fingerprint, "cache_dir": self._cache_dir}
+        return StreamedDataset(**facts, records=records, **how)
+
+    def facts(self, split: str, ranges, class_names: tuple[str, ...]) -> dict:
+        """Return what is known of a split's examples, as keywords of `Examples`."""
+        known = {"name": self._source.name, "source": self._source.identity, "split": split}
+        return known | {"ranges": ranges, "class_names": class_names}
 
     def image_shape(self, base: str) -> tuple[int, int, int]:
         """Return height, width and channels of the images; from the cache it is quicker."""
@@ -127,39 +113,29 @@ class _Store:
         return f"{self._source.identity}\n{base}\n{self._image_size}"
 
     def _find(self, base: str) -> Arrays | None:
-        fingerprint = self._source.fingerprint
-        return find_cached(self._label(base), fingerprint, self._cache_dir) if fingerprint else None
+        return find_cached(self._label(base), self._source.fingerprint, self._cache_dir)
 
     def _decoded(self, base: str, start: int, stop: int, part: str) -> Arrays:
         """Return a range from the cache, or decode it; `part` names it among those of the base."""
-        fingerprint = self._source.fingerprint
 
         def build() -> Arrays:
-            return _gather(self.stream(base, ((base, start, stop),)), self._progress)
+            return _gather(self.stream(base, ((base, start, stop),)))
 
-        if fingerprint is None:
-            return build()
-        return cached(self._label(base) + part, fingerprint, build, self._cache_dir)
+        label = self._label(base) + part
+        return cached(label, self._source.fingerprint, build, self._cache_dir)
 
 
-def _gather(dataset: StreamedDataset, progress: bool) -> Arrays:
+def _gather(dataset: StreamedDataset) -> Arrays:
     """Return all examples of a split that fits in memory."""
     images = allocate(len(dataset), dataset.image_shape)
     labels = np.empty(len(dataset), np.int32)
     what = f"Decoding {scheme_of(dataset.name).title(dataset.name)} {dataset.split}"
     done = 0
-    for some_images, some_labels in whole_pass(dataset, what, progress):
+    for some_images, some_labels in whole_pass(dataset, what):
         end = done + len(some_labels)
         images[done:end], labels[done:end] = some_images, some_labels
         done = end
     return Arrays(images, labels, dataset.class_names)
-
-
-def _limit_bytes(memory_limit: float | None) -> float:
-    if memory_limit is None or memory_limit == math.inf:
-        return math.inf
-    ranges.check_value("data.memory_limit", memory_limit, CHECKS["data.memory_limit"])
-    return memory_limit * 1e9
 
 
 def _check_shapes(split: str, source: Source, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -11,11 +11,7 @@ REPORTED = 5  # damaged files named in one error
 
 
 class DamagedFiles(UserError):
-    """Image files that cannot be decoded.
-
-    Attributes:
-      files: path and reason of up to five of them.
-    """
+    """Image files that cannot be decoded; `files` are path and reason of up to five of them."""
 
     def __init__(self, files: Sequence[str]):
         self.files = tuple(files[:REPORTED])

@@ -43,9 +43,10 @@ def resolve_split(split: str, source: Source) -> tuple[tuple[str, int, int], ...
     try:
         parts = ReadInstruction.from_spec(split).to_absolute(infos)
     except Exception as error:  # TFDS raises many kinds for the one cause: a bad spec
+        cause = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        cause = cause.split(" See format at")[0].rstrip(".")  # without the links of TFDS
         raise UserError(
-            f"The split {split!r} of {source.name} cannot be read: "
-            f"{_last_sentence(error)} {help_text}"
+            f"The split {split!r} of {source.name} cannot be read: {cause}. {help_text}"
         ) from error
     ranges = []
     for part in parts:
@@ -56,9 +57,3 @@ def resolve_split(split: str, source: Source) -> tuple[tuple[str, int, int], ...
     if not ranges:
         raise UserError(f"The split {split!r} of {source.name} holds no example. {help_text}")
     return tuple(ranges)
-
-
-def _last_sentence(error: Exception) -> str:
-    """Return the cause TFDS gives, without its links."""
-    text = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-    return text.split(" See format at")[0].rstrip(".") + "."

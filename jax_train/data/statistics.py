@@ -15,24 +15,18 @@ def channel_statistics(
     dataset: Dataset | StreamedDataset,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of the images, scaled to [0, 1]."""
-    counts = channel_counts(dataset)
-    values = np.arange(256) / 255
-    mean = [float(count @ values / count.sum()) for count in counts]
-    var = [
-        float(count @ (values - m) ** 2 / count.sum())
-        for count, m in zip(counts, mean, strict=True)
-    ]
-    return tuple(round(m, 6) for m in mean), tuple(round(max(v, 1e-12) ** 0.5, 6) for v in var)
+    mean, deviation, values = [], [], np.arange(256) / 255
+    for count in channel_counts(dataset):
+        mean.append(float(count @ values / count.sum()))
+        variance = float(count @ (values - mean[-1]) ** 2 / count.sum())
+        deviation.append(max(variance, 1e-12) ** 0.5)
+    return tuple(round(m, 6) for m in mean), tuple(round(d, 6) for d in deviation)
 
 
-def channel_counts(dataset: Dataset | StreamedDataset, *, progress: bool = True) -> np.ndarray:
+def channel_counts(dataset: Dataset | StreamedDataset) -> np.ndarray:
     """Return how often each channel has each value, over the whole data set: int64 [C, 256].
 
     Of a streamed data set this takes a pass over all images; the result is cached.
-
-    Args:
-      dataset: in memory or streamed.
-      progress: show a progress bar, where stderr is a terminal.
 
     Raises:
       UserError: a file or record of a streamed data set is damaged; names it.
@@ -42,7 +36,7 @@ def channel_counts(dataset: Dataset | StreamedDataset, *, progress: bool = True)
     def build() -> list[list[int]]:
         counts = np.zeros((channels, 256), np.int64)
         # One block at a time: `bincount` makes 8 bytes of each.
-        for images, _ in whole_pass(dataset, f"Measuring {dataset.split}", progress):
+        for images, _ in whole_pass(dataset, f"Measuring {dataset.split}"):
             for channel in range(channels):
                 counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
         return counts.tolist()

@@ -104,21 +104,22 @@ class StreamedDataset(Examples):
         rows = order.shape[1:]
         size = math.prod(rows)
         more_images, more_labels = (), ()  # the rest of a block
-        decoded = self._decode(order.reshape(-1), threads, prefetch * size)
-        with contextlib.closing(decoded):
+        with contextlib.closing(self._decode(order.ravel(), threads, prefetch * size)) as decoded:
             for _ in range(len(order)):
-                images = np.empty((size, *self.image_shape), np.uint8)
-                labels = np.empty(size, np.int32)
+                images, labels = self._room(size)
                 filled = 0
                 while filled < size:
                     if not len(more_labels):
                         more_images, more_labels = next(decoded).result()
-                    end = min(size, filled + len(more_labels))
-                    some = end - filled
-                    images[filled:end], labels[filled:end] = more_images[:some], more_labels[:some]
+                    some = min(size - filled, len(more_labels))
+                    here = slice(filled, filled + some)
+                    images[here], labels[here] = more_images[:some], more_labels[:some]
                     more_images, more_labels = more_images[some:], more_labels[some:]
-                    filled = end
+                    filled += some
                 yield images.reshape(*rows, *self.image_shape), labels.reshape(rows)
+
+    def _room(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.empty((count, *self.image_shape), np.uint8), np.empty(count, np.int32)
 
     def _decode(self, order: np.ndarray, threads: int, ahead: int) -> Iterator[Future]:
         """Yield consecutive parts of `order` [n], decoded in threads: their images and labels."""
@@ -138,8 +139,7 @@ class StreamedDataset(Examples):
 
     def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decode the examples at these indices within the split."""
-        images = np.empty((len(indices), *self.image_shape), np.uint8)
-        labels = np.empty(len(indices), np.int32)
+        images, labels = self._room(len(indices))
         ends = np.cumsum([stop - start for _, start, stop in self.ranges])
         parts = np.searchsorted(ends, indices, side="right")
         for part in np.unique(parts):
@@ -149,9 +149,9 @@ class StreamedDataset(Examples):
         return images, labels
 
 
-def whole_pass(dataset: Dataset | StreamedDataset, what: str, progress: bool) -> Iterator:
+def whole_pass(dataset: Dataset | StreamedDataset, what: str) -> Iterator:
     """Yield images and labels of all examples in order, in blocks, with a progress bar."""
-    with progress_bar(len(dataset), what, progress) as bar:
+    with progress_bar(len(dataset), what) as bar:
         for images, labels in dataset.blocks():
             yield images, labels
             bar.update(len(labels))

@@ -7,13 +7,10 @@ import jax
 
 
 class Clock:
-    """Seconds of training and images per second, without compilation and evaluation.
-
-    Args:
-      before: seconds of the run's earlier parts.
-    """
+    """Seconds of training and images per second, without compilation and evaluation."""
 
     def __init__(self, before: float):
+        """`before`: seconds of the run's earlier parts."""
         self._start = time.monotonic() - before
         self._window = None  # start of the current window and images in it
         self._images = 0

@@ -8,7 +8,9 @@ import json
 import sys
 from collections.abc import Callable
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jax_train.errors import UserError
 
@@ -37,8 +39,6 @@ def start(
         )
     if count is not None and not 0 <= index < count:
         raise UserError(f"--process_id={index}: expected 0 to {count - 1} of {count} processes.")
-    import jax
-
     try:
         jax.distributed.initialize(coordinator, count, index, initialization_timeout=120)
     except (RuntimeError, ValueError) as error:
@@ -52,8 +52,6 @@ def start(
 
 def is_main() -> bool:
     """Whether this is the process that prints and writes."""
-    import jax
-
     return jax.process_index() == 0
 
 
@@ -63,8 +61,6 @@ def on_main(function: Callable[[], object]) -> object:
     Raises:
       Exception: what the function raised, in the first process; the others exit with code 2.
     """
-    import jax
-
     if jax.process_count() == 1:
         return function()
     result, error = None, None
@@ -83,19 +79,13 @@ def on_main(function: Callable[[], object]) -> object:
 
 def anywhere(flag: bool) -> bool:
     """Whether the flag is set in any process; all have to ask."""
-    import jax
-
     if jax.process_count() == 1:
         return flag
-    from jax.experimental import multihost_utils
-
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
 def _broadcast(value):
     """The first process's value, made of JSON's types, in all processes."""
-    from jax.experimental import multihost_utils
-
     text = json.dumps(value).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     padded = np.frombuffer(text[:size].ljust(size), np.uint8)

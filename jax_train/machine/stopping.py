@@ -10,12 +10,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):
-    """A run was asked to stop, and has saved everything.
-
-    Attributes:
-      step: steps done.
-      total: steps of the whole run.
-    """
+    """A run was asked to stop, and has saved everything: `step` of its `total` steps are done."""
 
     def __init__(self, step: int, total: int):
         super().__init__(f"stopped after step {step} of {total}")

@@ -9,9 +9,10 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,25 +22,23 @@ _MAX_MEMBER = 256 * 2**20  # bytes; the largest true member, cifar-100's train.b
 _MAX_TOTAL = 2**30
 _MAX_MEMBERS = 1000  # the true archives have 8 and 5; each costs time, even an empty one
 _DAMAGE = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error)
+_NONSENSE = (ValueError, KeyError, IndexError, OverflowError, RecursionError)  # in a tar's headers
+_ANOTHER = "The archive is not the original one: fetch it again."
 
 
-class _Bounded:
+class _Bounded(gzip.GzipFile):
     """An unpacked stream that raises when more is asked of it than the original could hold.
 
     The sizes in a tar's headers do not do: tarfile reads some headers whole, whatever they declare.
     """
 
-    def __init__(self, file):
-        self._file = file
-        self.tell = file.tell
-
     def read(self, size: int) -> bytes:
         self._check(self.tell() + size)
-        return self._file.read(size)
+        return super().read(size)
 
-    def seek(self, place: int) -> int:
+    def seek(self, place: int, *whence: int) -> int:
         self._check(place)
-        return self._file.seek(place)
+        return super().seek(place, *whence)
 
     @staticmethod
     def _check(place: int) -> None:
@@ -47,8 +46,7 @@ class _Bounded:
             raise tarfile.ReadError("it unpacks to more bytes than the original could hold")
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """What an archive holds.
 
     Attributes:
@@ -62,11 +60,9 @@ class Contents:
     with_id: bool
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """How to get a data set: where its files are, and how to read them (file name -> path)."""
 
-    name: str
     url: str
     files: tuple[str, ...]
     read: Callable[[dict[str, Path]], Contents]
@@ -82,12 +78,10 @@ def _read_cifar(paths: dict[str, Path], *, prefix: str, splits: dict, label_file
       paths: the one archive.
       prefix: folder within the archive.
       splits: split -> members, in the order of their records.
-      label_files: label key -> (member with the names, number of classes), in the order of the
-        label bytes of a record.
+      label_files: label key -> (member with the names, number of classes), in a record's order.
     """
     (path,) = paths.values()
-    names = [name for members in splits.values() for name in members]
-    names += [name for name, _ in label_files.values()]
+    names = [*chain.from_iterable(splits.values()), *(name for name, _ in label_files.values())]
     members = _read_tar(path, {prefix + name for name in names})
     class_names = {}
     for key, (name, count) in label_files.items():
@@ -96,13 +90,12 @@ def _read_cifar(paths: dict[str, Path], *, prefix: str, splits: dict, label_file
         if len(class_names[key]) != count:
             raise UserError(
                 f"{path}, member {prefix + name}: {len(class_names[key])} class names; expected "
-                f"{count}. The archive is not the original one: fetch it again."
+                f"{count}. {_ANOTHER}"
             )
     read = []
     for split, names in splits.items():
         parts = [_cifar_records(path, prefix + n, members[prefix + n], label_files) for n in names]
-        images = np.concatenate([images for images, _ in parts])
-        labels = np.concatenate([labels for _, labels in parts])
+        images, labels = map(np.concatenate, zip(*parts, strict=True))
         read.append((split, images, {key: labels[:, i] for i, key in enumerate(label_files)}))
     return Contents(tuple(read), class_names, with_id=True)
 
@@ -113,7 +106,7 @@ def _cifar_records(path: Path, member: str, data: bytes, label_files: dict):
     if not data or len(data) % size:
         raise UserError(
             f"{path}, member {member}: {len(data):,} bytes; expected a multiple of the record "
-            f"size, {size:,}. The archive is not the original one: fetch it again."
+            f"size, {size:,}. {_ANOTHER}"
         )
     records = np.frombuffer(data, np.uint8).reshape(-1, size)
     labels = records[:, : len(label_files)]
@@ -128,7 +121,7 @@ def _check_labels(labels: np.ndarray, count: int, where: str, key: str) -> None:
     if len(wrong):
         raise UserError(
             f"{where}: record {wrong[0]} has {key} {labels[wrong[0]]}; expected 0 to {count - 1}. "
-            "The archive is not the original one: fetch it again."
+            f"{_ANOTHER}"
         )
 
 
@@ -136,26 +129,23 @@ def _read_tar(path: Path, wanted: set[str]) -> dict[str, bytes]:
     """Return the bytes of the wanted members of a .tar.gz."""
     found, total = {}, 0
     try:
-        with gzip.open(path, "rb") as file, tarfile.open(fileobj=_Bounded(file), mode="r:") as tar:
+        with _Bounded(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for count, member in enumerate(tar):
                 total += member.size
-                _check_member(path, member, count, total)
-                if member.isdir():
-                    continue
-                if member.name in found:
-                    raise _suspect(path, member, "a member that stands there twice")
-                if member.name in wanted:
+                if what := _suspicion(member, count, total, found):
+                    raise UserError(
+                        f"{path}, member {member.name!r}: {what}; expected regular files only. "
+                        f"{_ANOTHER}"
+                    )
+                if member.name in wanted and not member.isdir():
                     found[member.name] = tar.extractfile(member).read()
             # Only at the end of a gzip file is its checksum compared.
-            rest = _Bounded(file)
-            while rest.read(2**20):
+            while file.read(2**20):
                 pass
     except UserError:
         raise
-    except _DAMAGE as error:
+    except (*_DAMAGE, *_NONSENSE) as error:
         raise _damaged(path, error) from error
-    except (ValueError, KeyError, IndexError, OverflowError, RecursionError) as error:
-        raise _damaged(path, error) from error  # tarfile on headers that make no sense
     if missing := sorted(wanted - set(found)):
         raise UserError(
             f"{path} has no member {', '.join(missing)}. Expected the binary version of the "
@@ -164,22 +154,16 @@ def _read_tar(path: Path, wanted: set[str]) -> dict[str, bytes]:
     return found
 
 
-def _check_member(path: Path, member: tarfile.TarInfo, count: int, total: int) -> None:
-    """Refuse what no original archive holds, wanted or not."""
-    parts = PurePosixPath(member.name)
-    if parts.is_absolute() or ".." in parts.parts:
-        raise _suspect(path, member, "a path that leads out of the archive")
+def _suspicion(member: tarfile.TarInfo, count: int, total: int, found: dict) -> str:
+    """Say what no original archive holds, wanted or not; '' if there is nothing of it."""
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts:
+        return "a path that leads out of the archive"
     if not (member.isdir() or (member.isreg() and not member.issparse())):
-        raise _suspect(path, member, "a link or a special file")
+        return "a link or a special file"
     if member.size > _MAX_MEMBER or total > _MAX_TOTAL or count >= _MAX_MEMBERS:
-        raise _suspect(path, member, "more bytes than the original could hold")
-
-
-def _suspect(path: Path, member: tarfile.TarInfo, what: str) -> UserError:
-    return UserError(
-        f"{path}, member {member.name!r}: {what}; expected regular files only. The archive is not "
-        "the original one: fetch it again."
-    )
+        return "more bytes than the original could hold"
+    return "a member that stands there twice" if member.name in found else ""
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
@@ -192,9 +176,8 @@ def _damaged(path: Path, error: Exception) -> UserError:
 def _read_mnist(paths: dict[str, Path]) -> Contents:
     """Read the four IDX files of MNIST (http://yann.lecun.com/exdb/mnist/)."""
     splits = []
-    for split, prefix in (("train", "train"), ("test", "t10k")):
-        images_path = paths[f"{prefix}-images-idx3-ubyte.gz"]
-        labels_path = paths[f"{prefix}-labels-idx1-ubyte.gz"]
+    for split, *files in (("train", *_MNIST[:2]), ("test", *_MNIST[2:])):
+        images_path, labels_path = (paths[file] for file in files)
         images = _read_idx(images_path, (28, 28))[..., None]
         labels = _read_idx(labels_path, ())
         if len(images) != len(labels):
@@ -233,45 +216,24 @@ def _read_idx(path: Path, item: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=start).reshape(header[1], *item)
 
 
-_CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
+def _cifar(stem: str, folder: str, splits: dict, label_files: dict) -> Recipe:
+    read = partial(_read_cifar, prefix=f"{folder}/", splits=splits, label_files=label_files)
+    return Recipe("https://www.cs.toronto.edu/~kriz/", (f"{stem}-binary.tar.gz",), read)
+
+
+_BATCHES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
+_COARSE, _FINE = ("coarse_label_names.txt", 20), ("fine_label_names.txt", 100)
+_KINDS = ("images-idx3", "labels-idx1")
+_MNIST = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in _KINDS)
 RECIPES = {
-    "cifar10": Recipe(
-        "cifar10",
-        _CIFAR_URL,
-        ("cifar-10-binary.tar.gz",),
-        partial(
-            _read_cifar,
-            prefix="cifar-10-batches-bin/",
-            splits={
-                "train": [f"data_batch_{i}.bin" for i in range(1, 6)],
-                "test": ["test_batch.bin"],
-            },
-            label_files={"label": ("batches.meta.txt", 10)},
-        ),
+    "cifar10": _cifar(
+        "cifar-10", "cifar-10-batches-bin", _BATCHES, {"label": ("batches.meta.txt", 10)}
     ),
-    "cifar100": Recipe(
-        "cifar100",
-        _CIFAR_URL,
-        ("cifar-100-binary.tar.gz",),
-        partial(
-            _read_cifar,
-            prefix="cifar-100-binary/",
-            splits={"train": ["train.bin"], "test": ["test.bin"]},
-            label_files={
-                "coarse_label": ("coarse_label_names.txt", 20),
-                "label": ("fine_label_names.txt", 100),
-            },
-        ),
+    "cifar100": _cifar(
+        "cifar-100",
+        "cifar-100-binary",
+        {"train": ["train.bin"], "test": ["test.bin"]},
+        {"coarse_label": _COARSE, "label": _FINE},
     ),
-    "mnist": Recipe(
-        "mnist",
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-        (
-            "train-images-idx3-ubyte.gz",
-            "train-labels-idx1-ubyte.gz",
-            "t10k-images-idx3-ubyte.gz",
-            "t10k-labels-idx1-ubyte.gz",
-        ),
-        _read_mnist,
-    ),
+    "mnist": Recipe("https://storage.googleapis.com/cvdf-datasets/mnist/", _MNIST, _read_mnist),
 }

@@ -55,7 +55,7 @@ def scheme_of(name: str) -> Scheme:
 
 
 def open_source(
-    name: str, data_dir: str | None, *, image_size: int | None, download: bool, progress: bool
+    name: str, data_dir: str | None, image_size: int | None, download: bool, progress: bool = True
 ) -> Source:
     """Return the source of a data set's name; see `jax_train.data.load` for the arguments."""
     scheme = scheme_of(name)

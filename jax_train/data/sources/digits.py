@@ -15,13 +15,8 @@ def digits_source() -> Source:
     other 1,437. Pixels 0..16 are scaled to 0..255 and rounded. From the UCI Machine Learning
     Repository, "Optical Recognition of Handwritten Digits" (test part), CC BY 4.0.
     """
-    return Source(
-        name="digits",
-        identity="digits",
-        splits={"train": (1437,), "test": (360,)},
-        open=_open_digits,
-        fingerprint=None,
-    )
+    splits = {"train": (1437,), "test": (360,)}
+    return Source("digits", identity="digits", splits=splits, open=_open_digits, fingerprint=None)
 
 
 def _open_digits(split: str) -> Records:

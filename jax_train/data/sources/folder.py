@@ -4,22 +4,14 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from jax_train.data import image_files
 from jax_train.data.cache import fingerprint_of
-from jax_train.data.image_files import (
-    GREY,
-    SUFFIXES,
-    decode_all,
-    decode_image,
-    first_shape,
-    image_files,
-    open_image,
-)
 from jax_train.data.source import Records, Source
 from jax_train.errors import UserError
 
@@ -27,8 +19,7 @@ SPLITS = ("train", "test", "val", "validation")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Split:
+class _Split(NamedTuple):
     """The files of a split in their fixed order: path below the split's root, label, stat."""
 
     root: Path
@@ -60,8 +51,7 @@ def folder_source(path: str, image_size: int | None) -> Source:
     Raises:
       UserError: a folder is missing or empty, or the classes of two splits differ.
     """
-    size_is_valid = isinstance(image_size, int) and not isinstance(image_size, bool)
-    if image_size is not None and not (size_is_valid and image_size > 0):
+    if image_size is not None and not (type(image_size) is int and image_size > 0):
         raise UserError(
             f"config.data.image_size is {image_size!r}; expected a positive whole number of "
             "pixels, such as --config.data.image_size=64."
@@ -98,9 +88,8 @@ def _scan(root: Path) -> dict[str, _Split]:
         return {"train": _scan_split(root)}
     if others := sorted(set(folders) - set(SPLITS)):
         _log.warning(
-            "%s has a folder train with folders of its own, so it is read as splits; left out: %s",
-            root,
-            ", ".join(others),
+            f"{root} has a folder train with folders of its own, so it is read as splits; left "
+            f"out: {', '.join(others)}"
         )
     splits = {name: _scan_split(root / name) for name in SPLITS if (root / name).is_dir()}
     expected = set(splits["train"].class_names)
@@ -129,19 +118,16 @@ def _scan_split(root: Path) -> _Split:
         )
     files, ignored, empty = [], Counter(), []
     for label, folder in enumerate(classes):
-        before = len(files)
-        for relative, stat in image_files(folder, root, ignored):
-            files.append((relative, label, stat))
-        if len(files) == before:
+        found = image_files.image_files(folder, root, ignored)
+        of_class = [(relative, label, stat) for relative, stat in found]
+        files += of_class
+        if not of_class:
             empty.append(folder.name)
     if empty:
-        left_out = ", ".join(f"{n} x {suffix}" for suffix, n in ignored.most_common(5))
         raise UserError(
             f"No image in {len(empty)} of the {len(classes)} class folders of {root}: "
             f"{', '.join(empty[:10])}{', ...' if len(empty) > 10 else ''}. "
-            + (f"Files ignored for their suffix: {left_out}. " if ignored else "")
-            + f"Expected files with one of {', '.join(sorted(SUFFIXES))}. Remove the folder or add "
-            "images to it."
+            f"{image_files.suffixes_told(ignored)} Remove the folder or add images to it."
         )
     files.sort(key=lambda file: hashlib.sha256(os.fsencode(file[0])).digest())
     return _Split(root, tuple(folder.name for folder in classes), tuple(files))
@@ -152,12 +138,12 @@ def _open(split: _Split, channels: int, image_size: int | None) -> Records:
     paths = [split.root / file for file, _, _ in split.files]
     labels = np.array([label for _, label, _ in split.files], np.int32)
     size = image_size and (image_size, image_size)
-    decode = partial(decode_image, channels=channels, size=size)
+    decode = partial(image_files.decode_image, channels=channels, size=size)
     # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
-    like = ((*size, channels), paths[0]) if size else first_shape(paths, decode)
+    like = ((*size, channels), paths[0]) if size else image_files.first_shape(paths, decode)
 
     def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return decode_all([paths[i] for i in indices], decode, like), labels[indices]
+        return image_files.decode_all([paths[i] for i in indices], decode, like), labels[indices]
 
     return Records(like[0], split.class_names, read)
 
@@ -167,8 +153,8 @@ def _all_grey(splits: dict[str, _Split]) -> bool:
     for split in splits.values():
         for name, _, _ in split.files:
             try:
-                with open_image(split.root / name) as image:
-                    if image.mode not in GREY:
+                with image_files.open_image(split.root / name) as image:
+                    if image.mode not in image_files.GREY:
                         return False
             except Exception:  # damaged or too large: reported when it is decoded
                 continue

@@ -6,6 +6,7 @@ the parts that need TensorFlow: unpacking the archives, reading their records an
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import io
@@ -20,12 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from jax_train.data.sources.archives import RECIPES, Contents, Recipe
-from jax_train.data.sources.tfds_folder import (
-    default_data_dir,
-    find_prepared,
-    quiet_tfds,
-    read_splits,
-)
+from jax_train.data.sources.tfds_folder import data_root, find_prepared, quiet_tfds, read_splits
 from jax_train.errors import UserError
 from jax_train.printing import progress_bar
 
@@ -66,87 +62,69 @@ def prepare(
             f"prepare {name!r}: expected one of {', '.join(RECIPES)}. Other TFDS data sets are "
             "read if they are already prepared in the array_record format."
         )
-    root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+    root = data_root(data_dir)
     if folder := find_prepared(name, root):
         read_splits(folder)  # raises if it is of a format that cannot be read
         return folder
     recipe = RECIPES[name]
-    show = progress and sys.stderr.isatty()
     with quiet_tfds() as tfds, _disk_errors(root):
         builder_class = tfds.builder_cls(name)
         target = root / name / str(builder_class.VERSION)
         if target.exists() and find_prepared(name, root) != target:
             raise UserError(f"{target} is there but not complete. Remove it and prepare again.")
         builder = builder_class(data_dir=root)
-        infos = _url_infos(tfds, builder, recipe, url_base, checksums)
+        infos = {file: builder.url_infos[recipe.url + file] for file in recipe.files}
+        for file, (size, sha256) in (checksums or {}).items():
+            infos[file] = dataclasses.replace(infos[file], size=size, checksum=sha256)
+        total = sum(info.size for info in infos.values())
         if archives:
             paths = _find_archives(name, recipe, archives)
             for file, path in paths.items():
-                _verify(path, infos[_url(infos, file)])
+                _verify(path, infos[file])
         else:
             if progress:
-                size = f"{sum(info.size for info in infos.values()) / 1e6:,.0f} MB"
+                size = f"{total / 1e6:,.0f} MB"
                 print(f"{name} is not prepared in {root}: fetching it, {size}", file=sys.stderr)
-            with _tfds_bars(show):
-                paths = _download(tfds, name, root, recipe, infos)
-        contents = recipe.read(paths)
+            infos = {(url_base or recipe.url) + file: info for file, info in infos.items()}
+            with _tfds_bars(progress and sys.stderr.isatty()):  # elsewhere they fill a log
+                paths = _download(tfds, name, root, infos)
         with _tfds_bars(False):  # one bar of our own instead of its three
-            return _write(builder, contents, sum(info.size for info in infos.values()), progress)
+            return _write(builder, recipe.read(paths), total, progress)
 
 
 def missing_message(name: str, root: Path, reason: str) -> str:
     """Say that data is not there, why, and the ways to get it, each on lines to copy."""
-    recipe = RECIPES[name.split(":")[0].split("/")[0]]
+    base = name.split(":")[0].split("/")[0]
+    recipe = RECIPES[base]
     one = len(recipe.files) == 1
-    command = f"python -m jax_train prepare {recipe.name}"
-    if root != default_data_dir():
+    command = f"python -m jax_train prepare {base}"
+    if root != data_root():
         command += f" --data_dir {shlex.quote(str(root))}"
     archive = f"--archive {recipe.files[0] if one else 'FOLDER'}"
     joint = " \\\n      " if len(command) + len(archive) > 76 else " "
-    lines = [
+    files = "\n".join(f"  {recipe.url}{file}" for file in recipe.files)
+    return (
         f"The data set {name!r} is not prepared in {root}, and it was not downloaded: "
-        f"{reason.rstrip('.')}. There are two ways without a download.",
+        f"{reason.rstrip('.')}. There are two ways without a download.\n"
         f"Fetch {'this file' if one else 'these files into one folder'} elsewhere, then prepare "
-        f"{'it' if one else 'them'} here:",
-        *(f"  {recipe.url}{file}" for file in recipe.files),
-        f"  {command}{joint}{archive}",
-        "Or train with data that was prepared before, in another folder:",
-        "  --config.data.data_dir=/path/to/tfds",
-    ]
-    return "\n".join(lines)
+        f"{'it' if one else 'them'} here:\n{files}\n  {command}{joint}{archive}\n"
+        "Or train with data that was prepared before, in another folder:\n"
+        "  --config.data.data_dir=/path/to/tfds"
+    )
 
 
 def _plain_reason(error: Exception, url: str) -> str:
     """Say in a few words why a download failed."""
     import requests
 
-    if isinstance(error, requests.Timeout):
-        return f"no answer from {url}"
-    if isinstance(error, requests.exceptions.SSLError):
-        return f"the certificate of {url} is not accepted"
-    if isinstance(error, requests.HTTPError):  # told by `_probe`
-        return str(error)
-    if isinstance(error, requests.ConnectionError):
-        return f"{url} could not be reached"
-    if isinstance(error, requests.RequestException):
-        return f"the download of {url} was cut short"
-    return str(error)
-
-
-def _url(infos: dict, file: str) -> str:
-    return next(url for url in infos if url.endswith("/" + file))
-
-
-def _url_infos(tfds, builder, recipe: Recipe, url_base, checksums) -> dict:
-    """Return address -> size and SHA-256 of each archive."""
-    infos = {}
-    for file in recipe.files:
-        registered = builder.url_infos[recipe.url + file]
-        if checksums is not None:
-            size, sha256 = checksums[file]
-            registered = type(registered)(tfds.core.utils.Size(size), sha256, file)
-        infos[(url_base or recipe.url) + file] = registered
-    return infos
+    words = {  # the first kind that fits
+        requests.Timeout: f"no answer from {url}",
+        requests.exceptions.SSLError: f"the certificate of {url} is not accepted",
+        requests.HTTPError: str(error),  # told by `_probe`
+        requests.ConnectionError: f"{url} could not be reached",
+        requests.RequestException: f"the download of {url} was cut short",
+    }
+    return next((text for kind, text in words.items() if isinstance(error, kind)), str(error))
 
 
 def _find_archives(name: str, recipe: Recipe, given: Sequence) -> dict[str, Path]:
@@ -162,10 +140,10 @@ def _find_archives(name: str, recipe: Recipe, given: Sequence) -> dict[str, Path
     for folder in (path for path in paths if path.is_dir()):
         candidates |= {file: folder / file for file in recipe.files if (folder / file).is_file()}
     if missing := [file for file in recipe.files if file not in candidates]:
+        it = "it" if len(recipe.files) == 1 else "them"
         raise UserError(
             f"--archive {' '.join(map(str, given))}: for {name}, {', '.join(missing)} not found. "
-            f"Expected {', '.join(recipe.files)}, or a folder that holds "
-            f"{'it' if len(recipe.files) == 1 else 'them'}."
+            f"Expected {', '.join(recipe.files)}, or a folder that holds {it}."
         )
     return {file: candidates[file] for file in recipe.files}
 
@@ -188,12 +166,15 @@ def _verify(path: Path, expected) -> None:
         )
 
 
-def _download(tfds, name: str, root: Path, recipe: Recipe, infos: dict) -> dict[str, Path]:
-    """Fetch the archives into TFDS's download folder, or find them there; check their sums."""
+def _download(tfds, name: str, root: Path, infos: dict) -> dict[str, Path]:
+    """Fetch the archives (address -> size and SHA-256) into TFDS's download folder, or find them.
+
+    Returns file name -> path.
+    """
     import requests
     from tensorflow_datasets.core.download import download_manager, downloader
 
-    urls = {file: _url(infos, file) for file in recipe.files}
+    urls = {url.rpartition("/")[2]: url for url in infos}
     folder = root / "downloads"
     new_parents = [path for path in (folder, root) if not path.exists()]
     before = set(folder.rglob("*"))
@@ -211,9 +192,8 @@ def _download(tfds, name: str, root: Path, recipe: Recipe, infos: dict) -> dict[
         reason = _plain_reason(error, next(iter(infos)))
         raise UserError(missing_message(name, root, reason)) from error
     except download_manager.NonMatchingChecksumError as error:
-        reason = (
-            f"what came from {next(iter(infos))} has a wrong checksum: it is cut short or changed"
-        )
+        reason = "has a wrong checksum: it is cut short or changed"
+        reason = f"what came from {next(iter(infos))} {reason}"
         raise UserError(missing_message(name, root, reason)) from error
     finally:
         stop.set()
@@ -283,17 +263,12 @@ def _write(builder, contents: Contents, download_size: int, progress: bool) -> P
     total = sum(len(images) for _, images, _ in contents.splits)
     bar = progress_bar(total, f"Preparing {builder.name}", progress)
 
-    def generators(dl_manager):
-        return {
-            split: _examples(split, images, labels, contents.with_id, bar)
-            for split, images, labels in contents.splits
-        }
-
+    generators = {split[0]: _examples(*split, contents.with_id, bar) for split in contents.splits}
     target = Path(builder.data_dir)
     manager = SimpleNamespace(downloaded_size=builder.info.download_size + download_size)
     replaced = _replaced(
         builder,
-        _split_generators=generators,
+        _split_generators=lambda dl_manager: generators,
         _make_download_manager=lambda **_: manager,
         _log_download_bytes=lambda: None,
         _log_download_done=lambda: None,
@@ -322,13 +297,11 @@ def _examples(split: str, images, labels: dict, with_id: bool, bar) -> Iterator:
         bar.update()
 
 
-@contextlib.contextmanager
-def _tfds_bars(show: bool) -> Iterator[None]:
-    """Show TFDS's progress bars on a terminal only: elsewhere they fill a log."""
+def _tfds_bars(show: bool) -> contextlib.AbstractContextManager:
+    """Whether TFDS shows its progress bars."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
-    with _replaced(tqdm_utils, _active=show):
-        yield
+    return _replaced(tqdm_utils, _active=show)
 
 
 @contextlib.contextmanager
@@ -336,12 +309,10 @@ def _replaced(target, **attributes) -> Iterator[None]:
     """Give a module or an object of TFDS other attributes for a while."""
     before = {name: getattr(target, name) for name in attributes}
     try:
-        for name, value in attributes.items():
-            setattr(target, name, value)
+        vars(target).update(attributes)
         yield
     finally:
-        for name, value in before.items():
-            setattr(target, name, value)
+        vars(target).update(before)
 
 
 @contextlib.contextmanager

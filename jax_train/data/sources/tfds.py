@@ -17,12 +17,7 @@ from jax_train.data.image_files import open_image
 from jax_train.data.source import Records, Source
 from jax_train.data.sources import prepare
 from jax_train.data.sources.archives import RECIPES
-from jax_train.data.sources.tfds_folder import (
-    default_data_dir,
-    find_prepared,
-    quiet_tfds,
-    read_splits,
-)
+from jax_train.data.sources.tfds_folder import data_root, find_prepared, quiet_tfds, read_splits
 from jax_train.errors import UserError
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
@@ -39,41 +34,33 @@ def tfds_source(
     Raises:
       UserError: the data set is unknown, not prepared, or not one of images with class labels.
     """
-    root = Path(data_dir).expanduser() if data_dir else default_data_dir()
+    root = data_root(data_dir)
     match = _NAME.fullmatch(name)
     if match is None:
-        raise _unknown(name, others)
+        raise _refusal(name, None, root, others)
     folder = find_prepared(match["name"], root, match["config"], match["version"])
     if folder is None:
         if match["name"] not in RECIPES or match["config"]:
-            raise _not_prepared(name, match["name"], root, others)
+            raise _refusal(name, match["name"], root, others)
         if not download:
             raise UserError(prepare.missing_message(name, root, "config.data.download is False"))
-        _check_version(match, root)
+        with quiet_tfds() as tfds:
+            version = str(tfds.builder_cls(match["name"]).VERSION)
+        if not fnmatch.fnmatchcase(version, match["version"] or "*"):
+            raise UserError(
+                f"config.data.name is {name!r}, which is not prepared in {root}, and the "
+                f"version that can be prepared is {version}. Leave the version out: "
+                f"--config.data.name={match['name']}."
+            )
         folder = prepare.prepare(match["name"], root, progress=progress)
-    splits = read_splits(folder)
     files = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
     return Source(
         name=name,
         identity=f"tfds {folder.resolve()}",
-        splits=splits,
+        splits=read_splits(folder),
         open=lambda split: _open_tfds(folder, split),
         fingerprint=fingerprint_of(files),
     )
-
-
-def _check_version(match: re.Match, root: Path) -> None:
-    """Refuse to prepare another version than the one that is asked for."""
-    if not match["version"]:
-        return
-    with quiet_tfds() as tfds:
-        version = str(tfds.builder_cls(match["name"]).VERSION)
-    if not fnmatch.fnmatchcase(version, match["version"]):
-        raise UserError(
-            f"config.data.name is {match[0]!r}, which is not prepared in {root}, and the "
-            f"version that can be prepared is {version}. Leave the version out: "
-            f"--config.data.name={match['name']}."
-        )
 
 
 def _open_tfds(folder: Path, split: str) -> Records:
@@ -167,28 +154,27 @@ def _find_features(tfds, info, folder: Path) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _not_prepared(name: str, base: str, root: Path, others: tuple[str, ...]) -> UserError:
-    """Return the error for a data set that neither stands on disk nor can be prepared here."""
-    with quiet_tfds() as tfds:
-        builders = tfds.list_builders(with_community_datasets=False)
-    if base not in builders:
-        return _unknown(name, others, builders, root)
-    return UserError(
-        f"config.data.name is {name!r}, which is not prepared in {root} (looked for "
-        "dataset_info.json in its version folders), and only "
-        f"{', '.join(RECIPES)} can be prepared by jax_train. "
-        "Where TensorFlow is installed, prepare it with tfds.builder("
-        f"{name!r}, data_dir={str(root)!r}).download_and_prepare(file_format='array_record')."
-    )
+def _refusal(name: str, base: str | None, root: Path, others: tuple[str, ...]) -> UserError:
+    """Return the error for a data set that neither stands on disk nor can be prepared here.
 
-
-def _unknown(
-    name: str, others: tuple[str, ...], builders: list[str] | tuple = (), root: Path | None = None
-) -> UserError:
+    `base` is its name without config and version; None: what is given is no name of TFDS.
+    """
+    builders = []
+    if base:
+        with quiet_tfds() as tfds:
+            builders = tfds.list_builders(with_community_datasets=False)
+    if base in builders:
+        return UserError(
+            f"config.data.name is {name!r}, which is not prepared in {root} (looked for "
+            "dataset_info.json in its version folders), and only "
+            f"{', '.join(RECIPES)} can be prepared by jax_train. "
+            "Where TensorFlow is installed, prepare it with tfds.builder("
+            f"{name!r}, data_dir={str(root)!r}).download_and_prepare(file_format='array_record')."
+        )
     plain = [other for other in others if ":" not in other] + list(RECIPES)
-    found = sorted(root.iterdir()) if root is not None and root.is_dir() else []
+    found = sorted(root.iterdir()) if base and root.is_dir() else []
     prepared = [path.name for path in found if find_prepared(path.name, root)]
-    known = dict.fromkeys([*plain, *(other for other in others if ":" in other), *prepared])
+    known = dict.fromkeys([*plain, *others, *prepared])
     # Names in use here come first: 'cifar' should suggest cifar10, not a rare relative.
     near = difflib.get_close_matches(name, [*plain, *prepared], n=1, cutoff=0.6)
     near = near or difflib.get_close_matches(name, builders, n=1, cutoff=0.75)

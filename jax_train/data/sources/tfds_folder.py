@@ -14,9 +14,9 @@ _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _DESCRIPTIONS = ("dataset_info.json", "features.json")
 
 
-def default_data_dir() -> Path:
-    """Return TFDS's own default folder: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+def data_root(given: str | os.PathLike | None = None) -> Path:
+    """Return TFDS's data folder: as given, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    return Path(given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find_prepared(
@@ -27,8 +27,7 @@ def find_prepared(
     Looks at the disk only; TFDS is not asked, since it would try to download what is missing.
 
     Args:
-      name: such as 'cifar10'.
-      root: the data folder of TFDS.
+      name, root: such as 'cifar10', and the data folder of TFDS.
       config: the TFDS config; None: the one TFDS recorded as the default, if there is one.
       version: such as '3.0.2' or '3.*.*'; None: any.
     """

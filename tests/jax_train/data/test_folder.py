@@ -339,16 +339,16 @@ def test_image_size_must_be_a_positive_whole_number(tmp_path, size):
 
 
 def test_cached_until_a_file_changes(tmp_path, monkeypatch):
-    from jax_train.data.sources import folder
+    from jax_train.data import image_files
 
     calls = []
-    real = folder.decode_image
+    real = image_files.decode_image
 
     def counting(*args, **options):
         calls.append(0)
         return real(*args, **options)
 
-    monkeypatch.setattr(folder, "decode_image", counting)
+    monkeypatch.setattr(image_files, "decode_image", counting)
     _numbered(tmp_path / "d", ["1.png", "2.png"])
     first = _load(tmp_path / "d")
     assert len(calls) == 1 + 4  # one for the size

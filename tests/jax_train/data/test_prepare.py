@@ -365,7 +365,7 @@ def test_no_network_is_said_at_once(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist"])
 def test_the_ways_out_fit_the_terminal(name, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    text = prepare.missing_message(name, prepare.default_data_dir(), "there is no network")
+    text = prepare.missing_message(name, prepare.data_root(), "there is no network")
     lines = as_paragraph(f"error: {text}").splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 12
