@@ -95,8 +95,7 @@ class Reporter:
         batch = np.asarray(program.order(epoch))[row].ravel()
         place = self._workdir / "nonfinite.json"
         if processes.is_main():
-            facts = {"step": step, "learning_rate": rate, "batch": batch.tolist()}
-            write_results(place, facts)
+            write_results(place, {"step": step, "learning_rate": rate, "batch": batch.tolist()})
         kept = f"the checkpoint of step {saved_step}" if saved_step else "no checkpoint"
         raise UserError(
             f"{what[0].upper()}{what[1:]}. Nothing was learned from there on; {kept} is kept. Its "

@@ -56,14 +56,10 @@ class Console:
     """
 
     def __init__(self, total_steps: int, first_step: int, *, bar: bool):
-        self._bar = tqdm(
-            total=total_steps,
-            initial=first_step,
-            disable=not (bar and sys.stderr.isatty()),
-            dynamic_ncols=True,
-            leave=False,
-            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
-        )
+        hidden = not (bar and sys.stderr.isatty())
+        look = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
+        how = {"bar_format": look, "dynamic_ncols": True, "leave": False, "disable": hidden}
+        self._bar = tqdm(total=total_steps, initial=first_step, **how)
         self._moved = False
         self._quiet_until = time.monotonic() + 10
 
@@ -76,9 +72,8 @@ class Console:
 
     def show(self, epoch: float, figures: dict[str, float], images_per_sec: float) -> None:
         """Show the latest training figures."""
-        text = (
-            f"loss {figures['loss']:.3f}, top-1 {figures['top1']:.1%}, {images_per_sec:,.0f} img/s"
-        )
+        loss, top1 = figures["loss"], figures["top1"]
+        text = f"loss {loss:.3f}, top-1 {top1:.1%}, {images_per_sec:,.0f} img/s"
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
         elif time.monotonic() > self._quiet_until:
@@ -120,9 +115,7 @@ class RunLog:
         """Append a row to metrics.csv, and give its figures to the trackers."""
         if self._csv:
             self._csv.write(step=step, split=split, **values)
-        figures = {
-            f"{split}/{name}": value for name, value in values.items() if isinstance(value, float)
-        }
+        figures = {f"{split}/{k}": v for k, v in values.items() if isinstance(v, float)}
         for tracker in self._trackers:
             tracker.log(step, figures)
 
