@@ -1,6 +1,7 @@
 """Vision Transformers, each with the parameter names of its published source."""
 
 from collections.abc import Sequence
+from itertools import chain, pairwise
 
 import torch
 from torch import nn
@@ -250,6 +251,12 @@ class MnistViT(VisionTransformer):
         return self.mlp3(self.mlp2(self.mlp1(token)).tanh())
 
 
+def gelu_layers(widths: Sequence[int], dropout: float) -> nn.Sequential:
+    """Linear, exact GELU and dropout, from each width to the next."""
+    parts = [(nn.Linear(n, m), nn.GELU(), nn.Dropout(dropout)) for n, m in pairwise(widths)]
+    return nn.Sequential(*chain.from_iterable(parts))
+
+
 class DoubleNormBlock(nn.Module):
     """y = LN(x + drop(MHA(LN(x)))); out = LN(y + ffn(y)), GELU and dropout after both Linears."""
 
@@ -260,14 +267,7 @@ class DoubleNormBlock(nn.Module):
         self.dropout_attn = nn.Dropout(dropout)
         self.layer_norm_1 = nn.LayerNorm(embed_dim, eps=1e-6)
         self.layer_norm_2 = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.ffn = nn.Sequential(
-            nn.Linear(embed_dim, mlp_dim),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(mlp_dim, embed_dim),
-            nn.GELU(),
-            nn.Dropout(dropout),
-        )
+        self.ffn = gelu_layers((embed_dim, mlp_dim, embed_dim), dropout)
 
     def forward(self, x):
         y, weights = layers.attend(self.attn, self.layer_norm_input(x))
@@ -305,16 +305,8 @@ class MlpHeadViT(VisionTransformer):
         self.transformer_layers = nn.ModuleList(
             DoubleNormBlock(embed_dim, num_heads, mlp_dim, dropout=dropout) for _ in range(depth)
         )
-        first, second = head_dims
-        self.mlp_block = nn.Sequential(
-            nn.Linear(embed_dim, first),
-            nn.GELU(),
-            nn.Dropout(head_dropout),
-            nn.Linear(first, second),
-            nn.GELU(),
-            nn.Dropout(head_dropout),
-        )
-        self.logits_layer = nn.Linear(second, num_classes)
+        self.mlp_block = gelu_layers((embed_dim, *head_dims), head_dropout)
+        self.logits_layer = nn.Linear(head_dims[-1], num_classes)
 
     def embed(self, images):
         return self.patch_embedding_layer(images)

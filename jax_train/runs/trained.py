@@ -113,7 +113,7 @@ def image_shape(run: TrainedRun) -> tuple[int, int, int]:
     neither downloaded nor decoded.
 
     Raises:
-        UserError: that data is not there any more.
+      UserError: that data is not there any more.
     """
     config = run.config.copy_and_resolve_references()
     side = config.data.image_size or (0 if config.augment.resize else config.model.img_size)
