@@ -17,12 +17,7 @@ Calls = Iterator[tuple[int, tuple]]
 
 
 class Resident:
-    """A split that lies whole on every device; a step gathers its batch by index.
-
-    Args:
-      split: in memory.
-      layout: of the devices.
-    """
+    """A split in memory that lies whole on every device; a step gathers its batch by index."""
 
     batch_argument = None
 
@@ -51,12 +46,7 @@ class Resident:
 
 
 class Streamed:
-    """A split that is read batch by batch, each process its own share.
-
-    Args:
-      split: larger than memory.
-      layout: of the devices.
-    """
+    """A split larger than memory, read batch by batch, each process its own share."""
 
     batch_argument = 0  # among the arguments of a call
     arrays = ()

@@ -223,11 +223,7 @@ class _Numbered:
 
 
 def create(config: ConfigDict, devices: Sequence | None = None) -> Layout:
-    """Make the layout that `config.parallel` and `config.mesh` ask for.
-
-    Args:
-      config: the whole config.
-      devices: by default all.
+    """Make the layout that `config.parallel` and `config.mesh` ask for, by default of all devices.
 
     Raises:
       UserError: the mesh does not fit the devices, or pmap was asked for what it cannot do.

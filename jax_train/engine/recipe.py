@@ -139,11 +139,7 @@ def _abstract_model(config: FrozenConfigDict, axis_name: str | None) -> tuple[An
 
 
 def describe_model(config: ConfigDict, axis_name: str | None = None) -> Model:
-    """Make of a config what evaluates.
-
-    Args:
-      config: resolved (see `resolve`).
-      axis_name: that batch norm averages over in training, see `Layout.axis_name`.
+    """Make of a resolved config what evaluates; for `axis_name` see `Layout.axis_name`.
 
     Raises:
       UserError: the model or the augmentation cannot be built that way.

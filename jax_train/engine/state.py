@@ -48,13 +48,7 @@ class Progress(NamedTuple):
 def init_state(
     model: nnx.Module, optimizer: optax.GradientTransformation, dtype: str = "float32"
 ) -> TrainState:
-    """Split a model into the state that training starts from.
-
-    Args:
-      model: with its initial weights.
-      optimizer: whose state is made.
-      dtype: of the computation, see `stored`.
-    """
+    """Split a model with its initial weights into what training starts from (see `stored`)."""
     weights = stored(split(model)[1], dtype)
     return TrainState(jnp.zeros((), jnp.int32), *weights, optimizer.init(weights.params))
 
