@@ -81,7 +81,7 @@ def train_sums(losses: jax.Array, logits: jax.Array, targets: jax.Array) -> Trai
         losses.sum(),
         (logits.argmax(axis=-1) == labels).sum(dtype=jnp.int32),
         in_top_k(logits, labels, 5).sum(dtype=jnp.int32),
-        *(jnp.int32(number) for number in (labels.size, 0, 0)),
+        *map(jnp.int32, (labels.size, 0, 0)),
     )
 
 
