@@ -20,37 +20,29 @@ from jax_train.config.fields import clear_none_tuples
 from jax_train.errors import UserError, run_command
 
 _DEFAULT = Path(__file__).resolve().parent / "configs" / "vit_digits.py"
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, f"the recipe, a Python file; without it configs/{_DEFAULT.name}"
-)
+_RECIPE = f"the recipe, a Python file; without it configs/{_DEFAULT.name}"
+_CONFIG = config_flags.DEFINE_config_file("config", None, _RECIPE)
 _NO_CONFIG_FILE = (
     "The config cannot be loaded: {}. A config file defines get_config() and starts from "
     "configs/common.py."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "run folder (default: runs/NAME of the config)")
-_IF_FINISHED = flags.DEFINE_enum(
-    "if_finished",
-    "report",
-    ["report", "again"],
+_FINISHED = (
     "when the run folder holds a finished run: print its results, or rename the folder and train "
-    "again",
+    "again"
 )
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed",
-    False,
-    "several processes train one model and JAX finds them: SLURM, Open MPI, cloud TPUs",
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "several processes, set by hand: HOST:PORT of the first one"
-)
+_IF_FINISHED = flags.DEFINE_enum("if_finished", "report", ["report", "again"], _FINISHED)
+_SEVERAL = "several processes train one model and JAX finds them: SLURM, Open MPI, cloud TPUs"
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, _SEVERAL)
+_BY_HAND = "several processes, set by hand: HOST:PORT of the first one"
+_COORDINATOR = flags.DEFINE_string("coordinator", None, _BY_HAND)
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "their number")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one this is, from 0")
-_KEEP_MEMORY = flags.DEFINE_bool(
-    "keep_memory",
-    True,
+_KEPT = (
     "on a Linux CPU, keep freed memory in the process, in huge pages: much faster on virtual "
-    "machines",
+    "machines"
 )
+_KEEP_MEMORY = flags.DEFINE_bool("keep_memory", True, _KEPT)
 
 
 def main(argv: list[str]) -> None:
@@ -85,10 +77,8 @@ def main(argv: list[str]) -> None:
             print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         sys.exit(stopping.EXIT_CODE)
     except KeyboardInterrupt:
-        print(
-            "interrupted; the same command goes on from the last checkpoint, if any",
-            file=sys.stderr,
-        )
+        text = "interrupted; the same command goes on from the last checkpoint, if any"
+        print(text, file=sys.stderr)
         sys.exit(130)
     if processes.is_main():
         print(text)

@@ -14,6 +14,7 @@ import argparse
 import os
 import platform
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import growth, host, race, startup, tasks
@@ -61,14 +62,10 @@ def table(task: str, cases: list[str], rounds: int, changes: dict) -> str:
         print(lines[-1], flush=True)
         taken += sum(samples.disturbed for samples in got.values())
         kept += sum(samples.kept_disturbed for samples in got.values())
-    count = "1 sample" if rounds == 1 else f"{rounds} samples"
-    lines += ["", f"{count} of each. {_disturbance(taken, kept)}"]
-    return "\n".join(lines)
-
-
-def _disturbance(taken: int, kept: int) -> str:
-    again = f"{taken} samples were disturbed by other programs and taken again"
-    return f"{again}, {kept} of them in vain." if kept else f"{again}."
+    count = f"{rounds} sample{'s' * (rounds > 1)}"
+    vain = f", {kept} of them in vain" if kept else ""
+    again = f"{taken} samples were disturbed by other programs and taken again{vain}."
+    return "\n".join([*lines, "", f"{count} of each. {again}"])
 
 
 def memory(cases: list[str], changes: dict) -> str:
@@ -101,8 +98,6 @@ QUICK = {"changes": {"train.batch_size": 2, "eval.batch_size": 2}, "seconds": 0.
 
 def machine() -> str:
     """The processor and the versions, in a line."""
-    from importlib.metadata import version
-
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -113,13 +108,12 @@ def machine() -> str:
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    name, raw = "python -m benchmarks", argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=name, description=__doc__, formatter_class=raw)
+    models = list(tasks.CASES)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--cases", nargs="+", choices=tasks.MODELS, default=list(tasks.MODELS),
-                        metavar="MODEL", help=f"of {', '.join(tasks.MODELS)}")  # fmt: skip
+    named = {"choices": models, "metavar": "MODEL", "help": f"of {', '.join(models)}"}
+    parser.add_argument("--cases", nargs="+", default=models, **named)
     parser.add_argument("--rounds", type=int, default=5, help="samples of each side")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--record", action="store_true", help=f"rewrite {PAGE.name}")

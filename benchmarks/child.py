@@ -15,16 +15,14 @@ from pathlib import Path
 def main() -> None:
     """Read what to do from the one argument, a JSON object."""
     job = json.loads(sys.argv[1])
-    if job["side"] == "jax":
-        _use_cache()
     training = _create(job)
     if job["task"] != "epoch":
         _repeat(job, training.train_steps if job["task"] == "train" else training.eval_steps)
     elif job["side"] == "jax":
         _follow(training)
     else:
-        training.epochs(1)  # what is compiled is compiled now
-        _answer(lambda: training.epochs(1))
+        training.epoch()  # what is compiled is compiled now
+        _answer(training.epoch)
 
 
 def _repeat(job, run):
@@ -80,15 +78,10 @@ def _create(job):
 
         return torch_side.Training(config, *data, **job.get("options", {}))
     from benchmarks import jax_side
-
-    return jax_side.Training(config, *data)
-
-
-def _use_cache():
-    """Compiled programs are kept between races, as in training."""
     from jax_train.machine.runtime import enable_compilation_cache
 
-    enable_compilation_cache()
+    enable_compilation_cache()  # compiled programs are kept between races, as in training
+    return jax_side.Training(config, *data)
 
 
 def _tell(**facts):

@@ -4,40 +4,39 @@ from benchmarks import race
 from tests.parity.measure import ROOT
 
 PICTURE = ROOT / "docs" / "images" / "growth.png"
+_SIZES = (8, 32, 128, 512)
 # What grows -> (values of it, case, changes to the recipe for a value).
 AXES = {
-    "batch": ((8, 32, 128, 512), "vit", lambda n: {"train.batch_size": n}),
+    "batch": (_SIZES, "vit", lambda n: {"train.batch_size": n}),
     "blocks": ((2, 6, 12, 24), "vit", lambda n: {"model.depth": n, "train.batch_size": 32}),
     "tokens": (
-        (16, 64, 256, 1024), "vit",
+        (16, 64, 256, 1024),
+        "vit",
         lambda n: {"model.patch_size": int(32 / n**0.5), "train.batch_size": 8},
     ),
-    "batch ": ((8, 32, 128, 512), "simple_cnn", lambda n: {"train.batch_size": n}),
-}  # fmt: skip
+    "batch ": (_SIZES, "simple_cnn", lambda n: {"train.batch_size": n}),
+}
 SIDES = {"JAX": "jax", "PyTorch": "torch"}
 
 
-def measure_and_draw(record: bool, quick: bool = False, rounds: int = 3) -> str:
+def measure_and_draw(record: bool, quick: bool = False) -> str:
     """A table of all points; the picture too, if `record`. The first of each kind, if `quick`."""
     points = {}
     for axis, (values, case, changes) in AXES.items():
         for value in values[:1] if quick else values:
-            jobs = {
-                name: {"side": side, "case": case, "task": "train", "changes": changes(value),
-                       "batches": 2, "seconds": 0.7}
-                for name, side in SIDES.items()
-            }  # fmt: skip
-            got = race.race(jobs, 1 if quick else rounds)
-            light = race.race(
-                {name: job | {"memory": True, "seconds": 0.01} for name, job in jobs.items()},
-                1, allocator={},
-            )  # fmt: skip
+            job = {"case": case, "task": "train", "changes": changes(value), "batches": 2}
+            got = _race(job | {"seconds": 0.7}, 1 if quick else 3)
+            light = _race(job | {"memory": True, "seconds": 0.01}, 1, allocator={})
             for name in got:
                 points[axis, value, name] = got[name].median, light[name].peaks[-1]
             print(axis, value, {name: points[axis, value, name] for name in got}, flush=True)
     if record:
         _draw(points)
     return _table(points)
+
+
+def _race(job, rounds, **how):
+    return race.race({name: job | {"side": side} for name, side in SIDES.items()}, rounds, **how)
 
 
 def _table(points) -> str:
@@ -62,8 +61,7 @@ def _draw(points) -> None:
     axes = figure.subplots(2, len(AXES), sharex="col")
     for column, (axis, (values, case, changes)) in enumerate(AXES.items()):
         batch = "" if "batch" in axis else f" (batch {changes(values[0])['train.batch_size']})"
-        for row, what in enumerate(("images/s", "peak memory, MB")):
-            ax = axes[row, column]
+        for row, ax in enumerate(axes[:, column]):
             for name, style in zip(SIDES, ("o-", "s--"), strict=True):
                 ax.plot(values, [points[axis, v, name][row] for v in values], style, label=name)
             ax.set(xscale="log", yscale="log")
@@ -72,11 +70,9 @@ def _draw(points) -> None:
             ax.set_xticks(values, map(str, values))
             ax.minorticks_off()
             ax.grid(alpha=0.3)
-            if row:
-                ax.set_xlabel(axis.strip() + batch)
-            else:
-                ax.set_title(case)
-            if not column:
-                ax.set_ylabel(what)
+        axes[0, column].set_title(case)
+        axes[1, column].set_xlabel(axis.strip() + batch)
+    for ax, what in zip(axes[:, 0], ("images/s", "peak memory, MB"), strict=True):
+        ax.set_ylabel(what)
     axes[0, 0].legend()
     figure.savefig(PICTURE, dpi=100)

@@ -19,10 +19,9 @@ from jax_train.train import fit
 
 def dataset(images, labels, num_classes: int) -> Dataset:
     """A split in memory."""
-    return Dataset(
-        name="random", split="train", source="random", ranges=(("train", 0, len(labels)),),
-        class_names=tuple(map(str, range(num_classes))), labels=labels, images=images,
-    )  # fmt: skip
+    facts = {"name": "random", "split": "train", "source": "random"}
+    facts |= {"class_names": tuple(map(str, range(num_classes)))}
+    return Dataset(**facts, ranges=(("train", 0, len(labels)),), labels=labels, images=images)
 
 
 class Training:
@@ -35,11 +34,11 @@ class Training:
     """
 
     def __init__(self, config: ConfigDict, images, labels):
-        self.images, self.labels = images, labels
-        data = dataset(images, labels, config.model.num_classes)
-        self.splits = Splits(data, dataset(
-            images[: len(images) // 5], labels[: len(labels) // 5], config.model.num_classes
-        ), data)  # fmt: skip
+        data, few = (
+            dataset(images[:count], labels[:count], config.model.num_classes)
+            for count in (len(images), len(images) // 5)
+        )
+        self.splits = Splits(data, few, data)
         self.config = config = resolve(config, self.splits)
         self.program = Program(config, data, Layout())
         self.layout, self.per_epoch = self.program.layout, self.program.steps_per_epoch

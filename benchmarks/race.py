@@ -11,11 +11,9 @@ from pathlib import Path
 
 # For both sides alike: keep freed memory, ask for huge pages, one arena. Page faults on large
 # temporaries cost virtual machines dearly.
-ALLOCATOR = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
-    "glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=268435456:"
-    "glibc.malloc.arena_max=1"
-}
+_TUNABLES = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 10**11, "top_pad": 2**28}
+_TUNABLES |= {"arena_max": 1}
+ALLOCATOR = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{k}={v}" for k, v in _TUNABLES.items())}
 _DISTURBED = 0.1  # share of the machine that other processes may use during a sample
 _TRIES = 4
 
@@ -40,15 +38,17 @@ class Samples:
         return (max(self.speeds) - min(self.speeds)) / 2 / self.median
 
 
-def race(jobs: dict[str, dict], rounds: int, allocator: dict | None = None) -> dict[str, Samples]:
+def race(
+    jobs: dict[str, dict], rounds: int, allocator: dict[str, str] = ALLOCATOR
+) -> dict[str, Samples]:
     """Run every job once a round, one after the other.
 
     Args:
       jobs: name -> what `child.py` is told; a racer that cannot start is left out with a note.
       rounds: samples of each.
-      allocator: environment of all racers; by default `ALLOCATOR`.
+      allocator: environment of all racers.
     """
-    environment = os.environ | (ALLOCATOR if allocator is None else allocator)
+    environment = os.environ | allocator
     ready = {}
     for name, job in jobs.items():  # one by one: threads of two would wait for each other's cores
         racer = _start(job, environment)
@@ -69,22 +69,20 @@ def race(jobs: dict[str, dict], rounds: int, allocator: dict | None = None) -> d
 
 def _start(job, environment):
     quiet = None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.child", json.dumps(job)], env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks.child", json.dumps(job)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": quiet}
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
 
 
 def _sample(racer, samples):
-    for attempt in range(_TRIES):
+    for _ in range(_TRIES):
         before, begin = _busy(racer.pid), time.perf_counter()
         print("go", file=racer.stdin, flush=True)
         facts = json.loads(racer.stdout.readline())
         others = _busy(racer.pid) - before
         disturbed = others > _DISTURBED * (time.perf_counter() - begin) * os.cpu_count()
-        if disturbed:
-            samples.disturbed += 1
-        if not disturbed or attempt == _TRIES - 1:
+        samples.disturbed += disturbed
+        if not disturbed:
             break
     samples.kept_disturbed += disturbed
     samples.speeds.append(facts["images"] / facts["seconds"])
@@ -94,9 +92,8 @@ def _sample(racer, samples):
 def _busy(pid: int) -> float:
     """Seconds of processor time that all other processes have used (Linux; elsewhere 0)."""
     try:
-        user, nice, system, _, _, irq, softirq, *_ = map(
-            int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-        )
+        total = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        user, nice, system, _, _, irq, softirq, *_ = map(int, total)
         own = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
         return 0.0

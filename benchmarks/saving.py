@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from benchmarks import jax_side, tasks
 from jax_train.engine.state import Progress
@@ -27,8 +26,7 @@ def measure(name: str, every: int, steps: int, rounds: int) -> dict[str, float]:
     training = jax_side.Training(config, *tasks.random_images(config, 1280))
     step, carry, args = training.compiled, training.carry, training.args
     carry = step(*carry, *args)
-    times = {False: [], True: []}
-    calls = []
+    times, calls = {False: [], True: []}, []
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder) / "c") as checkpoints:
         for round_ in range(rounds):
             for saving in (False, True):
@@ -44,13 +42,9 @@ def measure(name: str, every: int, steps: int, rounds: int) -> dict[str, float]:
                 jax.block_until_ready(carry)
                 times[saving].append((time.perf_counter() - begin) / steps)
                 checkpoints.wait()
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(carry))
-    return {
-        "megabytes": size / 1e6,
-        "plain": 1e3 * statistics.median(times[False]),
-        "saving": 1e3 * statistics.median(times[True]),
-        "call": 1e3 * float(np.median(calls)),
-    }
+    plain, saving, call = (1e3 * statistics.median(t) for t in (times[False], times[True], calls))
+    megabytes = sum(leaf.nbytes for leaf in jax.tree.leaves(carry)) / 1e6
+    return {"megabytes": megabytes, "plain": plain, "saving": saving, "call": call}
 
 
 def main() -> None:
@@ -60,15 +54,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="steps in a round")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    print("| model | state, MB | step, ms | with a save every "
-          f"{args.every} steps, ms | more | a save stalls the step, ms |")  # fmt: skip
+    saves = f"with a save every {args.every} steps, ms"
+    print(f"| model | state, MB | step, ms | {saves} | more | a save stalls the step, ms |")
     print("|---|---|---|---|---|---|")
     for name in MODELS:
         got = measure(name, args.every, args.steps, args.rounds)
-        print(
-            f"| `{name}` | {got['megabytes']:.0f} | {got['plain']:.0f} | {got['saving']:.0f} "
-            f"| {got['saving'] / got['plain'] - 1:.1%} | {got['call']:.0f} |", flush=True,
-        )  # fmt: skip
+        times = f"{got['plain']:.0f} | {got['saving']:.0f}"
+        more, call = f"{got['saving'] / got['plain'] - 1:.1%}", f"{got['call']:.0f}"
+        print(f"| `{name}` | {got['megabytes']:.0f} | {times} | {more} | {call} |", flush=True)
 
 
 if __name__ == "__main__":

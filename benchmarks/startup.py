@@ -10,13 +10,9 @@ import time
 
 from tests.parity.measure import ROOT
 
-COMMANDS = {
-    "`train_jax.py --help`": ["train_jax.py", "--help"],
-    "`import jax`": ["-c", "import jax"],
-    "`import jax_models`": ["-c", "import jax_models"],
-    "`import jax_train.train`": ["-c", "import jax_train.train"],
-    "`import torch`": ["-c", "import torch"],
-}
+COMMANDS = {"train_jax.py --help": ["train_jax.py", "--help"]}
+for module in ("jax", "jax_models", "jax_train.train", "torch"):
+    COMMANDS[f"import {module}"] = ["-c", f"import {module}"]
 FIRST_STEP = """
 import json, sys, time
 begin = time.perf_counter()
@@ -42,10 +38,9 @@ def tables(rounds: int, quick: bool = False) -> str:
     lines = ["| command | seconds |", "|---|---|"]
     for name, command in COMMANDS.items():
         times = [_seconds([sys.executable, *command]) for _ in range(rounds)]
-        lines.append(f"| {name} | {statistics.median(times):.2f} |")
-    lines += [
-        "", "| first step of | empty cache, s | from the compilation cache, s |", "|---|---|---|"
-    ]  # fmt: skip
+        lines.append(f"| `{name}` | {statistics.median(times):.2f} |")
+    header = "| first step of | empty cache, s | from the compilation cache, s |"
+    lines += ["", header, "|---|---|---|"]
     for name, recipe in ({"`mnist_cnn`": ("mnist_cnn", {})} if quick else MODELS).items():
         with tempfile.TemporaryDirectory() as cache:
             cold = _first_step(*recipe, cache)
@@ -65,9 +60,6 @@ def _seconds(command) -> float:
 def _first_step(case: str, changes: dict, cache: str) -> float:
     environment = os.environ | {"XDG_CACHE_HOME": cache}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    done = subprocess.run(
-        [sys.executable, "-c", FIRST_STEP, case, json.dumps(changes)],
-        cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    return float(done.stdout)
+    command = [sys.executable, "-c", FIRST_STEP, case, json.dumps(changes)]
+    how = {"cwd": ROOT, "env": environment, "stderr": subprocess.DEVNULL}
+    return float(subprocess.check_output(command, **how))

@@ -30,7 +30,6 @@ CASES = {
     "attention_cnn": Case("attention_cnn_cifar10", 100, 15),
     "mnist_cnn": Case("cnn_mnist", 32, 1800),
 }
-MODELS = tuple(CASES)
 _IMAGES = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100), "mnist": ((28, 28, 1), 10)}
 
 
@@ -38,10 +37,9 @@ def config_of(case: str, **changes) -> ConfigDict:
     """The recipe of a case as it is trained, with `changes` to fields such as 'model.depth'."""
     recipe, batch_size, _ = CASES[case]
     config = importlib.import_module(f"configs.{recipe}").get_config()
-    with config.unlocked():
-        config.update_from_flattened_dict({"train.batch_size": batch_size, **changes})
     shape, num_classes = _IMAGES[config.data.name]
     with config.unlocked():
+        config.update_from_flattened_dict({"train.batch_size": batch_size, **changes})
         config.model.num_classes = num_classes
         if config.data.mean is None:
             config.data.mean = config.data.std = (0.5,) * shape[2]

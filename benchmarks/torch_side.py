@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ml_collections import ConfigDict
 from torch.nn import functional
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import jax_models
 import torch_ref
@@ -23,8 +24,8 @@ def create_model(config: ConfigDict, *, fused_attention: bool = True) -> torch.n
         layers.attend = lambda attention, x: (attention(x, x, x, need_weights=False)[0], None)
         layers.Attention.forward = _fused
     name = config.model.name
-    known = jax_models.model_keywords(name)
-    given = {k: v for k, v in config.model.items() if k in known and v is not None}
+    known, model = jax_models.model_keywords(name), config.model
+    given = {key: model[key] for key in known if model[key] is not None}
     if config.data.name == "mnist":
         given["in_channels"] = 1
     return torch_ref.create_model(name, **given)
@@ -50,10 +51,8 @@ class Pipeline:
         """Augment, if `train`, and normalise."""
         fields, count = self.fields, len(images)
         if fields.resize:
-            size = (fields.resize, fields.resize)
-            images = functional.interpolate(
-                images.float(), size, mode="bilinear", antialias=True, align_corners=False
-            )
+            how = {"mode": "bilinear", "antialias": True, "align_corners": False}
+            images = functional.interpolate(images.float(), (fields.resize,) * 2, **how)
         if train and fields.rotate_degrees:
             images = self._rotate(images)
         if train and fields.crop_padding:
@@ -72,9 +71,7 @@ class Pipeline:
         zero = torch.zeros_like(angle)
         theta = torch.stack([angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero], 1)
         grid = functional.affine_grid(theta.view(-1, 2, 3), list(images.shape), align_corners=False)
-        return functional.grid_sample(
-            images, grid, mode="nearest", padding_mode="zeros", align_corners=False
-        )
+        return functional.grid_sample(images, grid, mode="nearest", align_corners=False)
 
 
 class Training:
@@ -85,34 +82,28 @@ class Training:
       images: uint8 [N,H,W,C].
       labels: [N].
       compiled: by `torch.compile`.
-      channels_last: memory format of convolutions; by default for CNNs.
       fused_attention: PyTorch's own, which returns no maps.
     """
 
-    def __init__(
-        self, config: ConfigDict, images, labels, *, compiled: bool = False,
-        channels_last: bool | None = None, fused_attention: bool = True,
-    ):  # fmt: skip
+    def __init__(self, config, images, labels, *, compiled=False, fused_attention=True):
         torch.manual_seed(0)
+        is_cnn = "cnn" in config.model.name
+        memory_format = torch.channels_last if is_cnn else torch.contiguous_format
         self.model = create_model(config, fused_attention=fused_attention).train()
-        if channels_last is None:
-            channels_last = "cnn" in config.model.name
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = self.model.to(memory_format=memory_format)
         self.pipeline = Pipeline(config, memory_format)
         self.optimizer = _optimizer(config, self.model.parameters())
         self.run = torch.compile(self.model) if compiled else self.model
         self.images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
         self.labels = torch.from_numpy(labels).long()
-        self.batch_size, self.config = config.train.batch_size, config
+        self.batch_size, self.eval_batch_size = config.train.batch_size, config.eval.batch_size
+        self.label_smoothing = config.train.label_smoothing
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One optimizer step on raw images; returns the loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        logits = self.run(self.pipeline(images, train=True))
-        loss = functional.cross_entropy(
-            logits, labels, label_smoothing=self.config.train.label_smoothing
-        )
+        logits, smoothing = self.run(self.pipeline(images, train=True)), self.label_smoothing
+        loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
@@ -128,53 +119,40 @@ class Training:
     def eval_steps(self, count: int) -> int:
         """Logits of `count` batches of the evaluation's size; returns the number of images."""
         self.model.eval()
-        images = self.images[: self.config.eval.batch_size]
+        images = self.images[: self.eval_batch_size]
         for _ in range(count):
             self.run(self.pipeline(images, train=False)).argmax(1)
         self.model.train()
         return count * len(images)
 
-    def epochs(self, count: int) -> int:
-        """Whole epochs: train, validate, log and save."""
-        for _ in range(count):
-            self._epoch()
-        return count * len(self.images)
-
-    def _epoch(self):
-        data = torch.utils.data.TensorDataset(self.images, self.labels)
-        order = torch.utils.data.BatchSampler(
-            torch.utils.data.RandomSampler(data), self.batch_size, drop_last=True
-        )
+    def epoch(self) -> int:
+        """A whole epoch: train, validate, log and save; returns the number of images."""
+        data = TensorDataset(self.images, self.labels)
+        order = BatchSampler(RandomSampler(data), self.batch_size, drop_last=True)
         # A sampler of whole batches spares collating them image by image.
-        loader = torch.utils.data.DataLoader(data, sampler=order, batch_size=None)
+        loader = DataLoader(data, sampler=order, batch_size=None)
         total = torch.zeros(())
         for images, labels in loader:
             total += self.step(images, labels)
         float(total)
         self.model.eval()
         right = torch.zeros((), dtype=torch.long)
+        few = (part[: len(part) // 5].split(self.eval_batch_size) for part in data.tensors)
         with torch.inference_mode():
-            for images, labels in zip(
-                self.images[: len(self.images) // 5].split(self.config.eval.batch_size),
-                self.labels[: len(self.labels) // 5].split(self.config.eval.batch_size),
-                strict=True,
-            ):  # fmt: skip
+            for images, labels in zip(*few, strict=True):
                 right += (self.run(self.pipeline(images, train=False)).argmax(1) == labels).sum()
         int(right)
         self.model.train()
         with tempfile.TemporaryDirectory() as folder:
             state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
             torch.save(state, Path(folder) / "checkpoint.pt")
+        return len(self.images)
 
 
 def _optimizer(config: ConfigDict, parameters) -> torch.optim.Optimizer:
-    fields = config.optim
+    fields, how = config.optim, {"lr": config.optim.learning_rate, "fused": True}
     if fields.name == "sgd":
-        return torch.optim.SGD(
-            parameters, fields.learning_rate, momentum=fields.momentum, fused=True
-        )
+        return torch.optim.SGD(parameters, momentum=fields.momentum, **how)
     make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[fields.name]
-    return make(
-        parameters, fields.learning_rate, betas=(fields.beta1, fields.beta2), eps=fields.eps,
-        weight_decay=fields.weight_decay, fused=True,
-    )  # fmt: skip
+    how |= {"betas": (fields.beta1, fields.beta2), "weight_decay": fields.weight_decay}
+    return make(parameters, eps=fields.eps, **how)

@@ -72,15 +72,10 @@ class Reporter:
 
     def row(self, split: str, step: int, figures: dict[str, float], speed: float | str = ""):
         """Write a row of metrics.csv."""
-        self.log.row(
-            step=step,
-            epoch=step / self._program.steps_per_epoch,
-            split=split,
-            images_per_sec=speed,
-            learning_rate=float(self._program.schedule.learning_rate[step - 1]),
-            seconds=self.clock.seconds(),
-            **figures,
-        )
+        epoch = step / self._program.steps_per_epoch
+        rate = float(self._program.schedule.learning_rate[step - 1])
+        more = {"images_per_sec": speed, "learning_rate": rate, "seconds": self.clock.seconds()}
+        self.log.row(step=step, split=split, epoch=epoch, **more, **figures)
 
     def _tell_skipped(self, sums: metrics.TrainSums, saved_step: int | None) -> None:
         """Say that steps were not finite; stop the run unless they are to be skipped."""
@@ -95,8 +90,7 @@ class Reporter:
         batch = np.asarray(program.order(epoch))[row].ravel()
         place = self._workdir / "nonfinite.json"
         if processes.is_main():
-            facts = {"step": step, "learning_rate": rate, "batch": batch.tolist()}
-            write_results(place, facts)
+            write_results(place, {"step": step, "learning_rate": rate, "batch": batch.tolist()})
         kept = f"the checkpoint of step {saved_step}" if saved_step else "no checkpoint"
         raise UserError(
             f"{what[0].upper()}{what[1:]}. Nothing was learned from there on; {kept} is kept. Its "

@@ -3,7 +3,6 @@
 import time
 
 import jax
-from ml_collections import ConfigDict
 
 from jax_models import cpu
 from jax_train.engine.metrics import TrainSums
@@ -34,16 +33,13 @@ class Saver:
     """
 
     def __init__(
-        self,
-        program: Program,
-        checkpoints: Checkpoints,
-        signals: StopSignals,
-        conditions: dict[str, str],
+        self, program: Program, checkpoints: Checkpoints, signals: StopSignals, conditions: dict
     ):
         self.checkpoints, self._signals, self._conditions = checkpoints, signals, conditions
         self._total_steps = program.total_steps
         # Looking a field of the config up takes as long as a step of a small model.
-        self._due = _due(program.config)
+        config, fields = program.config, program.config.checkpoint
+        self._due = fields.every_steps, fields.every_minutes, config.log.every_steps
         self.saved_step, self._saved_at = None, time.monotonic()
 
     def restore(self, like: Progress) -> tuple[int, Progress, list[TrainSums]] | None:
@@ -56,13 +52,11 @@ class Saver:
         if found is None:
             return None
         self.saved_step, progress, facts = found
-        changed = [
-            f"{name} {before} -> {self._conditions.get(name)}"
-            for name, before in facts["conditions"].items()
-            if before != self._conditions.get(name)
-        ]
+        then, now = facts["conditions"], self._conditions
+        changed = [name for name in then if then[name] != now.get(name)]
         if changed and processes.is_main():
-            print(f"note: the last bits may differ from an unbroken run: {', '.join(changed)}")
+            text = ", ".join(f"{name} {then[name]} -> {now.get(name)}" for name in changed)
+            print(f"note: the last bits may differ from an unbroken run: {text}")
         return self.saved_step, progress, [TrainSums(*sums) for sums in facts["since_eval"]]
 
     def is_due(self, before: int, step: int) -> bool:
@@ -75,11 +69,7 @@ class Saver:
         return due
 
     def save(
-        self,
-        progress: Progress,
-        step: int,
-        since_eval: list[TrainSums],
-        figures: dict[str, float] | None = None,
+        self, progress: Progress, step: int, since_eval: list[TrainSums], figures: dict | None
     ) -> None:
         """Start writing a checkpoint that a run goes on from as if nothing had happened."""
         if self.saved_step == step:
@@ -100,11 +90,6 @@ class Saver:
         """
         self.checkpoints.wait()
         raise Stopped(step, self._total_steps)
-
-
-def _due(config: ConfigDict) -> tuple[int, float, int]:
-    fields = config.checkpoint
-    return fields.every_steps, fields.every_minutes, config.log.every_steps
 
 
 def find_conditions(program: Program, streamed: bool) -> dict[str, str]:

@@ -18,18 +18,9 @@ from jax_train.train import load, train
 
 
 def train_one(config: ConfigDict, workdir: Path, *, again: bool = False) -> str:
-    """Train a model, or find it trained.
+    """Train a model, or find it trained, and return its results for people.
 
-    Args:
-      config: of the run, checked.
-      workdir: the run folder.
-      again: rename the folder first if its run is finished.
-
-    Returns:
-      Its results for people.
-
-    Raises:
-      UserError, Stopped: as `train` does.
+    With `again` the folder is renamed first if its run is finished. Raises what `train` does.
     """
     results = processes.on_main(lambda: _finished_run(config, workdir, again))
     return summary(results or train(config, workdir), workdir)

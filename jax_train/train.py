@@ -65,18 +65,7 @@ def fit(
 ) -> dict:
     """Train from the last checkpoint, or from the start, to the end; write all files.
 
-    Args:
-      program: what is computed.
-      splits: the data.
-      workdir: the run folder.
-      on_epoch: called after each epoch.
-
-    Returns:
-      What results.json holds.
-
-    Raises:
-      Stopped: SIGTERM or SIGINT came; a checkpoint of the last step is saved.
-      UserError: files cannot be read or written, or a step is not finite.
+    Calls `on_epoch` after each epoch; returns and raises what `train` does.
     """
     config = program.config
     with contextlib.ExitStack() as stack:

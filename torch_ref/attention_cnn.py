@@ -9,10 +9,14 @@ from torch_ref.cnn import ConvNet
 from torch_ref.registry import register
 
 
+@register("attention_cnn")
 class AttentionCNN(ConvNet):
-    """`attention_cnn`: `conv1`, `sa1`, `conv2`, `sa2`, …, global average pooling, `fc`."""
+    """A CNN for CIFAR-10 with self-attention after each convolution (737,294 parameters)."""
 
-    def __init__(self, *, in_channels: int, num_classes: int, widths: Sequence[int]):
+    def __init__(
+        self, *, in_channels: int = 3, num_classes: int = 10,
+        widths: Sequence[int] = (32, 64, 128, 256, 128),
+    ):  # fmt: skip
         super().__init__()
         self.depth = len(widths)
         for i, (n, width) in enumerate(zip((in_channels, *widths), widths, strict=False), start=1):
@@ -26,15 +30,3 @@ class AttentionCNN(ConvNet):
             for i in range(self.depth)
         ]
         return [lambda x, conv=conv, sa=sa: sa(conv(x).relu()) for conv, sa in pairs]
-
-    def classify(self, x):
-        return self.fc(x.mean(dim=(2, 3)))
-
-
-@register
-def attention_cnn(
-    *, in_channels: int = 3, num_classes: int = 10,
-    widths: Sequence[int] = (32, 64, 128, 256, 128),
-) -> AttentionCNN:  # fmt: skip
-    """A CNN for CIFAR-10 with self-attention after each convolution (737,294 parameters)."""
-    return AttentionCNN(in_channels=in_channels, num_classes=num_classes, widths=widths)

@@ -24,11 +24,18 @@ class ConvNet(nn.Module):
             return logits, {"attention": tuple(attention), "features": tuple(features)}
         return logits
 
+    def classify(self, x):
+        return self.fc(x.mean(dim=(2, 3)))
 
+
+@register("simple_cnn")
 class SimpleCNN(ConvNet):
-    """`simple_cnn`: stages `conv1`, `conv2`, …, global average pooling, linear head."""
+    """A plain batch-norm CNN for CIFAR-10 (4,694,346 parameters)."""
 
-    def __init__(self, *, in_channels: int, num_classes: int, widths: Sequence[int]):
+    def __init__(
+        self, *, in_channels: int = 3, num_classes: int = 10,
+        widths: Sequence[int] = (64, 128, 256, 512),
+    ):  # fmt: skip
         super().__init__()
         self.depth = len(widths)
         for i, (n, width) in enumerate(zip((in_channels, *widths), widths, strict=False), start=1):
@@ -39,16 +46,16 @@ class SimpleCNN(ConvNet):
         convs = [self.get_submodule(f"conv{i + 1}") for i in range(self.depth)]
         return [lambda x, conv=conv: (conv(x), None) for conv in convs]
 
-    def classify(self, x):
-        return self.fc(x.mean(dim=(2, 3)))
 
-
+@register("mnist_cnn")
 class MnistCNN(ConvNet):
-    """`mnist_cnn`."""
+    """Two convolutions without padding for MNIST (1,199,882 parameters)."""
 
     def __init__(
-        self, *, img_size, in_channels, num_classes, widths, head_dims, dropout, head_dropout
-    ):
+        self, *, img_size: int = 28, in_channels: int = 1, num_classes: int = 10,
+        widths: Sequence[int] = (32, 64), head_dims: Sequence[int] = (128,), dropout: float = 0.25,
+        head_dropout: float = 0.5,
+    ):  # fmt: skip
         super().__init__()
         (first, second), (hidden,) = widths, head_dims
         self.conv1 = nn.Conv2d(in_channels, first, 3)
@@ -67,24 +74,3 @@ class MnistCNN(ConvNet):
 
     def classify(self, x):
         return self.fc2(self.dropout2(self.fc1(x.flatten(1)).relu()))
-
-
-@register
-def simple_cnn(
-    *, in_channels: int = 3, num_classes: int = 10, widths: Sequence[int] = (64, 128, 256, 512)
-) -> SimpleCNN:
-    """A plain batch-norm CNN for CIFAR-10 (4,694,346 parameters)."""
-    return SimpleCNN(in_channels=in_channels, num_classes=num_classes, widths=widths)
-
-
-@register
-def mnist_cnn(
-    *, img_size: int = 28, in_channels: int = 1, num_classes: int = 10,
-    widths: Sequence[int] = (32, 64), head_dims: Sequence[int] = (128,), dropout: float = 0.25,
-    head_dropout: float = 0.5,
-) -> MnistCNN:  # fmt: skip
-    """Two convolutions without padding for MNIST (1,199,882 parameters)."""
-    return MnistCNN(
-        img_size=img_size, in_channels=in_channels, num_classes=num_classes, widths=widths,
-        head_dims=head_dims, dropout=dropout, head_dropout=head_dropout,
-    )  # fmt: skip

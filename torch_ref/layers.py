@@ -74,13 +74,8 @@ def attend(attention: nn.MultiheadAttention, x):
 
 def mlp(embed_dim: int, mlp_dim: int, *, dropout: float) -> nn.Sequential:
     """Linear, exact GELU, dropout, Linear, dropout."""
-    return nn.Sequential(
-        nn.Linear(embed_dim, mlp_dim),
-        nn.GELU(),
-        nn.Dropout(dropout),
-        nn.Linear(mlp_dim, embed_dim),
-        nn.Dropout(dropout),
-    )
+    hidden, out = nn.Linear(embed_dim, mlp_dim), nn.Linear(mlp_dim, embed_dim)
+    return nn.Sequential(hidden, nn.GELU(), nn.Dropout(dropout), out, nn.Dropout(dropout))
 
 
 class SpatialAttention(nn.Module):
@@ -110,15 +105,12 @@ class SpatialAttention(nn.Module):
 
 def conv_stage(in_features: int, out_features: int) -> nn.Sequential:
     """(3×3 convolution, batch norm, ReLU) twice, then 2×2 max-pooling."""
-    return nn.Sequential(
-        nn.Conv2d(in_features, out_features, 3, padding=1),
-        nn.BatchNorm2d(out_features),
-        nn.ReLU(),
-        nn.Conv2d(out_features, out_features, 3, padding=1),
-        nn.BatchNorm2d(out_features),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-    )
+
+    def conv(features):
+        yield nn.Conv2d(features, out_features, 3, padding=1)
+        yield from (nn.BatchNorm2d(out_features), nn.ReLU())
+
+    return nn.Sequential(*conv(in_features), *conv(out_features), nn.MaxPool2d(2))
 
 
 def truncated_normal(*shape: int) -> nn.Parameter:

@@ -4,13 +4,17 @@ from collections.abc import Callable
 
 from torch import nn
 
-_MODELS: dict[str, Callable[..., nn.Module]] = {}
+_MODELS: dict[str, type[nn.Module]] = {}
 
 
-def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Register a function `build(**settings)` under its own name."""
-    _MODELS[build.__name__] = build
-    return build
+def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
+    """Register the class below, called with a model's settings, under its name."""
+
+    def add(model):
+        _MODELS[name] = model
+        return model
+
+    return add
 
 
 def list_models() -> list[str]:

@@ -1,6 +1,7 @@
 """Vision Transformers, each with the parameter names of its published source."""
 
 from collections.abc import Sequence
+from itertools import chain, pairwise
 
 import torch
 from torch import nn
@@ -52,20 +53,23 @@ class PreNormBlock(nn.Module):
         return x + self.mlp(self.norm2(x)), weights
 
 
+@register("vit")
 class ViT(VisionTransformer):
-    """`vit`."""
+    """A small pre-norm ViT for CIFAR-10 (1,205,898 parameters); mlp_dim None is 4 · embed_dim."""
 
     def __init__(
-        self, *, img_size, in_channels, num_classes, patch_size, embed_dim, depth, num_heads,
-        mlp_dim, dropout,
+        self, *, img_size: int = 32, in_channels: int = 3, num_classes: int = 10,
+        patch_size: int = 4, embed_dim: int = 128, depth: int = 6, num_heads: int = 4,
+        mlp_dim: int | None = None, dropout: float = 0.1,
     ):  # fmt: skip
         super().__init__()
         self.patch_embed = layers.PatchEmbed(patch_size, in_channels, embed_dim)
         self.cls_token = layers.truncated_normal(1, 1, embed_dim)
         self.pos_embed = layers.truncated_normal(1, num_tokens(img_size, patch_size), embed_dim)
         self.dropout = nn.Dropout(dropout)
+        hidden = 4 * embed_dim if mlp_dim is None else mlp_dim
         self.blocks = nn.ModuleList(
-            PreNormBlock(embed_dim, num_heads, mlp_dim, dropout=dropout) for _ in range(depth)
+            PreNormBlock(embed_dim, num_heads, hidden, dropout=dropout) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
@@ -106,12 +110,14 @@ class RasterLayer(nn.Sequential):
         return x + y, weights
 
 
+@register("raster_vit")
 class RasterViT(VisionTransformer):
-    """`raster_vit`: tokens are runs of the image's memory in C,H,W order, not patches."""
+    """A ViT over runs of the image's memory in C,H,W order, not patches (159,498 parameters)."""
 
     def __init__(
-        self, *, img_size, in_channels, num_classes, patch_size, embed_dim, depth, num_heads,
-        mlp_dim,
+        self, *, img_size: int = 32, in_channels: int = 3, num_classes: int = 10,
+        patch_size: int = 4, embed_dim: int = 64, depth: int = 3, num_heads: int = 4,
+        mlp_dim: int = 256,
     ):  # fmt: skip
         super().__init__()
         self.run = in_channels * patch_size**2
@@ -157,12 +163,14 @@ class DeepBlock(nn.Module):
         return x + self.dropout(self.fc2(y)), weights
 
 
+@register("deep_vit")
 class DeepViT(VisionTransformer):
-    """`deep_vit`."""
+    """A deep pre-norm ViT for CIFAR-100 (12,862,820 parameters)."""
 
     def __init__(
-        self, *, img_size, in_channels, num_classes, patch_size, embed_dim, depth, num_heads,
-        mlp_dim, head_dims, dropout,
+        self, *, img_size: int = 32, in_channels: int = 3, num_classes: int = 100,
+        patch_size: int = 4, embed_dim: int = 256, depth: int = 24, num_heads: int = 8,
+        mlp_dim: int = 512, head_dims: Sequence[int] = (512,), dropout: float = 0.1,
     ):  # fmt: skip
         super().__init__()
         self.patch_size = patch_size
@@ -208,12 +216,14 @@ class PostNormBlock(nn.Module):
         return self.norm2(x + self.dropout(self.linear2(y))), weights
 
 
+@register("mnist_vit")
 class MnistViT(VisionTransformer):
-    """`mnist_vit`, attending over tokens and with a learned class token."""
+    """A post-norm ViT for MNIST (3,417,816 parameters), attending over tokens."""
 
     def __init__(
-        self, *, img_size, in_channels, num_classes, patch_size, embed_dim, depth, num_heads,
-        mlp_dim, head_dims, dropout,
+        self, *, img_size: int = 28, in_channels: int = 1, num_classes: int = 10,
+        patch_size: int = 7, embed_dim: int = 128, depth: int = 4, num_heads: int = 4,
+        mlp_dim: int = 3000, head_dims: Sequence[int] = (250, 100), dropout: float = 0.1,
     ):  # fmt: skip
         super().__init__()
         self.patch_size = patch_size
@@ -241,6 +251,12 @@ class MnistViT(VisionTransformer):
         return self.mlp3(self.mlp2(self.mlp1(token)).tanh())
 
 
+def gelu_layers(widths: Sequence[int], dropout: float) -> nn.Sequential:
+    """Linear, exact GELU and dropout, from each width to the next."""
+    parts = [(nn.Linear(n, m), nn.GELU(), nn.Dropout(dropout)) for n, m in pairwise(widths)]
+    return nn.Sequential(*chain.from_iterable(parts))
+
+
 class DoubleNormBlock(nn.Module):
     """y = LN(x + drop(MHA(LN(x)))); out = LN(y + ffn(y)), GELU and dropout after both Linears."""
 
@@ -251,14 +267,7 @@ class DoubleNormBlock(nn.Module):
         self.dropout_attn = nn.Dropout(dropout)
         self.layer_norm_1 = nn.LayerNorm(embed_dim, eps=1e-6)
         self.layer_norm_2 = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.ffn = nn.Sequential(
-            nn.Linear(embed_dim, mlp_dim),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(mlp_dim, embed_dim),
-            nn.GELU(),
-            nn.Dropout(dropout),
-        )
+        self.ffn = gelu_layers((embed_dim, mlp_dim, embed_dim), dropout)
 
     def forward(self, x):
         y, weights = layers.attend(self.attn, self.layer_norm_input(x))
@@ -281,28 +290,23 @@ class TokenEmbedding(nn.Module):
         return with_class_token(self.class_parameter, x) + self.position_emb.weight
 
 
+@register("mlp_head_vit")
 class MlpHeadViT(VisionTransformer):
-    """`mlp_head_vit`, with one class token for all examples."""
+    """A ViT with norms before and after, a wide MLP head and one class token (2,618,916)."""
 
     def __init__(
-        self, *, img_size, in_channels, num_classes, patch_size, embed_dim, depth, num_heads,
-        mlp_dim, head_dims, dropout, head_dropout,
+        self, *, img_size: int = 72, in_channels: int = 3, num_classes: int = 100,
+        patch_size: int = 6, embed_dim: int = 64, depth: int = 8, num_heads: int = 4,
+        mlp_dim: int = 128, head_dims: Sequence[int] = (2048, 1024), dropout: float = 0.1,
+        head_dropout: float = 0.5,
     ):  # fmt: skip
         super().__init__()
         self.patch_embedding_layer = TokenEmbedding(img_size, patch_size, in_channels, embed_dim)
         self.transformer_layers = nn.ModuleList(
             DoubleNormBlock(embed_dim, num_heads, mlp_dim, dropout=dropout) for _ in range(depth)
         )
-        first, second = head_dims
-        self.mlp_block = nn.Sequential(
-            nn.Linear(embed_dim, first),
-            nn.GELU(),
-            nn.Dropout(head_dropout),
-            nn.Linear(first, second),
-            nn.GELU(),
-            nn.Dropout(head_dropout),
-        )
-        self.logits_layer = nn.Linear(second, num_classes)
+        self.mlp_block = gelu_layers((embed_dim, *head_dims), head_dropout)
+        self.logits_layer = nn.Linear(head_dims[-1], num_classes)
 
     def embed(self, images):
         return self.patch_embedding_layer(images)
@@ -312,72 +316,3 @@ class MlpHeadViT(VisionTransformer):
 
     def classify(self, token):
         return self.logits_layer(self.mlp_block(token))
-
-
-@register
-def vit(
-    *, img_size: int = 32, in_channels: int = 3, num_classes: int = 10, patch_size: int = 4,
-    embed_dim: int = 128, depth: int = 6, num_heads: int = 4, mlp_dim: int | None = None,
-    dropout: float = 0.1,
-) -> ViT:  # fmt: skip
-    """A small pre-norm ViT for CIFAR-10 (1,205,898 parameters); mlp_dim None is 4 · embed_dim."""
-    return ViT(
-        img_size=img_size, in_channels=in_channels, num_classes=num_classes,
-        patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads,
-        mlp_dim=4 * embed_dim if mlp_dim is None else mlp_dim, dropout=dropout,
-    )  # fmt: skip
-
-
-@register
-def raster_vit(
-    *, img_size: int = 32, in_channels: int = 3, num_classes: int = 10, patch_size: int = 4,
-    embed_dim: int = 64, depth: int = 3, num_heads: int = 4, mlp_dim: int = 256,
-) -> RasterViT:  # fmt: skip
-    """A small ViT over runs of the image's memory (159,498 parameters)."""
-    return RasterViT(
-        img_size=img_size, in_channels=in_channels, num_classes=num_classes,
-        patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads,
-        mlp_dim=mlp_dim,
-    )  # fmt: skip
-
-
-@register
-def deep_vit(
-    *, img_size: int = 32, in_channels: int = 3, num_classes: int = 100, patch_size: int = 4,
-    embed_dim: int = 256, depth: int = 24, num_heads: int = 8, mlp_dim: int = 512,
-    head_dims: Sequence[int] = (512,), dropout: float = 0.1,
-) -> DeepViT:  # fmt: skip
-    """A deep pre-norm ViT for CIFAR-100 (12,862,820 parameters)."""
-    return DeepViT(
-        img_size=img_size, in_channels=in_channels, num_classes=num_classes,
-        patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads,
-        mlp_dim=mlp_dim, head_dims=head_dims, dropout=dropout,
-    )  # fmt: skip
-
-
-@register
-def mnist_vit(
-    *, img_size: int = 28, in_channels: int = 1, num_classes: int = 10, patch_size: int = 7,
-    embed_dim: int = 128, depth: int = 4, num_heads: int = 4, mlp_dim: int = 3000,
-    head_dims: Sequence[int] = (250, 100), dropout: float = 0.1,
-) -> MnistViT:  # fmt: skip
-    """A post-norm ViT for MNIST (3,417,816 parameters)."""
-    return MnistViT(
-        img_size=img_size, in_channels=in_channels, num_classes=num_classes,
-        patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads,
-        mlp_dim=mlp_dim, head_dims=head_dims, dropout=dropout,
-    )  # fmt: skip
-
-
-@register
-def mlp_head_vit(
-    *, img_size: int = 72, in_channels: int = 3, num_classes: int = 100, patch_size: int = 6,
-    embed_dim: int = 64, depth: int = 8, num_heads: int = 4, mlp_dim: int = 128,
-    head_dims: Sequence[int] = (2048, 1024), dropout: float = 0.1, head_dropout: float = 0.5,
-) -> MlpHeadViT:  # fmt: skip
-    """A ViT with norms before and after and a wide MLP head (2,618,916 parameters)."""
-    return MlpHeadViT(
-        img_size=img_size, in_channels=in_channels, num_classes=num_classes,
-        patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads,
-        mlp_dim=mlp_dim, head_dims=head_dims, dropout=dropout, head_dropout=head_dropout,
-    )  # fmt: skip

@@ -26,9 +26,7 @@ _fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
 # (images [B,H,W,C], targets, keys [B]) -> (images, targets), pure. Targets are class indices
 # int [B], or shares of the classes [B,K] from the first operation on that mixes images.
-Operation = Callable[
-    [jax.Array, jax.Array | None, jax.Array | None], tuple[jax.Array, jax.Array | None]
-]
+Operation = Callable[..., tuple[jax.Array, jax.Array | None]]
 
 
 class Augmentation(NamedTuple):
@@ -55,11 +53,10 @@ def crop_at(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
       padding: pixels added on each side.
     """
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    shape = images.shape[1:]
 
     def window(image, offset):
         start = (offset[0], offset[1], jnp.zeros_like(offset[0]))  # the three need one dtype
-        return jax.lax.dynamic_slice(image, start, shape)
+        return jax.lax.dynamic_slice(image, start, images.shape[1:])
 
     return jax.vmap(window)(padded, offsets)
 
@@ -113,27 +110,21 @@ def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
 # the same images as a float32 run.
 
 
-def _draw_offsets(keys: jax.Array, padding: int, probability: float) -> jax.Array:
-    def draw(key):
-        return jax.random.randint(key, (2,), 0, 2 * padding + 1, dtype=jnp.int32)
+def _uniform(keys: jax.Array, low: float = 0.0, high: float = 1.0) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(keys)
 
-    offsets = jax.vmap(draw)(_fold_in(keys, 0))
+
+def _draw_offsets(keys: jax.Array, padding: int, probability: float) -> jax.Array:
+    draw = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * padding + 1, jnp.int32))
+    offsets = draw(_fold_in(keys, 0))
     if probability < 1:
-        chance = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))
-        cropped = chance(_fold_in(keys, 1)) < probability
+        cropped = _uniform(_fold_in(keys, 1)) < probability
         offsets = jnp.where(cropped[:, None], offsets, padding)
     return offsets
 
 
 def _draw_flips(keys: jax.Array) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32) < 0.5)(keys)
-
-
-def _draw_angles(keys: jax.Array, degrees: float) -> jax.Array:
-    def draw(key):
-        return jax.random.uniform(key, dtype=jnp.float32, minval=-degrees, maxval=degrees)
-
-    return jax.vmap(draw)(keys)
+    return _uniform(_fold_in(keys, _FLIP)) < 0.5
 
 
 def _resizing(config: ConfigDict) -> Operation | None:
@@ -150,7 +141,8 @@ def _rotation(config: ConfigDict) -> Operation | None:
         return None
 
     def rotate(images, targets, keys):
-        angles = _draw_angles(_fold_in(keys, _ROTATE), config.rotate_degrees)
+        largest = config.rotate_degrees
+        angles = _uniform(_fold_in(keys, _ROTATE), -largest, largest)
         return rotate_by(images, angles), targets
 
     return rotate
@@ -160,10 +152,7 @@ def _flip(config: ConfigDict) -> Operation | None:
     """As `torchvision.transforms.RandomHorizontalFlip()`."""
     if not config.flip:
         return None
-    return lambda images, targets, keys: (
-        flip_where(images, _draw_flips(_fold_in(keys, _FLIP))),
-        targets,
-    )
+    return lambda images, targets, keys: (flip_where(images, _draw_flips(keys)), targets)
 
 
 def _crop(config: ConfigDict) -> Operation | None:
@@ -175,8 +164,8 @@ def _crop(config: ConfigDict) -> Operation | None:
     def crop(images, targets, keys):
         offsets = _draw_offsets(_fold_in(keys, _CROP), padding, share)
         if config.flip:  # flipped already, so the window moves the other way
-            flips = _draw_flips(_fold_in(keys, _FLIP))
-            columns = jnp.where(flips, 2 * padding - offsets[:, 1], offsets[:, 1])
+            columns = offsets[:, 1]
+            columns = jnp.where(_draw_flips(keys), 2 * padding - columns, columns)
             offsets = offsets.at[:, 1].set(columns)
         return crop_at(images, offsets, padding), targets
 
@@ -233,11 +222,11 @@ def build(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> Au
 
 def _of_channels(check: ranges.Check, least: str, name: str) -> ranges.Check:
     expected = f"a number {least} 1 for each channel, such as 0.5,0.5,0.5 (pixels are in [0, 1])"
-    return ranges.optional(
-        ranges.each(check, expected, f"Divide a {name} of 0..255 pixels by 255.")
-    )
+    cure = f"Divide a {name} of 0..255 pixels by 255."
+    return ranges.optional(ranges.each(check, expected, cure))
 
 
+_above_0 = ranges.Check("", lambda std: ranges.share.holds(std) and std > 0)
 CHECKS = {
     "augment.resize": ranges.whole(0, 4096, "pixels (0: no resizing)"),
     "augment.rotate_degrees": ranges.between(0, 180, "the largest angle in degrees"),
@@ -245,9 +234,7 @@ CHECKS = {
     "augment.crop_probability": ranges.share,
     "augment.flip": ranges.switch,
     "data.mean": _of_channels(ranges.share, "from 0 to", "mean"),
-    "data.std": _of_channels(
-        ranges.Check("", lambda std: ranges.share.holds(std) and std > 0), "above 0 up to", "std"
-    ),
+    "data.std": _of_channels(_above_0, "above 0 up to", "std"),
 }
 
 
@@ -281,9 +268,7 @@ def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:
 
 
 def _to_unit(images: jax.Array) -> jax.Array:
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 255
-    return images
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
 def _check_lengths(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

@@ -13,35 +13,27 @@ from jax_train.engine.parallel import Layout
 from jax_train.engine.recipe import Recipe
 from jax_train.engine.state import Data
 
+Calls = Iterator[tuple[int, tuple]]
+
 
 class Resident:
-    """A split that lies whole on every device; a step gathers its batch by index.
-
-    Args:
-      split: in memory.
-      layout: of the devices.
-    """
+    """A split in memory that lies whole on every device; a step gathers its batch by index."""
 
     batch_argument = None
 
     def __init__(self, split: data.Dataset, layout: Layout):
         self._layout, self._count = layout, len(split)
-        self.arrays = layout.replicate(
-            Data(np.asarray(split.images), np.asarray(split.labels, np.int32))
-        )
+        arrays = Data(np.asarray(split.images), np.asarray(split.labels, np.int32))
+        self.arrays = layout.replicate(arrays)
 
     def train_function(self, recipe: Recipe, length: int) -> Callable:
         """`length` steps: (state, sums, *call) -> (state, sums)."""
         return functools.partial(steps.train_steps, recipe, length)
 
-    def train_calls(
-        self, order: jax.Array, first: int, steps_per_call: int
-    ) -> Iterator[tuple[int, tuple]]:
+    def train_calls(self, order: jax.Array, first: int, steps_per_call: int) -> Calls:
         """Number of steps and arguments of each call from step `first` of an epoch on."""
-        while first < len(order):
-            length = min(steps_per_call, len(order) - first)
-            yield length, (self.arrays, order)
-            first += length
+        for start in range(first, len(order), steps_per_call):
+            yield min(steps_per_call, len(order) - start), (self.arrays, order)
 
     def eval_function(self, recipe: Recipe, batch_size: int) -> Callable:
         """(params, stats, sums, *call) -> sums."""
@@ -54,12 +46,7 @@ class Resident:
 
 
 class Streamed:
-    """A split that is read batch by batch, each process its own share.
-
-    Args:
-      split: larger than memory.
-      layout: of the devices.
-    """
+    """A split larger than memory, read batch by batch, each process its own share."""
 
     batch_argument = 0  # among the arguments of a call
     arrays = ()
@@ -69,14 +56,10 @@ class Streamed:
 
     def train_function(self, recipe: Recipe, length: int) -> Callable:
         """As in `Resident`, of one step."""
-        del length
         return functools.partial(steps.train_on_batch, recipe)
 
-    def train_calls(
-        self, order: jax.Array, first: int, steps_per_call: int
-    ) -> Iterator[tuple[int, tuple]]:
+    def train_calls(self, order: jax.Array, first: int, steps_per_call: int) -> Calls:
         """As in `Resident`; a call is one step."""
-        del steps_per_call
         order = np.asarray(order)[first:]
         order = order[:, :, self._layout.local_places(order.shape[2])]
         with contextlib.closing(self._split.batches(order)) as batches:
@@ -85,7 +68,6 @@ class Streamed:
 
     def eval_function(self, recipe: Recipe, batch_size: int) -> Callable:
         """As in `Resident`."""
-        del batch_size
         return functools.partial(steps.eval_on_batch, recipe)
 
     def eval_calls(self, batch_size: int) -> Iterator[tuple]:
@@ -97,8 +79,7 @@ class Streamed:
         with contextlib.closing(self._split.batches(order)) as batches:
             for start, batch in zip(starts, batches, strict=True):
                 spread = Data(*(self._layout.put_batch(array, 0) for array in batch))
-                valid = min(batch_size, count - start)
-                yield spread, self._layout.replicate(np.int32(valid))
+                yield spread, self._layout.replicate(np.int32(min(batch_size, count - start)))
 
 
 def create(split, layout: Layout) -> Resident | Streamed:

@@ -81,9 +81,7 @@ def train_sums(losses: jax.Array, logits: jax.Array, targets: jax.Array) -> Trai
         losses.sum(),
         (logits.argmax(axis=-1) == labels).sum(dtype=jnp.int32),
         in_top_k(logits, labels, 5).sum(dtype=jnp.int32),
-        jnp.int32(labels.size),
-        jnp.int32(0),
-        jnp.int32(0),
+        *map(jnp.int32, (labels.size, 0, 0)),
     )
 
 
@@ -107,11 +105,7 @@ def add_up(parts: list[TrainSums]) -> TrainSums:
 def train_figures(sums: TrainSums) -> dict[str, float]:
     """Mean loss and top-1 and top-5 accuracy, in [0, 1], of host copies of the sums."""
     count = max(int(sums.count), 1)
-    return {
-        "loss": float(sums.loss) / count,
-        "top1": int(sums.top1) / count,
-        "top5": int(sums.top5) / count,
-    }
+    return {name: float(getattr(sums, name)) / count for name in ("loss", "top1", "top5")}
 
 
 def eval_figures(sums: EvalSums) -> dict[str, float]:
@@ -123,12 +117,10 @@ def eval_figures(sums: EvalSums) -> dict[str, float]:
       equal top1; they are given because recipes report them.
     """
     confusion = np.asarray(sums.confusion)
-    count = int(confusion.sum())
-    return {
-        "loss": float(sums.loss) / count,
-        "top1": int(np.trace(confusion)) / count,
-        "top5": int(sums.top5) / count,
-    } | classification_figures(confusion)
+    count, right = confusion.sum(), np.trace(confusion)
+    totals = {"loss": sums.loss, "top1": right, "top5": sums.top5}
+    figures = {name: float(total) / int(count) for name, total in totals.items()}
+    return figures | classification_figures(confusion)
 
 
 def class_figures(confusion: np.ndarray) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
+from jax_train.engine.state import leaf_paths
 
 
 class Schedule(NamedTuple):
@@ -52,30 +53,25 @@ def schedule_tables(config: ConfigDict, steps_per_epoch: int) -> Schedule:
       config: the whole config, checked; `schedule`, `optim` and `train.epochs` are read.
       steps_per_epoch: optimizer steps in an epoch, at least 1.
     """
-    return SCHEDULES[config.schedule.name](config, steps_per_epoch)
-
-
-def _constant(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     steps = np.arange(config.train.epochs * steps_per_epoch, dtype=np.float64)
-    rates = np.full(len(steps), config.optim.learning_rate, np.float64)
-    return _warmed_up(config, steps_per_epoch, steps, rates)
+    rates, momentum = SCHEDULES[config.schedule.name](config, steps_per_epoch, steps)
+    warmup_steps = config.schedule.warmup_epochs * steps_per_epoch
+    if warmup_steps > 0:
+        rates = rates * np.minimum(steps / warmup_steps, 1)
+    return Schedule(rates, momentum)
 
 
-def _cosine(config: ConfigDict, steps_per_epoch: int) -> Schedule:
-    total_steps = config.train.epochs * steps_per_epoch
-    steps = np.arange(total_steps, dtype=np.float64)
+def _constant(config: ConfigDict, steps_per_epoch: int, steps: np.ndarray) -> Schedule:
+    return Schedule(np.full(len(steps), config.optim.learning_rate, np.float64))
+
+
+def _cosine(config: ConfigDict, steps_per_epoch: int, steps: np.ndarray) -> Schedule:
     warmup_steps = config.schedule.warmup_epochs * steps_per_epoch
     every = steps_per_epoch if config.schedule.unit == "epoch" else 1
     changed = np.maximum(steps // every * every, warmup_steps)  # when the rate last changed
-    progress = (changed - warmup_steps) / (total_steps - warmup_steps)
+    progress = (changed - warmup_steps) / (len(steps) - warmup_steps)
     peak = config.optim.learning_rate
-    rates = _half_wave(peak, config.schedule.final_factor * peak, progress)
-    return _warmed_up(config, steps_per_epoch, steps, rates)
-
-
-def _warmed_up(config: ConfigDict, steps_per_epoch: int, steps, rates) -> Schedule:
-    warmup_steps = config.schedule.warmup_epochs * steps_per_epoch
-    return Schedule(rates * np.minimum(steps / warmup_steps, 1) if warmup_steps > 0 else rates)
+    return Schedule(_half_wave(peak, config.schedule.final_factor * peak, progress))
 
 
 def _half_wave(start: float, end: float, progress: np.ndarray) -> np.ndarray:
@@ -83,13 +79,11 @@ def _half_wave(start: float, end: float, progress: np.ndarray) -> np.ndarray:
     return end + (start - end) / 2 * (1 + np.cos(np.pi * progress))
 
 
-def _one_cycle(config: ConfigDict, steps_per_epoch: int) -> Schedule:
+def _one_cycle(config: ConfigDict, steps_per_epoch: int, steps: np.ndarray) -> Schedule:
     schedule, peak = config.schedule, config.optim.learning_rate
-    total_steps = config.train.epochs * steps_per_epoch
     # PyTorch lets the peak fall between two steps; a span of 0 steps, at which it divides by
     # zero, is given the value at its start.
-    steps, last = np.arange(total_steps, dtype=np.float64), total_steps - 1
-    top = schedule.pct_start * total_steps - 1
+    top, last = schedule.pct_start * len(steps) - 1, len(steps) - 1
     rising = steps <= top
     progress = np.where(rising, steps / (top or 1), (steps - top) / ((last - top) or 1))
 
@@ -105,7 +99,7 @@ def _one_cycle(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     return Schedule(rates, cycle(high, low, high))
 
 
-# Each (config, steps of an epoch) -> Schedule of the whole run.
+# Each (config, steps of an epoch, numbers of all steps) -> Schedule of the run without warm-up.
 SCHEDULES = {"cosine": _cosine, "onecycle": _one_cycle, "constant": _constant}
 
 
@@ -183,7 +177,6 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """
 
     def clip(updates, params=None):
-        del params
         factor = jnp.minimum(1, max_norm / (optax.tree.norm(updates) + 1e-6))
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
 
@@ -204,19 +197,15 @@ def decay_mask(params: Any, exclude: Sequence[str]) -> Any:
     Raises:
       UserError: a regex that is found in no path.
     """
-    paths, tree = jax.tree_util.tree_flatten_with_path(params)
-    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+    paths = leaf_paths(params)
     for pattern in exclude:
         if not any(re.search(pattern, path) for path in paths):
-            raise ranges.refusal(
-                "optim.decay_exclude",
-                exclude,
-                f"regexes found in a parameter's path, but {pattern!r} is in none",
-                f"Correct or remove it. Some of the {len(paths)} paths: "
-                f"{', '.join(paths[:: max(1, len(paths) // 8)])}.",
-            )
+            expected = f"regexes found in a parameter's path, but {pattern!r} is in none"
+            some = ", ".join(paths[:: max(1, len(paths) // 8)])
+            cure = f"Correct or remove it. Some of the {len(paths)} paths: {some}."
+            raise ranges.refusal("optim.decay_exclude", exclude, expected, cure)
     decayed = [not any(re.search(pattern, path) for pattern in exclude) for path in paths]
-    return jax.tree.unflatten(tree, decayed)
+    return jax.tree.unflatten(jax.tree.structure(params), decayed)
 
 
 def _compiles(pattern: object) -> bool:
@@ -226,15 +215,13 @@ def _compiles(pattern: object) -> bool:
         return False
 
 
+_REGEXES = "valid regexes, quoted and separated by commas: 'bias$','norm'"
 CHECKS = {
     "train.epochs": ranges.whole(1, 1_000_000),  # the schedule is a table of all steps
     "optim.name": ranges.one_of(OPTIMIZERS),
     "optim.learning_rate": ranges.above(0),
     "optim.weight_decay": ranges.at_least(0),
-    "optim.decay_exclude": ranges.each(
-        ranges.Check("a regex", _compiles),
-        "valid regexes, quoted and separated by commas: 'bias$','norm'",
-    ),
+    "optim.decay_exclude": ranges.each(ranges.Check("a regex", _compiles), _REGEXES),
     "optim.beta1": ranges.rate,
     "optim.beta2": ranges.rate,
     "optim.eps": ranges.above(0),

@@ -123,10 +123,7 @@ class Layout:
 
     # Compiling and running
 
-    def compile(
-        self, function: Callable, args: tuple, *, donate: tuple[int, ...] = (), out=None,
-        batch: int | None = None,
-    ):  # fmt: skip
+    def compile(self, function: Callable, args: tuple, *, donate=(), out=None, batch=None):
         """Compile a function for these arguments.
 
         Args:
@@ -134,7 +131,7 @@ class Layout:
           args: arrays, or shapes with shardings, as it will be called with.
           donate: numbers of the arguments whose memory it may take over.
           out: shardings of the results; by default whole on every device.
-          batch: number of the argument that `put_batch` made.
+          batch: number of the argument that `put_batch` made, if there is one.
 
         Returns:
           A callable, with `memory_analysis()` and `as_text()`.
@@ -204,15 +201,13 @@ class PmapLayout(Layout):
     def compile(self, function, args, *, donate=(), out=None, batch=None):
         """As in `Layout`."""
 
-        def on_device(number, *args):
-            del number
+        def on_device(_, *args):
             return function(*args)
 
-        mapped = jax.pmap(
-            on_device, axis_name=self.axis_name, devices=self._devices, out_axes=None,
-            in_axes=(0, *(0 if i == batch else None for i in range(len(args)))),
-            donate_argnums=tuple(i + 1 for i in donate),
-        )  # fmt: skip
+        axes = (0, *(0 if i == batch else None for i in range(len(args))))
+        how = {"axis_name": self.axis_name, "devices": self._devices, "in_axes": axes}
+        how["donate_argnums"] = tuple(i + 1 for i in donate)
+        mapped = jax.pmap(on_device, out_axes=None, **how)
         return _Numbered(mapped.lower(self._numbers, *args).compile(), self._numbers)
 
 
@@ -228,11 +223,7 @@ class _Numbered:
 
 
 def create(config: ConfigDict, devices: Sequence | None = None) -> Layout:
-    """Make the layout that `config.parallel` and `config.mesh` ask for.
-
-    Args:
-      config: the whole config.
-      devices: by default all.
+    """Make the layout that `config.parallel` and `config.mesh` ask for, by default of all devices.
 
     Raises:
       UserError: the mesh does not fit the devices, or pmap was asked for what it cannot do.
@@ -274,14 +265,10 @@ def memory(compiled, state, data) -> Memory:
       data: the data set on the device, left out of the figures.
     """
 
-    def share(array):
-        return array.addressable_shards[0].data.nbytes
+    def share(tree):
+        return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
     stats = compiled.memory_analysis()
-    state_bytes = sum(share(leaf) for leaf in jax.tree.leaves(state))
-    data_bytes = sum(share(leaf) for leaf in jax.tree.leaves(data))
-    total = (
-        stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
-        + stats.temp_size_in_bytes
-    )  # fmt: skip
-    return Memory(state_bytes, max(total - data_bytes - state_bytes, 0))
+    total = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
+    step = total - stats.alias_size_in_bytes - share(data) - share(state)
+    return Memory(share(state), max(step, 0))

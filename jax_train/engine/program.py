@@ -43,9 +43,8 @@ class Program:
         self.steps_per_epoch = len(train_set) // train.batch_size
         if self.steps_per_epoch == 0:
             raise UserError(
-                f"config.train.batch_size={train.batch_size} is larger than the "
-                f"{len(train_set)} training images of {train_set.split!r}: choose at most that "
-                "many."
+                f"config.train.batch_size={train.batch_size} is larger than the {len(train_set)} "
+                f"training images of {train_set.split!r}: choose at most that many."
             )
         self.total_steps = self.steps_per_epoch * train.epochs
         self.schedule = optim.schedule_tables(config, self.steps_per_epoch)
@@ -123,20 +122,15 @@ class Program:
         if is_first:
             tell("compiling the training step")
         batch = train_feed.batch_argument
-        compiled = self.layout.compile(
-            train_feed.train_function(self.recipe, length),
-            arguments,
-            donate=(0, 1),
-            out=(self._shardings, self.layout.replicated),
-            batch=None if batch is None else batch + 2,
-        )
+        batch = None if batch is None else batch + 2
+        how = {"donate": (0, 1), "out": (self._shardings, self.layout.replicated), "batch": batch}
+        function = train_feed.train_function(self.recipe, length)
+        compiled = self.layout.compile(function, arguments, **how)
         if is_first:
             used = parallel.memory(compiled, arguments[0], train_feed.arrays)
             allocator.fit(used.step * jax.local_device_count())
-            tell(
-                f"memory on each device: {_megabytes(used.state)} for the state, "
-                f"{_megabytes(used.step)} more in a step"
-            )
+            state, step = _megabytes(used.state), _megabytes(used.step)
+            tell(f"memory on each device: {state} for the state, {step} more in a step")
         return compiled
 
     def evaluate(self, weights: Weights, split_feed, num_classes: int) -> metrics.EvalSums:
@@ -147,12 +141,9 @@ class Program:
             arguments = (*weights, sums, *call)
             if key not in self._compiled:
                 batch = split_feed.batch_argument
-                self._compiled[key] = self.layout.compile(
-                    split_feed.eval_function(self.recipe, self._eval_batch),
-                    arguments,
-                    donate=(2,),
-                    batch=None if batch is None else batch + 3,
-                )
+                how = {"donate": (2,), "batch": None if batch is None else batch + 3}
+                function = split_feed.eval_function(self.recipe, self._eval_batch)
+                self._compiled[key] = self.layout.compile(function, arguments, **how)
             sums = self._compiled[key](*arguments)
             self.layout.wait(sums)
         return jax.device_get(sums)

@@ -16,7 +16,7 @@ from jax_train.data.statistics import channel_statistics
 from jax_train.engine import augment, optim, seeds
 from jax_train.engine.augment import Augmentation
 from jax_train.engine.parallel import Layout
-from jax_train.engine.state import TrainState, Weights, cast, init_state, stored
+from jax_train.engine.state import TrainState, Weights, cast, init_state, split, stored
 from jax_train.errors import UserError
 
 
@@ -84,9 +84,8 @@ def resolve(config: ConfigDict, splits: Splits) -> ConfigDict:
             f"The images are {height}x{width} pixels and {config.model.name} takes square ones: "
             "set config.augment.resize to a side."
         )
-    facts = {
-        "img_size": height, "in_channels": channels, "num_classes": splits.train.num_classes,
-    }  # fmt: skip
+    classes = splits.train.num_classes
+    facts = {"img_size": height, "in_channels": channels, "num_classes": classes}
     with config.unlocked():
         for key, value in facts.items():
             given = config.model[key]
@@ -136,16 +135,11 @@ def _abstract_model(config: FrozenConfigDict, axis_name: str | None) -> tuple[An
     """The static part of a model, and its weights as they are before a cast."""
     model = nnx.eval_shape(lambda: create_model(config, seeds.init_rngs(0)))
     model.set_attributes(BatchNorm, axis_name=axis_name, raise_if_not_found=False)
-    graphdef, *parts = nnx.split(model, nnx.Param, ...)
-    return graphdef, Weights(*map(nnx.to_pure_dict, parts))
+    return split(model)
 
 
 def describe_model(config: ConfigDict, axis_name: str | None = None) -> Model:
-    """Make of a config what evaluates.
-
-    Args:
-      config: resolved (see `resolve`).
-      axis_name: that batch norm averages over in training, see `Layout.axis_name`.
+    """Make of a resolved config what evaluates; for `axis_name` see `Layout.axis_name`.
 
     Raises:
       UserError: the model or the augmentation cannot be built that way.

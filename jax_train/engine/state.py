@@ -48,16 +48,21 @@ class Progress(NamedTuple):
 def init_state(
     model: nnx.Module, optimizer: optax.GradientTransformation, dtype: str = "float32"
 ) -> TrainState:
-    """Split a model into the state that training starts from.
-
-    Args:
-      model: with its initial weights.
-      optimizer: whose state is made.
-      dtype: of the computation, see `stored`.
-    """
-    _, *parts = nnx.split(model, nnx.Param, ...)
-    weights = stored(Weights(*map(nnx.to_pure_dict, parts)), dtype)
+    """Split a model with its initial weights into what training starts from (see `stored`)."""
+    weights = stored(split(model)[1], dtype)
     return TrainState(jnp.zeros((), jnp.int32), *weights, optimizer.init(weights.params))
+
+
+def split(model: nnx.Module) -> tuple[Any, Weights]:
+    """The static part of a model, and its weights."""
+    graphdef, *parts = nnx.split(model, nnx.Param, ...)
+    return graphdef, Weights(*map(nnx.to_pure_dict, parts))
+
+
+def leaf_paths(tree: Any) -> list[str]:
+    """The path of each leaf of a pytree: its keys joined with dots, as in `blocks.0.mlp.bias`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
 
 
 def stored(weights: Weights, dtype: str) -> Weights:

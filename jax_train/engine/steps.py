@@ -101,8 +101,7 @@ def gradients(recipe: Recipe, params, stats, images, targets, keys):
 
     Args:
       recipe: what does not change.
-      params: parameters.
-      stats: batch statistics.
+      params: those of the model, as are its batch statistics `stats`.
       images: [B,H,W,C].
       targets: class indices [B], or shares of the classes [B,K].
       keys: for dropout, typed PRNG keys [B]; None where nothing is dropped.

@@ -6,27 +6,28 @@ flipped bytes without a word, so every array has a checksum of ours, committed w
 
 import contextlib
 import logging
+import operator
 import shutil
 import sys
 import threading
 import warnings
 from pathlib import Path
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from jax_train.engine.state import Progress
+from jax_train.engine.state import Progress, leaf_paths
 from jax_train.errors import UserError
 from jax_train.machine import processes
 from jax_train.runs.checksums import _checksums, _crc, _record_is_whole
 
 _KEPT = 2  # newest ones: the last may be damaged
-
-
+_rank = operator.itemgetter("top1")
 # Old checkpoints are renamed into this folder first, so that a kill leaves none half deleted.
 _DELETED = ".deleted"
+# A failed write is raised, and told once, by `Checkpoints`; these would add tracebacks.
+_NOISY_LOGGERS = ("absl", "asyncio")
 
 
 class Damaged(Exception):
@@ -70,14 +71,6 @@ def _request(like: Progress):
     return ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)
 
 
-def _rank(figures: dict[str, float]) -> float:
-    return figures["top1"]
-
-
-# A failed write is raised, and told once, by `Checkpoints`; these would add tracebacks.
-_NOISY_LOGGERS = ("absl", "asyncio")
-
-
 class Checkpoints:
     """The folder `checkpoints/` of a run, one subfolder per step.
 
@@ -92,16 +85,11 @@ class Checkpoints:
         for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self.folder, self._tell, self._read_only = folder.absolute(), tell, read_only
-        keep = [
-            preservation_policy.LatestN(_KEPT),
-            preservation_policy.BestN(
-                get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
+        best = policy.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             best_fn=_rank,
             best_mode="max",
-            preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
+            preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(_KEPT), best]),
             cleanup_tmp_directories=not read_only,
             todelete_subdir=_DELETED,
             read_only=read_only,
@@ -115,9 +103,8 @@ class Checkpoints:
         if not self.folder.is_dir():
             return
         for step in sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit()):
-            if processes.on_main(lambda step=step: _record_is_whole(self.folder / str(step))):
-                continue
-            self._give_up(step, Damaged("its figures or facts were changed"))
+            if not processes.on_main(lambda step=step: _record_is_whole(self.folder / str(step))):
+                self._give_up(step, Damaged("its figures or facts were changed"))
 
     def save(
         self, progress: Progress, step: int, facts: dict, figures: dict[str, float] | None = None
@@ -133,14 +120,10 @@ class Checkpoints:
         Raises:
           UserError: this or an earlier checkpoint could not be written.
         """
-        record = {
-            "checksums": np.asarray(_checksums(progress)).tolist(), "facts": facts,
-            "figures": figures,
-        }  # fmt: skip
-        meta = {"record": record, "crc": _crc(record)}
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(progress), meta=ocp.args.JsonSave(meta)
-        )
+        sums = np.asarray(_checksums(progress)).tolist()
+        record = {"checksums": sums, "facts": facts, "figures": figures}
+        meta = ocp.args.JsonSave({"record": record, "crc": _crc(record)})
+        args = ocp.args.Composite(state=ocp.args.StandardSave(progress), meta=meta)
         self._empty_deleted()
         with self._told():
             self._manager.save(step, args=args, metrics=figures)
@@ -202,22 +185,19 @@ class Checkpoints:
                 progress = like._replace(state=like.state._replace(**progress["state"]))
             expected, facts = meta["record"]["checksums"], meta["record"]["facts"]
         except PermissionError as error:
-            raise UserError(
-                f"The checkpoint of step {step} in {self.folder} cannot be read: {error}."
-            ) from error
+            where = f"The checkpoint of step {step} in {self.folder}"
+            raise UserError(f"{where} cannot be read: {error}.") from error
         except Exception as error:  # of many kinds: files, JSON, TensorStore
             reason = " ".join(str(error).split()) or type(error).__name__
             raise Damaged(reason[:150]) from error
-        names = [jax.tree_util.keystr(path, simple=True, separator=".")
-                 for path, _ in jax.tree_util.tree_flatten_with_path(progress)[0]]  # fmt: skip
         found = np.asarray(_checksums(progress)).tolist()
         if like.sums is None:
             expected = expected[: len(found)]  # of what comes first in the tree
         if len(expected) != len(found):
             raise Damaged(f"{len(expected)} checksums for {len(found)} arrays")
-        wrong = [name for name, a, b in zip(names, expected, found, strict=True) if a != b]
-        if wrong:
-            raise Damaged(f"wrong checksum of {wrong[0]}")
+        for name, a, b in zip(leaf_paths(progress), expected, found, strict=True):
+            if a != b:
+                raise Damaged(f"wrong checksum of {name}")
         return progress, facts
 
     def figures(self, step: int) -> dict[str, float] | None:
@@ -249,8 +229,8 @@ class Checkpoints:
             yield
         except Exception as error:  # OSError, or TensorStore's errors as ValueError
             reason = " ".join(str(error).split())
+            reason = "the disk is full" if "No space left" in reason else reason[:300]
             raise UserError(
-                f"A checkpoint cannot be written to {self.folder}: "
-                f"{'the disk is full' if 'No space left' in reason else reason[:300]}. The same "
-                "command goes on from the last complete checkpoint."
+                f"A checkpoint cannot be written to {self.folder}: {reason}. The same command goes "
+                "on from the last complete checkpoint."
             ) from error

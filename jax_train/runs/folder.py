@@ -14,8 +14,6 @@ from jax_train.errors import UserError
 from jax_train.files import write_atomically
 
 _LOCK = ".lock"
-
-
 # What a start leaves that found no room for config.json.
 _BEFORE = {_LOCK, "config.json.part"}
 
@@ -130,10 +128,8 @@ def results(workdir: Path) -> dict | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{workdir / 'results.json'} cannot be read ({error}): delete it to "
-            "finish the run again."
-        ) from error
+        text = f"{workdir / 'results.json'} cannot be read ({error}): delete it to finish the run"
+        raise UserError(f"{text} again.") from error
 
 
 def set_aside(workdir: Path) -> Path:

@@ -65,11 +65,10 @@ class WandB:
         place = workdir / "wandb_id"
         if not place.exists():
             place.write_text(uuid.uuid4().hex[:12])
+        facts = {"project": project, "name": workdir.name, "config": flatten(config)}
         try:
-            self._run = wandb.init(
-                project=project, name=workdir.name, id=place.read_text(), resume="allow",
-                dir=str(workdir), config=flatten(config), settings=wandb.Settings(silent=True),
-            )  # fmt: skip
+            how = {"id": place.read_text(), "resume": "allow", "dir": str(workdir)}
+            self._run = wandb.init(**facts, **how, settings=wandb.Settings(silent=True))
         except Exception as error:  # wandb has many kinds
             raise UserError(
                 f"config.log.wandb={project!r}: Weights & Biases cannot start "
@@ -100,19 +99,11 @@ def check(config: ConfigDict) -> None:
 
 
 def start(config: ConfigDict, workdir: Path, step: int) -> list[Tracker]:
-    """Start the trackers that `config.log` asks for.
-
-    Args:
-      config: the whole config.
-      workdir: the run folder.
-      step: steps done before.
+    """Start the trackers that `config.log` asks for, of a run that has done `step` steps.
 
     Raises:
       UserError: one cannot be started.
     """
-    trackers: list[Tracker] = []
-    if config.log.tensorboard:
-        trackers.append(TensorBoard(workdir, step))
-    if config.log.wandb:
-        trackers.append(WandB(config.log.wandb, workdir, config))
-    return trackers
+    board = [TensorBoard(workdir, step)] if config.log.tensorboard else []
+    wandb = [WandB(config.log.wandb, workdir, config)] if config.log.wandb else []
+    return board + wandb

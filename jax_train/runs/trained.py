@@ -2,7 +2,6 @@
 
 import functools
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from jax_train.engine.state import Progress, TrainState
 from jax_train.errors import UserError
 from jax_train.runs import folder as run_folder
 from jax_train.runs.checkpoint import Checkpoints
+
+_FIRST = "run its training command again, it goes on to the first one."
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,19 @@ class TrainedRun:
     stats: Any
     step: int
 
-    @cached_property
+    @functools.cached_property
     def model(self) -> nnx.Module:
         """The model with its weights as they are stored; without `train` it evaluates."""
         return nnx.merge(self.recipe.graphdef, self.params, self.stats)
 
-    @cached_property
+    @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits."""
         if self.results and "class_names" in self.results:
             return tuple(self.results["class_names"])
         return data.load_split(self.config, self.config.data.test_split).class_names
 
-    @cached_property
+    @functools.cached_property
     def _logits(self):
         return jax.jit(functools.partial(steps.logits, self.recipe))
 
@@ -83,11 +84,12 @@ def open_run(folder: str | Path) -> TrainedRun:
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    step, weights = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        (jax.ShapeDtypeStruct((), np.int32), build.abstract_weights(config)),
+    weights = build.abstract_weights(config)
+    state = TrainState(jax.ShapeDtypeStruct((), np.int32), *weights, opt_state=None)
+    state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), state
     )
-    like = Progress(TrainState(step, *weights, opt_state=None), sums=None)
+    like = Progress(state, sums=None)
     step, progress = _weights(folder, like, results)
     model = build.describe_model(config)
     return TrainedRun(folder, config, results, model, *progress.state.reported, step)
@@ -95,19 +97,13 @@ def open_run(folder: str | Path) -> TrainedRun:
 
 def _weights(folder: Path, like: Progress, results: dict | None) -> tuple[int, Progress]:
     if not (folder / "checkpoints").is_dir():
-        raise UserError(
-            f"{folder} holds no checkpoint yet: run its training command again, it goes on to the "
-            "first one."
-        )
+        raise UserError(f"{folder} holds no checkpoint yet: {_FIRST}")
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         best = bool(results) and results["reported_weights"] == "best"
         found = checkpoints.restore_best(like) if best else checkpoints.restore_newest(like)
     if found is None:
-        raise UserError(
-            f"{folder}/checkpoints holds no complete checkpoint: run its training command again, "
-            "it goes on to the first one."
-        )
-    return found[0], found[1]
+        raise UserError(f"{folder}/checkpoints holds no complete checkpoint: {_FIRST}")
+    return found[:2]
 
 
 def image_shape(run: TrainedRun) -> tuple[int, int, int]:
@@ -117,7 +113,7 @@ def image_shape(run: TrainedRun) -> tuple[int, int, int]:
     neither downloaded nor decoded.
 
     Raises:
-        UserError: that data is not there any more.
+      UserError: that data is not there any more.
     """
     config = run.config.copy_and_resolve_references()
     side = config.data.image_size or (0 if config.augment.resize else config.model.img_size)
