@@ -1,4 +1,4 @@
-"""Convolutional classifiers."""
+"""Convolutional classifiers; sizes in a row (`fmt: skip`), to be read beside torch_ref/cnn.py."""
 
 from collections.abc import Sequence
 
@@ -28,9 +28,8 @@ class ConvNet(nnx.Module):
         self, stages: Sequence[conv_layers.ConvStage], head: layers.Head, *, in_channels: int,
         img_size: int | None = None, flatten: bool = False, remat: bool = False,
     ):  # fmt: skip
-        self.stages, self.head = nnx.List(stages), head
+        self.stages, self.head, self.remat = nnx.List(stages), head, remat
         self.in_channels, self.img_size, self.flatten = in_channels, img_size, flatten
-        self.remat = remat
 
     def __call__(
         self, images: Array, *, train: bool = False, rngs: Rngs = None,
@@ -63,16 +62,13 @@ class ConvNet(nnx.Module):
         return logits
 
     def _classify(self, x, train, rngs):
-        if self.flatten:
-            x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
-        else:
-            x = x.mean(axis=(1, 2))
-        return self.head(x, train=train, rngs=rngs)
+        flat = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1) if self.flatten else x.mean((1, 2))
+        return self.head(flat, train=train, rngs=rngs)
 
     def after(self, stage: int, x: jax.Array) -> jax.Array:
         """Logits [B,K] of the output [B,H',W',C'] of a stage, whose number is from 0."""
-        rest = list(self.stages)[stage + 1 :]
-        x, _, _ = stack.run_parts(rest, x, train=False, rngs=None, maps=False, remat=False)
+        for part in list(self.stages)[stage + 1 :]:
+            x, _ = part(x, train=False, rngs=None, maps=False)
         return self._classify(x, False, None)
 
     def stage_pixels(self, stage: int) -> tuple[int, int]:
@@ -156,8 +152,7 @@ def mnist_cnn(
         conv_layers.ConvStage(in_channels, (first,), padding=0, rngs=rngs),
         conv_layers.ConvStage(first, (second,), padding=0, pool=True, dropout=dropout, rngs=rngs),
     ]
-    values, hidden = second * side**2, layers.hidden_layers(head_dims, jax.nn.relu)
-    head = layers.Head(values, num_classes, hidden=hidden, dropout=head_dropout, rngs=rngs)
-    return ConvNet(
-        stages, head, in_channels=in_channels, img_size=img_size, flatten=True, remat=remat
-    )
+    sizes = second * side**2, num_classes, head_dims, (jax.nn.relu,)
+    head = layers.Head(*sizes, dropout=head_dropout, rngs=rngs)
+    sizes = {"in_channels": in_channels, "img_size": img_size}
+    return ConvNet(stages, head, **sizes, flatten=True, remat=remat)

@@ -1,4 +1,7 @@
-"""The parts of convolutional models. Feature maps are channels-last [B,H,W,C]."""
+"""The parts of convolutional models. Feature maps are channels-last [B,H,W,C].
+
+Sizes of a stage are in a row (`fmt: skip`), to be read beside torch_ref/cnn.py.
+"""
 
 from collections.abc import Sequence
 
@@ -70,9 +73,13 @@ class BatchNorm(nnx.Module):
         x = x.astype(jnp.promote_types(dtype, jnp.float32))
         scale, bias = self.scale[...], self.bias[...]
         if train:
-            self._check(x)
+            if (count := self._count(x)) < 2:
+                raise ValueError(
+                    "Batch norm in training needs more than one value per channel, got input of "
+                    f"shape {x.shape}. Use a larger batch or larger images."
+                )
             y, mean, var = ops.batch_norm(x, scale, bias, self.epsilon, self.axis_name)
-            self._track(x, mean, var)
+            self._track(count, mean, var)
         else:
             y = ops.normalise(x, self.mean[...], self.var[...], scale, bias, self.epsilon)
         return y.astype(dtype)
@@ -81,16 +88,8 @@ class BatchNorm(nnx.Module):
         count = x.size // x.shape[-1]
         return count if self.axis_name is None else count * jax.lax.axis_size(self.axis_name)
 
-    def _check(self, x):
-        if self._count(x) < 2:
-            raise ValueError(
-                f"Batch norm in training needs more than one value per channel, got input of shape "
-                f"{x.shape}. Use a larger batch or larger images."
-            )
-
-    def _track(self, x, mean, var):
+    def _track(self, count, mean, var):
         """Move the running statistics towards those of a batch."""
-        count = self._count(x)
         for running, batch in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
             old = running[...]
             new = jax.lax.stop_gradient(batch).astype(old.dtype)
@@ -179,9 +178,7 @@ class SpatialAttention(nnx.Module):
         Without `maps` the attention may be None.
         """
         b, h, w, c = x.shape
-        q, k, v = (
-            maps.reshape(b, -1, 1, maps.shape[-1])
-            for maps in (self.theta(x), ops.max_pool2x2(self.phi(x)), ops.max_pool2x2(self.g(x)))
-        )
+        parts = self.theta(x), ops.max_pool2x2(self.phi(x)), ops.max_pool2x2(self.g(x))
+        q, k, v = (part.reshape(b, -1, 1, part.shape[-1]) for part in parts)
         y, weights = ops.attend(q, k, v, scale=1.0, maps=maps)
         return x + self.o(y).reshape(b, h, w, c), weights

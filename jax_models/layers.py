@@ -1,7 +1,8 @@
 """The parts models are put together from.
 
 Weights start from the distributions PyTorch's layers start from, because accuracy is compared
-with PyTorch runs: uniform in ±1/sqrt(fan_in) for weights and biases alike.
+with PyTorch runs: uniform in ±1/sqrt(fan_in) for weights and biases alike. Signatures with
+`fmt: skip` have their sizes in a row, to be read beside torch_ref.
 """
 
 import itertools
@@ -35,14 +36,8 @@ def truncated_normal(key, shape):
     return jnp.clip(0.02 * jax.random.normal(key, shape, jnp.float32), -2.0, 2.0)
 
 
-def standard_normal(key, shape):
-    """Normal values of standard deviation 1, as torch.randn and torch.nn.Embedding."""
-    return jax.random.normal(key, shape, jnp.float32)
-
-
-def unit_uniform(key, shape):
-    """Uniform in [0, 1), as torch.rand."""
-    return jax.random.uniform(key, shape, jnp.float32)
+standard_normal = nnx.initializers.normal(1.0, jnp.float32)  # as torch.randn and nn.Embedding
+unit_uniform = nnx.initializers.uniform(1.0, jnp.float32)  # in [0, 1), as torch.rand
 
 
 class Linear(nnx.Linear):
@@ -92,15 +87,12 @@ class PatchEmbed(nnx.Module):
         self, img_size: int, patch_size: int, in_channels: int, embed_dim: int, *,
         raster: bool = False, rngs: nnx.Rngs,
     ):  # fmt: skip
-        check_sizes(
-            img_size=img_size, patch_size=patch_size, in_channels=in_channels, embed_dim=embed_dim
-        )
+        check_sizes(img_size=img_size, patch_size=patch_size)
+        check_sizes(in_channels=in_channels, embed_dim=embed_dim)
         if img_size % patch_size:
-            fitting = [str(p) for p in range(1, img_size + 1) if img_size % p == 0]
-            raise ValueError(
-                f"patch_size={patch_size} does not divide img_size={img_size}: "
-                f"choose one of {', '.join(fitting)}."
-            )
+            fitting = ", ".join(str(p) for p in range(1, img_size + 1) if img_size % p == 0)
+            wrong = f"patch_size={patch_size} does not divide img_size={img_size}"
+            raise ValueError(f"{wrong}: choose one of {fitting}.")
         self.img_size, self.in_channels, self.patch_size = img_size, in_channels, patch_size
         self.raster = raster
         self.num_patches = (img_size // patch_size) ** 2
@@ -118,9 +110,7 @@ class PatchEmbed(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values.
-
-    Heads are split head-major.
+    """Multi-head self-attention, heads split head-major, with one fused projection to q, k and v.
 
     Args:
       embed_dim: D, a multiple of num_heads.
@@ -144,9 +134,8 @@ class Attention(nnx.Module):
                 "an equal share of the width, so choose a divisor of it."
             )
         self.num_heads = num_heads
-        kernel, bias = kernel_init, None
-        if torch_multihead:
-            kernel, bias = nnx.initializers.xavier_uniform(), nnx.initializers.zeros
+        xavier = nnx.initializers.xavier_uniform(), nnx.initializers.zeros
+        kernel, bias = xavier if torch_multihead else (kernel_init, None)
         self.qkv = Linear(embed_dim, 3 * embed_dim, kernel=kernel, bias=bias, rngs=rngs)
         self.dropout = Dropout(dropout)
         self.projection = Linear(embed_dim, embed_dim, bias=bias, rngs=rngs)
@@ -191,29 +180,15 @@ class Mlp(nnx.Module):
         check_sizes(embed_dim=embed_dim, mlp_dim=mlp_dim)
         self.activation, self.out_activation = activation, out_activation
         self.fc1 = Linear(embed_dim, mlp_dim, rngs=rngs)
-        self.norm = LayerNorm(mlp_dim, rngs=rngs) if hidden_norm else None
+        self.norm = LayerNorm(mlp_dim, rngs=rngs) if hidden_norm else identity
         self.fc2 = Linear(mlp_dim, embed_dim, rngs=rngs)
         self.dropout = Dropout(dropout)
 
     def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
         """x [..., D] -> [..., D]."""
-        x = self.fc1(x)
-        x = self.activation(x if self.norm is None else self.norm(x))
+        x = self.activation(self.norm(self.fc1(x)))
         x = self.dropout(x, train=train, rngs=rngs)
-        x = self.out_activation(self.fc2(x))
-        return self.dropout(x, train=train, rngs=rngs)
-
-
-def hidden_layers(head_dims: Sequence[int], *activations: Callable) -> list[tuple[int, Callable]]:
-    """Pair the hidden widths of a head with their activations.
-
-    Raises:
-      ValueError: there are not as many widths as activations, or one is below 1.
-    """
-    if not isinstance(head_dims, Sequence) or len(head_dims) != len(activations):
-        raise ValueError(f"head_dims={head_dims!r}: expected {len(activations)} hidden width(s).")
-    check_sizes(**{f"head_dims[{i}]": width for i, width in enumerate(head_dims)})
-    return list(zip(head_dims, activations, strict=True))
+        return self.dropout(self.out_activation(self.fc2(x)), train=train, rngs=rngs)
 
 
 class Head(nnx.Module):
@@ -221,18 +196,28 @@ class Head(nnx.Module):
 
     Args:
       in_features: width of the input.
-      hidden: (width, activation) of each hidden layer; none for a linear head.
       num_classes: K.
+      head_dims: width of each hidden layer; none for a linear head.
+      activations: of each hidden layer.
       dropout: rate after each hidden layer.
       rngs: initial weights.
+
+    Raises:
+      ValueError: there are not as many widths as activations, or a size is below 1.
     """
 
     def __init__(
-        self, in_features: int, num_classes: int, *, hidden=(), dropout=0.0, rngs: nnx.Rngs
-    ):
+        self, in_features: int, num_classes: int, head_dims: Sequence[int] = (),
+        activations: tuple[Callable, ...] = (), *, dropout: float = 0.0, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        if not isinstance(head_dims, Sequence) or len(head_dims) != len(activations):
+            raise ValueError(
+                f"head_dims={head_dims!r}: expected {len(activations)} hidden width(s)."
+            )
+        check_sizes(**{f"head_dims[{i}]": width for i, width in enumerate(head_dims)})
         check_sizes(num_classes=num_classes)
-        widths = [in_features, *(width for width, _ in hidden), num_classes]
-        self.activations = tuple(activation for _, activation in hidden)
+        widths = [in_features, *head_dims, num_classes]
+        self.activations = activations
         self.layers = nnx.List(
             Linear(n, width, rngs=rngs) for n, width in itertools.pairwise(widths)
         )
@@ -251,10 +236,8 @@ def check_images(images: Array, in_channels: int, img_size: int | None = None) -
     side = "H,W" if img_size is None else f"{img_size},{img_size}"
     expected = f"float images [B,{side},{in_channels}]"
     shape = jnp.shape(images)
-    wrong = len(shape) != 4 or shape[-1] != in_channels
-    if not wrong and img_size is not None:
-        wrong = shape[1:3] != (img_size, img_size)
-    if wrong:
+    sides = (shape[1:3] if img_size is None else (img_size, img_size)) + (in_channels,)
+    if len(shape) != 4 or shape[1:] != sides:
         hint = ""
         if len(shape) == 4 and shape[1] == in_channels:
             hint = " Images in PyTorch's order [B,C,H,W] need images.transpose(0, 2, 3, 1)."

@@ -72,12 +72,8 @@ def convolution(
 ) -> Array:
     """x [B,H,W,C], kernel [kh,kw,C,D], bias [D] -> [B,H',W',D], stride 1.
 
-    Args:
-      x: feature maps.
-      kernel: the weights.
-      bias: added to each channel.
-      padding: zero pixels on each side.
-      exact: not in a faster order of adding up that rounds about three times as much.
+    Padding are zero pixels on each side. `exact`: not in a faster order of adding up that rounds
+    about three times as much.
     """
     if not exact and cpu.active() and kernels.convolution_fits(x, kernel, padding):
         return kernels.convolution(x, kernel, bias, padding)
@@ -97,16 +93,10 @@ def attention(
     maps: bool = True,
     queries: int | None = None,
 ) -> tuple[Array, Array | None]:
-    """Multi-head self-attention of tokens, heads split head-major.
+    """Multi-head self-attention of tokens x [B,T,D], heads split head-major.
 
-    Args:
-      x: tokens [B,T,D].
-      kernel: to queries, keys and values [D,3D].
-      bias: of these [3D].
-      num_heads: h.
-      drop: applied to the attention weights.
-      maps: as in `attend`.
-      queries: only so many tokens, the first ones, attend (to all).
+    Kernel [D,3D] and bias [3D] give queries, keys and values; with `queries` only so many tokens,
+    the first ones, attend (to all); `drop` and `maps` as in `attend`.
 
     Returns:
       (output [B,Q,D], attention [B,h,Q,T] or None).
@@ -128,14 +118,10 @@ def attention(
 def attend(
     q: Array, k: Array, v: Array, *, scale: float, drop: Callable | None = None, maps: bool = True
 ) -> tuple[Array, Array | None]:
-    """Dot-product attention.
-
-    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
+    """Dot-product attention. Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
 
     Args:
-      q: queries [B,Q,h,d].
-      k: keys [B,K,h,d].
-      v: values [B,K,h,d].
+      q, k, v: queries [B,Q,h,d], keys [B,K,h,d] and values [B,K,h,d].
       scale: factor of the scores.
       drop: applied to the attention weights.
       maps: return the attention; without it an accelerator may use a fused kernel.

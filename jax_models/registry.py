@@ -73,10 +73,8 @@ def create_model(
     build, known = _find(name), model_keywords(name)
     for key in settings:
         if key not in known:
-            raise ValueError(
-                f"Model {name!r} has no keyword {key!r}{_nearest(key, known)}. "
-                f"It takes: {', '.join(known)}."
-            )
+            hint = f"{_nearest(key, known)}. It takes: {', '.join(known)}."
+            raise ValueError(f"Model {name!r} has no keyword {key!r}{hint}")
     if can_scan(name):
         settings["scan_layers"] = scan_layers
     elif scan_layers:
@@ -91,9 +89,8 @@ def create_model(
 
 def _find(name: str) -> Callable[..., nnx.Module]:
     if name not in _MODELS:
-        raise ValueError(
-            f"Unknown model {name!r}{_nearest(name, _MODELS)}. Known: {', '.join(list_models())}."
-        )
+        known = f"{_nearest(name, _MODELS)}. Known: {', '.join(list_models())}."
+        raise ValueError(f"Unknown model {name!r}{known}")
     return _MODELS[name]
 
 

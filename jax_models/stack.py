@@ -37,9 +37,7 @@ def run_parts(
     Args:
       parts: each maps x to (x, attention or None).
       x: input of the first.
-      train: as in the parts.
-      rngs: as in the parts.
-      maps: as in the parts.
+      train, rngs, maps: as in the parts.
       remat: in training keep nothing of a part's inside and work it out again for the gradient,
         which saves memory for about a third more computation. Source: Chen et al. 2016,
         https://arxiv.org/abs/1604.06174.

@@ -1,7 +1,8 @@
 """Vision Transformers: five published ones, put together from the same parts.
 
-Source: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words",
-https://arxiv.org/abs/2010.11929.
+Source: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929.
+Signatures have their sizes in as many lines as their mirrors in torch_ref, to be read beside them;
+hence `fmt: skip`.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ class Block(nnx.Module):
         self.dropout = layers.Dropout(dropout)
         for name in ("norm1_in", "norm1_out", "norm2_in", "norm2_out"):
             norm = layers.LayerNorm(embed_dim, epsilon=epsilon, rngs=rngs)
-            setattr(self, name, norm if name in norms else None)
+            setattr(self, name, norm if name in norms else layers.identity)
 
     def __call__(
         self, x: Array, *, train: bool, rngs: Rngs, maps: bool = True, queries: int | None = None
@@ -52,19 +53,12 @@ class Block(nnx.Module):
 
         With `queries` only so many tokens, the first ones, are worked out: [B,Q,D], [B,h,Q,T].
         """
-        y, weights = self.attn(
-            self._enter(self.norm1_in, x), train=train, rngs=rngs, maps=maps, queries=queries
-        )
-        x = _norm(self.norm1_out, x[:, :queries] + self.dropout(y, train=train, rngs=rngs))
-        y = self.mlp(self._enter(self.norm2_in, x), train=train, rngs=rngs)
-        return _norm(self.norm2_out, x + y), weights
-
-    def _enter(self, norm, x):
-        return self.in_activation(_norm(norm, x))
-
-
-def _norm(norm, x):
-    return x if norm is None else norm(x)
+        how = {"train": train, "rngs": rngs}
+        y = self.in_activation(self.norm1_in(x))
+        y, weights = self.attn(y, **how, maps=maps, queries=queries)
+        x = self.norm1_out(x[:, :queries] + self.dropout(y, **how))
+        y = self.mlp(self.in_activation(self.norm2_in(x)), **how)
+        return self.norm2_out(x + y), weights
 
 
 PRE_NORM = ("norm1_in", "norm2_in")
@@ -85,8 +79,7 @@ class VisionTransformer(nnx.Module):
       unit_columns: divide each feature of an image by its L2 norm over the tokens.
       dropout: rate after the positions.
       norm: before the head.
-      remat: see `create_model`.
-      scan_layers: see `create_model`.
+      remat, scan_layers: see `create_model`.
       rngs: initial weights.
     """
 
@@ -95,7 +88,7 @@ class VisionTransformer(nnx.Module):
         token_init: Callable = layers.standard_normal,
         position_init: Callable = layers.standard_normal,
         embed_activation: Callable = layers.identity,
-        unit_columns: bool = False, dropout: float = 0.0, norm: nnx.LayerNorm | None = None,
+        unit_columns: bool = False, dropout: float = 0.0, norm: Callable = layers.identity,
         remat: bool = False, scan_layers: bool = False, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.patch_embed, self.blocks, self.head = patch_embed, nnx.List(blocks), head
@@ -103,8 +96,7 @@ class VisionTransformer(nnx.Module):
         tokens, width = patch_embed.num_patches + 1, patch_embed.projection.out_features
         self.cls_token = nnx.Param(token_init(rngs.params(), (1, 1, width)))
         self.pos_embed = nnx.Param(position_init(rngs.params(), (1, tokens, width)))
-        self.dropout = layers.Dropout(dropout)
-        self.norm = norm
+        self.dropout, self.norm = layers.Dropout(dropout), norm
         self.remat, self.scan_layers = remat, scan_layers
 
     def __call__(
@@ -127,8 +119,7 @@ class VisionTransformer(nnx.Module):
           ValueError: images of another shape or of integers; training without `rngs`.
         """
         layers.check_images(images, self.patch_embed.in_channels, self.patch_embed.img_size)
-        x = self.embed(images)
-        x = self.dropout(x, train=train, rngs=rngs)
+        x = self.dropout(self.embed(images), train=train, rngs=rngs)
         blocks, maps = list(self.blocks), return_intermediates
         last = [] if maps else [blocks.pop()]
         run = stack.scan_parts if self.scan_layers and blocks else stack.run_parts
@@ -136,7 +127,7 @@ class VisionTransformer(nnx.Module):
         x, attention, features = run(blocks, x, rngs=rngs, **how)
         for block in last:  # of it the head takes the class token alone
             x, _ = stack.run_part(block, x, rngs, **how, queries=1)
-        logits = self.head(_norm(self.norm, x[:, 0]), train=train, rngs=rngs)
+        logits = self.head(self.norm(x[:, 0]), train=train, rngs=rngs)
         if return_intermediates:
             return logits, {"attention": attention, "features": features}
         return logits
@@ -151,10 +142,6 @@ class VisionTransformer(nnx.Module):
             # the root has no gradient at 0.
             x = x / jnp.sqrt(jnp.maximum(jnp.square(x).sum(axis=1, keepdims=True), 1e-24))
         return x
-
-
-# What is built by name has its settings in as many lines as its mirror in torch_ref, to be read
-# beside it; hence `fmt: skip`.
 
 
 def _stack(depth: int, block: Callable[[], Block]) -> list[Block]:
@@ -180,18 +167,13 @@ def vit(
         mlp = layers.Mlp(embed_dim, hidden, dropout=dropout, rngs=rngs)
         return Block(embed_dim, attn, mlp, norms=PRE_NORM, rngs=rngs)
 
-    return VisionTransformer(
-        layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs),
-        _stack(depth, block),
-        layers.Head(embed_dim, num_classes, rngs=rngs),
-        token_init=layers.truncated_normal,
-        position_init=layers.truncated_normal,
-        dropout=dropout,
-        norm=layers.LayerNorm(embed_dim, rngs=rngs),
-        remat=remat,
-        scan_layers=scan_layers,
-        rngs=rngs,
-    )
+    patches = layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs)
+    blocks = _stack(depth, block)
+    head = layers.Head(embed_dim, num_classes, rngs=rngs)
+    norm, start = layers.LayerNorm(embed_dim, rngs=rngs), layers.truncated_normal
+    more = {"token_init": start, "position_init": start, "dropout": dropout, "norm": norm}
+    run = {"remat": remat, "scan_layers": scan_layers, "rngs": rngs}
+    return VisionTransformer(patches, blocks, head, **more, **run)
 
 
 @register
@@ -212,14 +194,12 @@ def raster_vit(
         mlp = layers.Mlp(embed_dim, mlp_dim, activation=jax.nn.relu, hidden_norm=True, rngs=rngs)
         return Block(embed_dim, attn, mlp, norms=PRE_NORM, in_activation=jax.nn.relu, rngs=rngs)
 
-    return VisionTransformer(
-        layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, raster=True, rngs=rngs),
-        _stack(depth, block),
-        layers.Head(embed_dim, num_classes, rngs=rngs),
-        remat=remat,
-        scan_layers=scan_layers,
-        rngs=rngs,
-    )
+    sizes = img_size, patch_size, in_channels, embed_dim
+    patches = layers.PatchEmbed(*sizes, raster=True, rngs=rngs)
+    blocks = _stack(depth, block)
+    head = layers.Head(embed_dim, num_classes, rngs=rngs)
+    run = {"remat": remat, "scan_layers": scan_layers, "rngs": rngs}
+    return VisionTransformer(patches, blocks, head, **run)
 
 
 @register
@@ -241,17 +221,12 @@ def deep_vit(
         mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, rngs=rngs)
         return Block(embed_dim, attn, mlp, norms=PRE_NORM, rngs=rngs)
 
-    hidden = layers.hidden_layers(head_dims, jax.nn.relu)
-    return VisionTransformer(
-        layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs),
-        _stack(depth, block),
-        layers.Head(embed_dim, num_classes, hidden=hidden, rngs=rngs),
-        embed_activation=jax.nn.relu,
-        dropout=dropout,
-        remat=remat,
-        scan_layers=scan_layers,
-        rngs=rngs,
-    )
+    patches = layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs)
+    blocks = _stack(depth, block)
+    head = layers.Head(embed_dim, num_classes, head_dims, (jax.nn.relu,), rngs=rngs)
+    run = {"remat": remat, "scan_layers": scan_layers, "rngs": rngs}
+    embed = {"embed_activation": jax.nn.relu, "dropout": dropout}
+    return VisionTransformer(patches, blocks, head, **embed, **run)
 
 
 @register
@@ -269,22 +244,16 @@ def mnist_vit(
     """
 
     def block():
-        attn = layers.Attention(
-            embed_dim, num_heads, dropout=dropout, torch_multihead=True, rngs=rngs
-        )
+        how = {"dropout": dropout, "torch_multihead": True}
+        attn = layers.Attention(embed_dim, num_heads, **how, rngs=rngs)
         mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, rngs=rngs)
         return Block(embed_dim, attn, mlp, norms=POST_NORM, dropout=dropout, rngs=rngs)
 
-    hidden = layers.hidden_layers(head_dims, layers.identity, jnp.tanh)
-    return VisionTransformer(
-        layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs),
-        _stack(depth, block),
-        layers.Head(embed_dim, num_classes, hidden=hidden, rngs=rngs),
-        unit_columns=True,
-        remat=remat,
-        scan_layers=scan_layers,
-        rngs=rngs,
-    )
+    patches = layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs)
+    blocks = _stack(depth, block)
+    head = layers.Head(embed_dim, num_classes, head_dims, (layers.identity, jnp.tanh), rngs=rngs)
+    run = {"remat": remat, "scan_layers": scan_layers, "rngs": rngs}
+    return VisionTransformer(patches, blocks, head, unit_columns=True, **run)
 
 
 @register
@@ -304,17 +273,12 @@ def mlp_head_vit(
     def block():
         attn = layers.Attention(embed_dim, num_heads, torch_multihead=True, rngs=rngs)
         mlp = layers.Mlp(embed_dim, mlp_dim, dropout=dropout, out_activation=ops.gelu, rngs=rngs)
-        return Block(
-            embed_dim, attn, mlp, norms=DOUBLE_NORM, epsilon=1e-6, dropout=dropout, rngs=rngs
-        )
+        rest = {"norms": DOUBLE_NORM, "epsilon": 1e-6, "dropout": dropout}
+        return Block(embed_dim, attn, mlp, **rest, rngs=rngs)
 
-    hidden = layers.hidden_layers(head_dims, ops.gelu, ops.gelu)
-    return VisionTransformer(
-        layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs),
-        _stack(depth, block),
-        layers.Head(embed_dim, num_classes, hidden=hidden, dropout=head_dropout, rngs=rngs),
-        token_init=layers.unit_uniform,
-        remat=remat,
-        scan_layers=scan_layers,
-        rngs=rngs,
-    )
+    patches = layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs)
+    blocks = _stack(depth, block)
+    hidden = head_dims, (ops.gelu, ops.gelu)
+    head = layers.Head(embed_dim, num_classes, *hidden, dropout=head_dropout, rngs=rngs)
+    run = {"remat": remat, "scan_layers": scan_layers, "rngs": rngs}
+    return VisionTransformer(patches, blocks, head, token_init=layers.unit_uniform, **run)

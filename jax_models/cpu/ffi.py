@@ -24,12 +24,10 @@ def _structure(name: str, **fields: type) -> type[ctypes.Structure]:
 
 
 _Version = _structure("_Version", **_HEAD, major=_INT, minor=_INT)
-_Metadata = _structure(
-    "_Metadata", struct_size=_SIZE, version=_Version, traits=_UINT32, state_type=_INT64
-)
-_MetadataExtension = _structure(
-    "_MetadataExtension", struct_size=_SIZE, type=_INT, next=_POINTER, metadata=_TO(_Metadata)
-)
+_SIZED = {"struct_size": _SIZE}
+_Metadata = _structure("_Metadata", **_SIZED, version=_Version, traits=_UINT32, state_type=_INT64)
+_ASKS = {**_SIZED, "type": _INT, "next": _POINTER, "metadata": _TO(_Metadata)}
+_MetadataExtension = _structure("_MetadataExtension", **_ASKS)
 _Buffer = _structure("_Buffer", **_HEAD, dtype=_INT, data=_POINTER, rank=_INT64, dims=_TO(_INT64))
 _LISTED = {**_HEAD, "count": _INT64, "types": _POINTER}
 _Buffers = _structure("_Buffers", **_LISTED, items=_TO(_TO(_Buffer)))
@@ -61,7 +59,11 @@ def register(name: str, function: Callable[[tuple, list[int], list[int]], None])
             metadata = frame.extension.contents.metadata.contents
             metadata.version.major, metadata.version.minor = _VERSION
             return None
-        _keep_thread()
+        if not hasattr(_thread, "kept"):
+            # Python keeps its record of this thread of XLA's now, instead of making it at each
+            # call: mapping its memory takes up to a millisecond on virtual machines.
+            ctypes.pythonapi.PyGILState_Ensure()  # never released
+            _thread.kept = True
         try:
             function(*_read(frame))
         except BaseException as error:
@@ -69,22 +71,9 @@ def register(name: str, function: Callable[[tuple, list[int], list[int]], None])
         return None
 
     handler = _HANDLER(handle)
-    new_capsule = ctypes.pythonapi.PyCapsule_New
-    new_capsule.restype = ctypes.py_object
-    new_capsule.argtypes = (_POINTER, ctypes.c_char_p, _POINTER)
-    capsule = new_capsule(ctypes.cast(handler, _POINTER), b"xla._CUSTOM_CALL_TARGET", None)
     _keep.append(handler)
+    capsule = jax.ffi.pycapsule(handler)
     jax.ffi.register_ffi_target(name, capsule, platform="cpu", api_version=1)
-
-
-def _keep_thread() -> None:
-    """Have Python keep its record of this thread of XLA's, instead of making it at each call.
-
-    Making it maps and unmaps memory, which on virtual machines can take a millisecond.
-    """
-    if not hasattr(_thread, "kept"):
-        ctypes.pythonapi.PyGILState_Ensure()  # never released
-        _thread.kept = True
 
 
 def _read(frame) -> tuple[tuple, list[int], list[int]]:

@@ -18,16 +18,12 @@ def _normal_cdf(x):
     return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
 
 
-def _gelu_forward(x):
-    return gelu(x), x
-
-
 def _gelu_backward(x, gradient):
     density = jnp.exp(-0.5 * jnp.square(x)) * (2 * jnp.pi) ** -0.5
     return (gradient * (_normal_cdf(x) + x * density),)
 
 
-gelu.defvjp(_gelu_forward, _gelu_backward)
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -43,8 +39,7 @@ def _layer_norm_forward(x, scale, bias, epsilon):
     return normal * scale + bias, (normal, factor, scale)
 
 
-def _layer_norm_backward(epsilon, residuals, gradient):
-    del epsilon
+def _layer_norm_backward(_epsilon, residuals, gradient):
     normal, factor, scale = residuals
     axes = tuple(range(gradient.ndim - 1))
     for_scale, for_bias = (gradient * normal).sum(axes), gradient.sum(axes)
@@ -77,10 +72,8 @@ def _batch_norm_forward(x, scale, bias, epsilon):
     return ((x - mean) * slope + bias, mean, var), (x, mean, factor, scale)
 
 
-def _batch_norm_backward(epsilon, residuals, gradients):
-    del epsilon
-    x, mean, factor, scale = residuals
-    gradient = gradients[0]
+def _batch_norm_backward(_epsilon, residuals, gradients):
+    (x, mean, factor, scale), gradient = residuals, gradients[0]
     axes = tuple(range(x.ndim - 1))
     count = x.size // x.shape[-1]
     for_bias = gradient.sum(axes)

@@ -60,11 +60,6 @@ def worth(flops: float, *arrays: jax.Array) -> bool:
     return flops >= LEAST_FLOPS and usable(*arrays)
 
 
-def like(array: jax.Array) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an array."""
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
-
-
 class Kernel:
     """A custom call whose primitives are built for each set of shapes it meets.
 
@@ -91,7 +86,7 @@ class Kernel:
             return self._prepare(shapes, ordered).is_fast
 
     def __call__(self, results, *args: jax.Array, **integers: int):
-        """Make the call part of a traced function; `results` are the shapes of its results."""
+        """Make the call part of a traced function; `results` have the shapes of its results."""
         self._register()
         call = jax.ffi.ffi_call(self.name, results, vmap_method="sequential")
         return call(*args, **{name: np.int64(value) for name, value in integers.items()})
@@ -142,35 +137,32 @@ class Operation:
 
     def copy(self, source: View, target: View) -> None:
         """Add target = source, which may lie otherwise."""
-        engine = self._library.engine
-        description = self._library.describe(
-            "reorder", source.layout, engine, target.layout, engine
-        )
-        self.add(description, {SRC: source, DST: target})
+        sides = source.layout, self._library.engine, target.layout, self._library.engine
+        self.add(self._library.describe("reorder", *sides), {SRC: source, DST: target})
 
     def multiply(self, a: View, b: View, out: View) -> None:
         """Add out = a * b, entry by entry."""
         layouts = a.layout, b.layout, out.layout
-        description = self._library.describe("binary", _MULTIPLY, *layouts)
-        self.add(description, {SRC: a, SRC + 1: b, DST: out})
+        self.add(
+            self._library.describe("binary", _MULTIPLY, *layouts), {SRC: a, SRC + 1: b, DST: out}
+        )
 
     def product(
         self, a: View, b: View, out: View, *, bias=None, times=None, add: bool = False
     ) -> None:
         """Add out = a·b (+ bias, a row) (* times, entry by entry), or with `add` out += a·b."""
         library, after, views = self._library, None, {SRC: a, WEIGHTS: b, DST: out}
-        if times is not None or add:
+        if add or times is not None:
             after = library.new("post_ops_create")
-            if add:
-                whole = ctypes.c_float(1), ctypes.c_int32(0), _FLOAT32
-                library.call("post_ops_append_sum", after, *whole)
-            else:
-                library.call("post_ops_append_binary", after, _MULTIPLY, times.layout)
-                views[_FACTOR] = times
+        if add:
+            whole = ctypes.c_float(1), ctypes.c_int32(0), _FLOAT32
+            library.call("post_ops_append_sum", after, *whole)
+        elif times is not None:
+            library.call("post_ops_append_binary", after, _MULTIPLY, times.layout)
+            views[_FACTOR] = times
         if bias is not None:
             views[BIAS] = bias
-        row = None if bias is None else bias.layout
-        layouts = a.layout, b.layout, row, out.layout
+        layouts = a.layout, b.layout, bias and bias.layout, out.layout
         self.add(library.describe("matmul", *layouts, after=after), views)
 
     def temporary(self, layout) -> View:
@@ -277,15 +269,13 @@ class Library:
           fixed: False leaves the layout to the primitive.
           small: uint8 values instead of float32.
         """
-        order = range(len(shape)) if order is None else order
-        sizes = longs(*(shape[axis] for axis in order))
+        order = order or range(len(shape))
+        sizes = len(order), longs(*(shape[axis] for axis in order))
         if not fixed:
-            kind = "memory_desc_create_with_tag"
-            return self.new(kind, len(order), sizes, _FLOAT32, _ANY_LAYOUT)
+            return self.new("memory_desc_create_with_tag", *sizes, _FLOAT32, _ANY_LAYOUT)
         strides = strides or [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        kind = "memory_desc_create_with_strides"
-        ordered = longs(*(strides[axis] for axis in order))
-        return self.new(kind, len(order), sizes, _UINT8 if small else _FLOAT32, ordered)
+        kind, lies = _UINT8 if small else _FLOAT32, longs(*(strides[axis] for axis in order))
+        return self.new("memory_desc_create_with_strides", *sizes, kind, lies)
 
     def chosen(self, description, what: int) -> ctypes.c_void_p:
         """A layout that a primitive chose."""
@@ -303,15 +293,11 @@ class Library:
 
     def turned(self, view: View) -> View:
         """The same memory as a stack of the transposed matrices."""
-        rank = self._rank(view.layout)
-        axes = (ctypes.c_int * rank)(*range(rank - 2), rank - 1, rank - 2)
-        layout = self.new("memory_desc_permute_axes", view.layout, axes)
-        return View(view.memory, layout)
-
-    def _rank(self, layout) -> int:
         rank = ctypes.c_int()
-        self.call("memory_desc_query", layout, _RANK, ctypes.byref(rank))
-        return rank.value
+        self.call("memory_desc_query", view.layout, _RANK, ctypes.byref(rank))
+        *stack, rows, columns = range(rank.value)
+        axes = (ctypes.c_int * rank.value)(*stack, columns, rows)
+        return View(view.memory, self.new("memory_desc_permute_axes", view.layout, axes))
 
     def rows(self, shape):
         """Layout of a matrix, or of a vector as a row."""

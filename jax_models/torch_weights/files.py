@@ -45,18 +45,11 @@ def read(path: str | os.PathLike, beside: Collection[str] = ()) -> dict[str, Any
         ending says, or holds an entry twice, Python objects or other things than tensors.
     """
     path = Path(path)
-    if path.suffix not in ENDINGS:
-        raise ValueError(
-            f"{path}: the format follows from the ending, and {path.suffix!r} is "
-            f"none of {', '.join(ENDINGS)}. Give a file that ends in one of them."
-        )
-    check_is_file(path)
+    check_source(path)
     if path.suffix in TORCH_ENDINGS:
         state = _unwrap(_read_torch(path), path, beside)
-    elif path.suffix == ".npz":
-        state = _read_npz(path)
     else:
-        state = _read_safetensors(path)
+        state = (_read_npz if path.suffix == ".npz" else _read_safetensors)(path)
     for name, value in state.items():
         if not isinstance(name, str) or not hasattr(value, "shape"):
             raise ValueError(
@@ -105,13 +98,23 @@ def _writer(ending: str, path: Path) -> Callable:
     return lambda state, file: file.write(save(dict(state), metadata={"format": "pt"}))
 
 
-def check_is_file(path: Path) -> None:
-    """Check that a path is a regular file: reading a pipe or a device might never end.
+def check_ending(path: Path) -> None:
+    """Raise a ValueError unless the path's ending is one of `ENDINGS`."""
+    if path.suffix not in ENDINGS:
+        raise ValueError(
+            f"{path}: the format follows from the ending, and {path.suffix!r} is "
+            f"none of {', '.join(ENDINGS)}. Give a file that ends in one of them."
+        )
+
+
+def check_source(path: Path) -> None:
+    """Check the ending, and for a regular file: reading a pipe or a device might never end.
 
     Raises:
       FileNotFoundError: there is nothing.
-      ValueError: it is something else.
+      ValueError: it is something else, or of an unknown ending.
     """
+    check_ending(path)
     if path.is_file():
         return
     if not path.exists():
@@ -136,20 +139,15 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
     try:
         state = load_file(path)  # checks sizes, shapes and that the offsets leave no gap
-        _check_header_names(path)
+        with open(path, "rb") as file:  # of a name that stands twice it would drop one
+            (size,) = struct.unpack("<Q", file.read(8))
+            json.loads(file.read(size), object_pairs_hook=_only_once)
         return state
     except AttributeError:
         error = ValueError("a tensor is of a type NumPy lacks; save it as float32")
         raise _damaged(path, "safetensors", error) from None
     except Exception as error:  # SafetensorError, OSError, MemoryError, …
         raise _damaged(path, "safetensors", error) from None
-
-
-def _check_header_names(path: Path) -> None:
-    """Refuse a name that stands twice in the header: the reader would drop one of the two."""
-    with open(path, "rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        json.loads(file.read(size), object_pairs_hook=_only_once)
 
 
 def _only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -167,19 +165,15 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            if others := [info.filename for info in members if not _is_array(info)]:
+            if others := [name for name in archive.namelist() if not name.endswith(".npy")]:
                 raise ValueError(f"the member {others[0]!r} is no array")
-            names = [info.filename.removesuffix(".npy") for info in members]
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
             _check_names(names)
             _check_expansion(path, members)
             arrays = (_read_npy(archive, info) for info in members)
             return dict(zip(names, arrays, strict=True))
     except Exception as error:  # damage shows in many ways: BadZipFile, zlib.error, SyntaxError, …
         raise _damaged(path, "NumPy .npz", error) from None
-
-
-def _is_array(info: zipfile.ZipInfo) -> bool:
-    return info.filename.endswith(".npy")
 
 
 def _check_expansion(path: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -194,8 +188,7 @@ def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):  # a later one only names fields, which weights lack
             raise ValueError(f"{info.filename!r} is of the unknown .npy version {version}")
-        read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-        shape, _, dtype = read_header(file)
+        shape, _, dtype = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(file)
         if dtype.hasobject:
             raise ValueError("it holds Python objects, which could run code")
         held = info.file_size - file.tell()
@@ -228,9 +221,8 @@ def _check_torch_archive(path: Path) -> None:
         if file.read(2) != b"PK":
             return  # from before PyTorch 1.6: no archive
     with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        _check_names([info.filename for info in members])
-        _check_expansion(path, members)
+        _check_names(archive.namelist())
+        _check_expansion(path, archive.infolist())
         if (wrong := archive.testzip()) is not None:
             raise ValueError(f"the member {wrong!r} has a wrong checksum")
 
@@ -238,17 +230,21 @@ def _check_torch_archive(path: Path) -> None:
 def _unwrap(loaded: Any, path: Path, beside: Collection[str]) -> dict[str, Any]:
     """The state dict in what `torch.load` gave, with the tensors that stand beside it."""
     if not isinstance(loaded, Mapping):
-        raise ValueError(
-            f"{path}: holds {type(loaded).__name__}, expected a state dict. "
-            "Save model.state_dict()."
-        )
+        holds = f"{path}: holds {type(loaded).__name__}, expected a state dict."
+        raise ValueError(f"{holds} Save model.state_dict().")
     held = [loaded[key] for key in STATE_DICT_KEYS if isinstance(loaded.get(key), Mapping)]
     state = dict(held[0] if held else loaded)
     others = {name: state.pop(name, loaded.get(name)) for name in beside}
     # DataParallel's `module.` is left out here, because the entries beside have none.
-    if all(str(name).startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = without_prefix(state)
     return {name: value for name, value in others.items() if value is not None} | state
+
+
+def without_prefix(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A state dict without the `module.` that `torch.nn.DataParallel` puts before every name."""
+    if state and all(str(name).startswith("module.") for name in state):
+        return {str(name).removeprefix("module."): value for name, value in state.items()}
+    return state
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> ValueError:

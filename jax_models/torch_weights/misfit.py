@@ -37,11 +37,10 @@ class Misfit(ValueError):
 
     def __init__(self, problems: Sequence[Problem], path: str | os.PathLike | None = None):
         self.problems = list(problems)
-        super().__init__(
-            f"{'' if path is None else f'{path}: '}The state dict does not fit the model "
-            f"({len(self.problems)} problems; nothing was loaded):\n  "
-            + "\n  ".join(map(str, self.problems))
-        )
+        begins = "" if path is None else f"{path}: "
+        many = f"({len(self.problems)} problems; nothing was loaded):"
+        lines = [f"{begins}The state dict does not fit the model {many}", *self.problems]
+        super().__init__("\n  ".join(map(str, lines)))
 
 
 _LONGEST_NAME = 200  # characters of an unknown name in a message

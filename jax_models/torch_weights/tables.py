@@ -59,8 +59,7 @@ def finder(model: nnx.Module, layout: str = SOURCE) -> Callable[[str], TorchTens
         for pattern, theirs in table:
             if match := pattern.fullmatch(path):
                 place = theirs if isinstance(theirs, TorchTensor) else TorchTensor(theirs)
-                words = match.groupdict()
-                words["n"] = int(words.get("i", 0)) + 1
+                words = {"n": int(match.groupdict().get("i", 0)) + 1, **match.groupdict()}
                 if isinstance(place.name, str):
                     return place._replace(name=place.name.format(**words))
                 return place._replace(name=tuple(name.format(**words) for name in place.name))

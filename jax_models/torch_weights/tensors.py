@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from jax_models.torch_weights import tables
+from jax_models.torch_weights.files import without_prefix
 from jax_models.torch_weights.misfit import Misfit, Problem
 from jax_models.torch_weights.tables import TorchTensor
 
@@ -21,14 +22,11 @@ class _Entry(NamedTuple):
     """One tensor of the state dict: a variable, or one of `parts` slices of it."""
 
     variable: nnx.Variable
-    is_kernel: bool
+    leaf: str  # such as 'kernel'
     shape: tuple[int, ...]  # PyTorch's, of this slice
     part: int
     parts: int
-    per_slot: bool
-    beside: bool
-    hint: str
-    is_variance: bool
+    place: TorchTensor
 
 
 class _Wrong(Exception):
@@ -54,12 +52,10 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
       ValueError: the state dict is no mapping, or no names are known of the model.
     """
     if not isinstance(state_dict, Mapping):
-        raise ValueError(
-            f"The state dict is {type(state_dict).__name__}; expected names with their tensors. "
-            "Give model.state_dict()."
-        )
+        expected = f"{type(state_dict).__name__}; expected names with their tensors"
+        raise ValueError(f"The state dict is {expected}. Give model.state_dict().")
     entries = _entries(model)
-    given = _without_prefix(state_dict)
+    given = without_prefix(state_dict)
     twice = " is in the state dict and beside it"
     problems = [Problem("twice", name, twice) for name in more & given.keys()]
     given = {**given, **more}
@@ -99,7 +95,7 @@ def names(model: nnx.Module, *, beside: bool = False) -> list[str]:
     Raises:
       ValueError: no names are known of the model.
     """
-    return [name for name, entry in _entries(model).items() if entry.beside or not beside]
+    return [name for name, entry in _entries(model).items() if entry.place.beside or not beside]
 
 
 def _entries(model: nnx.Module) -> dict[str, _Entry]:
@@ -108,36 +104,31 @@ def _entries(model: nnx.Module) -> dict[str, _Entry]:
     entries = {}
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         module, leaf = ".".join(map(str, keys[:-1])), str(keys[-1])
-        is_kernel = leaf == "kernel"
-        place = find(_join(module, leaf))
+        place = find(f"{module}.{leaf}".removeprefix("."))
         if place is None:
-            renamed = find(module)
-            theirs = module if renamed is None else renamed.name
-            place = TorchTensor(_join(theirs, _LEAVES.get(leaf, leaf)))
+            renamed = find(module) or TorchTensor(module)
+            place = TorchTensor(f"{renamed.name}.{_LEAVES.get(leaf, leaf)}".removeprefix("."))
         parts = (place.name,) if isinstance(place.name, str) else place.name
-        shape = _kernel_to_torch_axes(variable.shape) if is_kernel else tuple(variable.shape)
+        shape = tuple(variable.shape)
+        if leaf == "kernel":
+            shape = _kernel_to_torch_axes(shape)
         shape = (shape[0] // len(parts), *shape[1:]) if shape else shape
         if place.shape is not None:
             shape = place.shape(model, shape)
-        how = place.per_slot, place.beside, place.hint, leaf == "var"
         for part, name in enumerate(parts):
-            entries[name] = _Entry(variable, is_kernel, shape, part, len(parts), *how)
+            entries[name] = _Entry(variable, leaf, shape, part, len(parts), place)
     return entries
-
-
-def _join(module: str, leaf: str) -> str:
-    return f"{module}.{leaf}" if module else leaf
 
 
 def _checked(given: Mapping[str, Any], name: str, entry: _Entry) -> np.ndarray:
     """Return an entry's array in PyTorch's layout and the model's dtype, or raise _Wrong."""
     if name not in given:
-        hint = f" ({entry.hint})" if entry.hint else ""
+        hint = f" ({entry.place.hint})" if entry.place.hint else ""
         raise _Wrong("missing", name, f" {list(entry.shape)}{hint}", entry.shape)
     value = given[name]
     # The shape first: a tensor of a few bytes can declare terabytes and would be copied.
     shape = tuple(value.shape) if hasattr(value, "shape") else np.shape(_to_numpy(value, name))
-    slots = shape[0] if entry.per_slot and shape[1:] == entry.shape[1:] and shape else 0
+    slots = shape[0] if entry.place.per_slot and shape[1:] == entry.shape[1:] and shape else 0
     if shape != entry.shape and not 0 < slots <= _MOST_SLOTS:
         says = f" is {list(shape)}, the model has {list(entry.shape)}"
         raise _Wrong("misshapen", name, says, entry.shape, shape)
@@ -145,7 +136,10 @@ def _checked(given: Mapping[str, Any], name: str, entry: _Entry) -> np.ndarray:
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer)):
         raise _Wrong("not numbers", name, f" has dtype {array.dtype}")
     if slots:
-        array = _first_slot(array, name)
+        if (array != array[:1]).any():
+            differs = f"{name} differs between the {slots} places of a batch"
+            warnings.warn(f"{differs}; the first one is used.", stacklevel=3)
+        array = array[:1]
     if jnp.issubdtype(entry.variable.dtype, np.integer):
         return _counts(array, np.dtype(entry.variable.dtype), name)
     return _finite(array, entry, name)
@@ -159,7 +153,7 @@ def _finite(array: np.ndarray, entry: _Entry, name: str) -> np.ndarray:
     if wrong := np.count_nonzero(~np.isfinite(cast)):
         many = f"{wrong} of {cast.size} values"
         raise _Wrong("not finite", name, f" has {many} NaN, infinite or too large for {dtype}")
-    if entry.is_variance and (wrong := np.count_nonzero(cast < 0)):
+    if entry.leaf == "var" and (wrong := np.count_nonzero(cast < 0)):
         raise _Wrong("negative", name, f" has {wrong} of {cast.size} variances below 0")
     return cast
 
@@ -189,21 +183,6 @@ def _assign(entries: dict[str, _Entry], arrays: dict[str, np.ndarray]) -> None:
         variable.set_value(value)
 
 
-def _without_prefix(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    if state_dict and all(str(name).startswith("module.") for name in state_dict):
-        return {str(name).removeprefix("module."): value for name, value in state_dict.items()}
-    return state_dict
-
-
-def _first_slot(array: np.ndarray, name: str) -> np.ndarray:
-    if (array != array[:1]).any():
-        warnings.warn(
-            f"{name} differs between the {len(array)} places of a batch; the first one is used.",
-            stacklevel=4,
-        )
-    return array[:1]
-
-
 def _kernel_to_torch_axes(axes):
     """[..., in, out] -> [out, in, ...]."""
     *window, inputs, outputs = axes
@@ -212,7 +191,7 @@ def _kernel_to_torch_axes(axes):
 
 def _to_torch_layout(entry: _Entry) -> np.ndarray:
     array = np.asarray(entry.variable.get_value())
-    if entry.is_kernel:
+    if entry.leaf == "kernel":
         array = array.transpose(_kernel_to_torch_axes(range(array.ndim)))
     if array.dtype == np.int32:  # num_batches_tracked
         array = array.astype(np.int64)
@@ -222,7 +201,7 @@ def _to_torch_layout(entry: _Entry) -> np.ndarray:
 
 
 def _from_torch_layout(array: np.ndarray, entry: _Entry) -> np.ndarray:
-    if not entry.is_kernel:
+    if entry.leaf != "kernel":
         return array.reshape(entry.variable.shape)
     array = array.reshape(_kernel_to_torch_axes(entry.variable.shape))
     return array.transpose(*range(2, array.ndim), 1, 0)

@@ -8,7 +8,7 @@ import argparse
 import ast
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,15 @@ _OF_ANOTHER_MODEL = {"missing", "unexpected", "misshapen"}  # kinds of problems
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument(
-        "--model", metavar="NAME", help="name of the model; a run folder says it by itself"
-    )
+    add, file = parser.add_argument, {"required": True, "type": Path, "metavar": "FILE"}
+    add("--model", metavar="NAME", help="name of the model; a run folder says it by itself")
     source = "weights to read, or a run folder such as runs/vit_digits"
-    parser.add_argument(
-        "--from", required=True, type=Path, dest="source", metavar="FILE", help=source
-    )
-    parser.add_argument(
-        "--to", required=True, type=Path, dest="target", metavar="FILE", help="file to write"
-    )
-    setting = (
-        "a constructor keyword of the model that is not the default, such as num_classes=10; "
-        "may be repeated"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], dest="settings", metavar="KEYWORD=VALUE", help=setting
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    add("--from", **file, dest="source", help=source)
+    add("--to", **file, dest="target", help="file to write")
+    keyword = "a constructor keyword of the model that is not the default, such as num_classes=10"
+    several = {"action": "append", "default": [], "metavar": "KEYWORD=VALUE"}
+    add("--set", **several, dest="settings", help=f"{keyword}; may be repeated")
+    add("--overwrite", action="store_true", help="replace the file if it exists")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -58,9 +49,12 @@ def run(args: argparse.Namespace) -> str:
 
     model_name, source, target = args.model, args.source, args.target
     is_run = (source / "config.json").is_file()
-    _check_ending("--to", target)
+    _asked("--to", torch_weights.files.check_ending, target)
     if not is_run:
-        _check_source(model_name, source)
+        _asked("--from", torch_weights.files.check_source, source)
+        if model_name is None:
+            says = "is a file of weights: say of which model, such as --model vit."
+            raise UserError(f"--from {source} {says}")
     if target.exists() and (target.is_dir() or not args.overwrite):
         cure = "it is a folder: choose" if target.is_dir() else "give --overwrite or choose"
         raise UserError(f"--to {target} exists already; {cure} another name.")
@@ -71,34 +65,26 @@ def run(args: argparse.Namespace) -> str:
         model = build(model_name, parse_settings(args.settings))
         notes = _load(model, model_name, source)
     state = torch_weights.export(model)
-    _write(state, target)
+    try:
+        torch_weights.files.write(state, target)
+    except ImportError as error:
+        raise UserError(f"--to {error}") from None
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"--to {target}: cannot be written: {error}. Check that the folder exists, is yours to "
+            "write to and has room."
+        ) from error
     values = sum(array.size for array in state.values())
     written = f"{target}: {len(state)} tensors of {model_name}, {values:,} values."
     return "\n".join([*(f"note: {note}" for note in notes), written])
 
 
-def _check_ending(option: str, path: Path) -> None:
-    from jax_models.torch_weights.files import ENDINGS
-
-    if path.suffix not in ENDINGS:
-        raise UserError(
-            f"{option} {path}: the format follows from the ending, and {path.suffix!r} is "
-            f"none of {', '.join(ENDINGS)}. Give a file that ends in one of them."
-        )
-
-
-def _check_source(model_name: str | None, source: Path) -> None:
-    from jax_models.torch_weights import files
-
-    _check_ending("--from", source)
+def _asked(option: str, check: Callable[..., Any], *args: Any) -> Any:
+    """What a function of `jax_models` gives; its errors get the option in front."""
     try:
-        files.check_is_file(source)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--from {error}") from None
-    if model_name is None:
-        raise UserError(
-            f"--from {source} is a file of weights: say of which model, such as --model vit."
-        )
+        return check(*args)
+    except (OSError, ImportError, ValueError) as error:
+        raise UserError(f"{option} {error}") from None
 
 
 def _open_run(model_name: str | None, folder: Path, settings) -> tuple[str, Any]:
@@ -124,9 +110,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
-            raise UserError(
-                f"--set {text}: expected KEYWORD=VALUE without spaces, for example num_classes=10."
-            )
+            expected = "expected KEYWORD=VALUE without spaces, for example num_classes=10."
+            raise UserError(f"--set {text}: {expected}")
         if key in parsed:
             raise UserError(f"--set {text}: {key} was set before, to {parsed[key]!r}. Set it once.")
         try:
@@ -149,20 +134,14 @@ def build(model_name: str, settings: Mapping[str, Any]) -> Any:
 
     import jax_models
 
-    try:
-        keywords = jax_models.model_keywords(model_name)
-    except ValueError as error:
-        raise UserError(f"--model {model_name}: {error}") from None
+    keywords = _asked(f"--model {model_name}:", jax_models.model_keywords, model_name)
     for key in settings:
         if key not in keywords:
-            raise UserError(
-                f"--set {key}: {model_name} has no keyword of that name. It takes: "
-                f"{', '.join(keywords)}."
-            )
+            takes = f"It takes: {', '.join(keywords)}."
+            raise UserError(f"--set {key}: {model_name} has no keyword of that name. {takes}")
+    create = jax_models.create_model
     try:
-        return nnx.eval_shape(
-            lambda: jax_models.create_model(model_name, rngs=nnx.Rngs(0), **settings)
-        )
+        return nnx.eval_shape(lambda: create(model_name, rngs=nnx.Rngs(0), **settings))
     except (ValueError, TypeError, OverflowError) as error:
         given = " ".join(f"--set {key}={value!r}" for key, value in settings.items())
         raise UserError(
@@ -170,29 +149,12 @@ def build(model_name: str, settings: Mapping[str, Any]) -> Any:
         ) from None
 
 
-def _write(state: Mapping[str, Any], path: Path) -> None:
-    from jax_models.torch_weights import files
-
-    try:
-        files.write(state, path)
-    except ImportError as error:
-        raise UserError(f"--to {error}") from None
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"--to {path}: cannot be written: {error}. Check that the folder exists, is yours to "
-            "write to and has room."
-        ) from error
-
-
 def _load(model, model_name: str, source: Path) -> list[str]:
     """Fill the model; return what `torch_weights.load` warns of."""
     from jax_models import torch_weights
-    from jax_models.torch_weights import files
 
-    try:
-        state = files.read(source, torch_weights.names(model, beside=True))
-    except (OSError, ImportError, ValueError) as error:
-        raise UserError(f"--from {error}") from None
+    beside = torch_weights.names(model, beside=True)
+    state = _asked("--from", torch_weights.files.read, source, beside)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -35,32 +35,24 @@ def _maps(q, k):
 
 @jax.custom_vjp
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array | None) -> jax.Array:
-    """Dot-product attention with scores that are not scaled.
+    """Dot-product attention with scores that are not scaled: q, k, v -> [B,Q,h,d].
 
-    Args:
-      q: queries [B,Q,h,d].
-      k: keys [B,K,h,d].
-      v: values [B,K,h,d].
-      keep: uint8 factors of the attention weights [B,h,Q,K] for dropout, or None.
-
-    Returns:
-      [B,Q,h,d].
+    `keep` are uint8 factors of the attention weights [B,h,Q,K] for dropout, or None.
     """
     if keep is None:
-        return _attention_alone(onednn.like(q), q, k, v)
+        return _attention_alone(q, q, k, v)
     return _attention_forward(q, k, v, keep)[0]
 
 
 def _attention_forward(q, k, v, keep):
     keep = () if keep is None else (keep,)
-    y, weights = _attention([onednn.like(q), _maps(q, k)], q, k, v, *keep)
+    y, weights = _attention([q, _maps(q, k)], q, k, v, *keep)
     return y, (q, k, v, weights, keep)
 
 
 def _attention_backward(residuals, gradient):
     *arrays, keep = residuals
-    results = [onednn.like(part) for part in arrays[:3]]
-    return *_attention_gradient(results, *arrays, gradient, *keep), None
+    return *_attention_gradient(arrays[:3], *arrays, gradient, *keep), None
 
 
 attention.defvjp(_attention_forward, _attention_backward)
@@ -120,16 +112,13 @@ def _attention_alone(library, shapes):
         for number, shape in enumerate(shapes)
     )
     operation = Operation(library, *parts)
-    maps = {
-        size: operation.temporary(library.layout((size, heads, queries, keys)))
-        for size in set(sizes)
-    }
+    layouts = {size: library.layout((size, heads, queries, keys)) for size in set(sizes)}
+    maps = {size: operation.temporary(layout) for size, layout in layouts.items()}
     for i, size in enumerate(sizes):
-        q, k, v, y = operation.views[4 * i : 4 * i + 4]
-        operation.product(q, library.turned(k), maps[size])
-        softmax = _softmax(library, maps[size].layout)
-        operation.add(softmax, {SRC: maps[size], DST: maps[size]})
-        operation.product(maps[size], v, y)
+        (q, k, v, y), weights = operation.views[4 * i : 4 * i + 4], maps[size]
+        operation.product(q, library.turned(k), weights)
+        operation.add(_softmax(library, weights.layout), {SRC: weights, DST: weights})
+        operation.product(weights, v, y)
     return operation
 
 
@@ -139,10 +128,9 @@ def _attention_gradient(library, shapes):
     q, k, v, weights, y, *keep, for_q, for_k, for_v = operation.views
     inner = operation.temporary(weights.layout)
     operation.product(y, library.turned(v), inner, times=keep[0] if keep else None)
-    operation.add(
-        _softmax_gradient(library, weights.layout),
-        {DST: weights, DST | GRADIENT: inner, SRC | GRADIENT: inner},
-    )
+    kind, layouts = ("softmax_backward", onednn.SOFTMAX), (weights.layout,) * 3
+    softmax = library.describe(*kind, *layouts, 3, _softmax(library, weights.layout))
+    operation.add(softmax, {DST: weights, DST | GRADIENT: inner, SRC | GRADIENT: inner})
     operation.product(inner, k, for_q)
     operation.product(library.turned(inner), q, for_k)
     if keep:
@@ -163,10 +151,3 @@ def _operation(library, shapes, kinds: str):
 
 def _softmax(library, maps):
     return library.describe("softmax_forward", onednn.TRAINING, onednn.SOFTMAX, maps, maps, 3)
-
-
-def _softmax_gradient(library, maps):
-    layouts = maps, maps, maps
-    return library.describe(
-        "softmax_backward", onednn.SOFTMAX, *layouts, 3, _softmax(library, maps)
-    )

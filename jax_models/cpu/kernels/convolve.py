@@ -44,10 +44,8 @@ def _convolution_forward(x, kernel, bias, padding):
 def _convolution_backward(padding, residuals, gradient):
     x, kernel = residuals
     bias = jax.ShapeDtypeStruct(kernel.shape[-1:], kernel.dtype)
-    for_x = _convolution_input_gradient(onednn.like(x), gradient, kernel, padding=padding)
-    return for_x, *_convolution_kernel_gradient(
-        (onednn.like(kernel), bias), x, gradient, padding=padding
-    )
+    for_x = _convolution_input_gradient(x, gradient, kernel, padding=padding)
+    return for_x, *_convolution_kernel_gradient((kernel, bias), x, gradient, padding=padding)
 
 
 convolution.defvjp(_convolution_forward, _convolution_backward)
@@ -60,9 +58,8 @@ class _Convolution:
         self.x, self.out = library.layout(x, _MAPS), library.layout(out, _MAPS)
         self.kernel, self.bias = library.layout(kernel, _KERNEL), library.layout(kernel[-1:])
         self.any_kernel = library.layout(kernel, _KERNEL, fixed=False)
-        strides, dilation = onednn.longs(1, 1), onednn.longs(0, 0)
-        sides = onednn.longs(padding, padding)
-        self.geometry = strides, dilation, sides, sides
+        sides = (onednn.longs(padding, padding),) * 2
+        self.geometry = onednn.longs(1, 1), onednn.longs(0, 0), *sides  # strides, dilation, padding
         kind = "convolution_forward", onednn.TRAINING, onednn.DIRECT
         arrays = self.x, self.any_kernel, self.bias, self.out
         self.forward = library.describe(*kind, *arrays, *self.geometry)
@@ -109,11 +106,8 @@ def _convolution_kernel_gradient(library, shapes, padding):
     description = library.describe(kind, onednn.DIRECT, *layouts, *rest)
     operation = Operation(library, arrays.x, arrays.out, arrays.kernel, arrays.bias)
     x, out, kernel, bias = operation.views
-    chosen = library.chosen(description, onednn.KERNEL_GRADIENT_LAYOUT)
-    copy = operation.temporary(chosen)
-    operation.add(
-        description,
-        {SRC: x, DST | GRADIENT: out, WEIGHTS | GRADIENT: copy, BIAS | GRADIENT: bias},
-    )
+    copy = operation.temporary(library.chosen(description, onednn.KERNEL_GRADIENT_LAYOUT))
+    results = {WEIGHTS | GRADIENT: copy, BIAS | GRADIENT: bias}
+    operation.add(description, {SRC: x, DST | GRADIENT: out, **results})
     operation.copy(copy, kernel)
     return operation

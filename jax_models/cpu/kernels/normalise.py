@@ -30,14 +30,14 @@ def _layer_norm_of_rows(x, scale, bias, epsilon):
 
 def _layer_norm_forward(x, scale, bias, epsilon):
     statistic = jax.ShapeDtypeStruct(x.shape[:1], x.dtype)
-    results = onednn.like(x), statistic, statistic
-    y, mean, variance = _normalise(results, x, scale, bias, epsilon=_as_integer(epsilon))
-    return y, (x, scale, bias, mean, variance)
+    number = _as_integer(epsilon)
+    y, *statistics = _normalise((x, statistic, statistic), x, scale, bias, epsilon=number)
+    return y, (x, scale, bias, *statistics)
 
 
 def _layer_norm_backward(epsilon, residuals, gradient):
-    results = [onednn.like(array) for array in residuals[:3]]
-    return tuple(_normalise_gradient(results, *residuals, gradient, epsilon=_as_integer(epsilon)))
+    number = _as_integer(epsilon)
+    return tuple(_normalise_gradient(residuals[:3], *residuals, gradient, epsilon=number))
 
 
 _layer_norm_of_rows.defvjp(_layer_norm_forward, _layer_norm_backward)

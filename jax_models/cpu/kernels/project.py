@@ -45,9 +45,8 @@ def _linear_forward(x, kernels, biases):
 
 def _linear_backward(residuals, gradients):
     x, kernels, biases = residuals
-    (for_x,) = _input_gradient([onednn.like(x)], *gradients, *kernels)
-    results = [onednn.like(array) for array in (*kernels, *biases)]
-    others = tuple(_kernel_gradient(results, x, *gradients))
+    for_x = _input_gradient(x, *gradients, *kernels)
+    others = tuple(_kernel_gradient((*kernels, *biases), x, *gradients))
     return for_x, others[: len(kernels)], others[len(kernels) :]
 
 
