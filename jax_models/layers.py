@@ -98,15 +98,19 @@ class PatchEmbed(nnx.Module):
         self.num_patches = (img_size // patch_size) ** 2
         self.projection = Linear(in_channels * patch_size**2, embed_dim, rngs=rngs)
 
-    def __call__(self, images: Array) -> Array:
-        """images [B,H,W,C] -> tokens [B,N,D], patches in row-major order."""
+    def cut(self, images: Array) -> Array:
+        """images [B,H,W,C] -> patches [B,N,C·P·P] in row-major order."""
         b, h, w, c = images.shape
         p = self.patch_size
         if self.raster:
             patches = images.transpose(0, 3, 1, 2)
         else:
             patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 5, 2, 4)
-        return self.projection(patches.reshape(b, self.num_patches, c * p * p))
+        return patches.reshape(b, self.num_patches, c * p * p)
+
+    def __call__(self, images: Array) -> Array:
+        """images [B,H,W,C] -> tokens [B,N,D]."""
+        return self.projection(self.cut(images))
 
 
 class Attention(nnx.Module):

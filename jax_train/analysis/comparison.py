@@ -54,10 +54,7 @@ class Agreement(NamedTuple):
     """How two models agree on N images; the four counts add up to N.
 
     Attributes:
-      both: images both classify right.
-      only_first: images only the first one classifies right.
-      only_second: images only the second one classifies right.
-      neither: images both classify wrong.
+      both, only_first, only_second, neither: images that these models classify right.
       p_value: of McNemar's exact test: how likely a difference at least this large would be if
         each image that only one of them classifies right were as likely to be the other's.
     """
@@ -101,22 +98,21 @@ def load(folders: Sequence[str | Path], *, progress: bool = False) -> list[Compa
         if first.resolve() == second.resolve():
             raise UserError(f"{first} and {second} are the same run: name each run once.")
     runs = [_open(folder) for folder in folders]
-    for run in runs[1:]:
-        _check_names(runs[0], run)
+    _check_alike([(run, run.config.data.name) for run in runs], "runs on the same data")
+    classes = [(run, run.class_names) for run in runs]
+    _check_alike(classes, "runs with the same classes in the same order")
     splits = [data.load_split(run.config, run.config.data.test_split) for run in runs]
-    for run, split in zip(runs[1:], splits[1:], strict=True):
-        _check_examples(runs[0], splits[0], run, split)
-    return [
-        Compared(
-            name=name,
-            run=run,
-            split=split,
-            evaluation=evaluate(run, split, progress=progress),
-            flops=costs.flops(run, split.image_shape),
-            history=read_history(run.folder),
-        )
-        for name, run, split in zip(model_names(runs), runs, splits, strict=True)
-    ]
+    pairs = list(zip(runs, splits, strict=True))
+    held = [(run, (split.ranges, split.image_shape[2])) for run, split in pairs]
+    _check_alike(held, "runs with the same config.data.test_split")  # in whatever words
+    labels = [(run, split.labels.tobytes()) for run, split in pairs if not split.streamed]
+    _check_alike(labels, "runs on the same files: these have other labels")
+    compared = []
+    for name, (run, split) in zip(model_names(runs), pairs, strict=True):
+        found = evaluate(run, split, progress=progress)
+        flops = costs.flops(run, split.image_shape)
+        compared.append(Compared(name, run, split, found, flops, read_history(run.folder)))
+    return compared
 
 
 def _open(folder: Path) -> TrainedRun:
@@ -129,32 +125,17 @@ def _open(folder: Path) -> TrainedRun:
     return run
 
 
-def _check_names(first: TrainedRun, other: TrainedRun) -> None:
-    """Refuse runs on data of different names or classes, before anything is loaded."""
-    if first.config.data.name != other.config.data.name:
-        raise _differ(first, other, "runs on the same data")
-    if first.class_names != other.class_names:
-        raise _differ(first, other, "runs with the same classes in the same order")
+def _check_alike(values: Sequence[tuple[TrainedRun, object]], what: str) -> None:
+    """Refuse runs that are given with different values."""
 
-
-def _check_examples(first, first_split, other, other_split) -> None:
-    """Refuse runs on different test images; a split may be written in several ways."""
-    channels = first_split.image_shape[2], other_split.image_shape[2]
-    if first_split.ranges != other_split.ranges or channels[0] != channels[1]:
-        raise _differ(first, other, "runs with the same config.data.test_split")
-    if first_split.streamed or other_split.streamed:
-        return  # with no labels in memory
-    if not np.array_equal(first_split.labels, other_split.labels):
-        raise _differ(first, other, "runs on the same files: these have other labels")
-
-
-def _differ(first: TrainedRun, other: TrainedRun, what: str) -> UserError:
     def of(run):
         fields, names = run.config.data, run.class_names
         classes = f"{len(names)} classes from {names[0]!r} to {names[-1]!r}"
         return f"{run.folder} was tested on {fields.test_split!r} of {fields.name} ({classes})"
 
-    return UserError(f"{of(first)}, but {of(other)}. Compare {what}.")
+    for (first, value), (other, another) in combinations(values, 2):
+        if value != another:
+            raise UserError(f"{of(first)}, but {of(other)}. Compare {what}.")
 
 
 def model_names(runs: Sequence[TrainedRun]) -> list[str]:
@@ -174,16 +155,12 @@ def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
 
     Source: McNemar 1947, https://doi.org/10.1007/BF02295996; exact by the binomial distribution.
     """
-    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    split = only_first + only_second
-    p_value = 1.0
-    if split:
-        from scipy.stats import binomtest
+    from scipy.stats import binomtest
 
-        p_value = float(binomtest(only_first, split).pvalue)
-    return Agreement(
-        int((first & second).sum()), only_first, only_second, int((~first & ~second).sum()), p_value
-    )
+    pairs = (first, second), (first, ~second), (~first, second), (~first, ~second)
+    counts = [int((one & other).sum()) for one, other in pairs]
+    split = counts[1] + counts[2]
+    return Agreement(*counts, float(binomtest(counts[1], split).pvalue) if split else 1.0)
 
 
 def groups(compared: Sequence[Compared]) -> list[Group]:

@@ -20,7 +20,7 @@ from jax_train.printing import progress_bar
 from jax_train.runs.trained import TrainedRun, image_shape
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """What a model makes of a split. N images in the order of the split, K classes.
 
@@ -96,16 +96,15 @@ class Evaluation:
         return self.mistakes.argmax(axis=1), self.mistakes.max(axis=1)
 
 
-def calibration_error(confidences: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
     """Expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3).
 
     The mean, over all images, of the gap between mean confidence and accuracy in the image's bin;
-    the bins are equally wide and closed above.
+    the 15 bins are equally wide and closed above.
 
     Args:
       confidences: probability [N] of the predicted class.
       right: bool [N], whether that class is the true one.
-      bins: their number.
 
     Returns:
       From 0 to 1; nan if a confidence is none.
@@ -113,8 +112,8 @@ def calibration_error(confidences: np.ndarray, right: np.ndarray, bins: int = 15
     if not np.isfinite(confidences).all():
         return math.nan
     confidences = confidences.astype(np.float64)
-    place = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(place, confidences - right, bins)
+    place = np.clip(np.ceil(15 * confidences).astype(int) - 1, 0, 14)
+    gaps = np.bincount(place, confidences - right)
     return float(np.abs(gaps).sum() / len(confidences))
 
 
@@ -151,7 +150,7 @@ def evaluate(
     jax.block_until_ready(scorer.tally(sums, *blank, 0))  # compiles; counts nothing
     places = np.arange(math.ceil(count / size) * size).reshape(-1, size)
     order = np.where(places < count, places, 0)  # the last one is filled up with the first example
-    labels, parts = [], []
+    parts = []
     begin = time.monotonic()
     with (
         contextlib.closing(split.batches(order)) as batches,
@@ -160,24 +159,13 @@ def evaluate(
         for start, (images, true) in zip(range(0, count, size), batches, strict=True):
             valid = min(size, count - start)
             sums, part = scorer.tally(sums, images, true, valid)
-            labels.append(true[:valid])
             # Waits for the device, so that no more than one batch is in memory.
-            parts.append([array[:valid] for array in jax.device_get(part)])
+            parts.append([array[:valid] for array in (true, *jax.device_get(part))])
             bar.update(valid)
     seconds = time.monotonic() - begin
-    predictions, confidences, true_probabilities = map(np.concatenate, zip(*parts, strict=True))
-    return Evaluation(
-        data=split.name,
-        split=split.split,
-        class_names=split.class_names,
-        tta=tuple(tta),
-        labels=np.concatenate(labels),
-        predictions=predictions,
-        confidences=confidences,
-        true_probabilities=true_probabilities,
-        sums=jax.device_get(sums),
-        seconds=seconds,
-    )
+    of_what = split.name, split.split, split.class_names, tuple(tta)
+    arrays = map(np.concatenate, zip(*parts, strict=True))
+    return Evaluation(*of_what, *arrays, jax.device_get(sums), seconds)
 
 
 def _check_classes(run: TrainedRun, examples: Examples) -> None:
@@ -229,7 +217,7 @@ def notes(run: TrainedRun, evaluation: Evaluation) -> list[str]:
 
 
 def training_overlap(run: TrainedRun, held: Examples) -> list[str]:
-    """A note where some of the examples are among the training images; else none."""
+    """A note where some of the examples are among the training images, which are not read."""
     fields = run.config.data
     how = {"image_size": fields.image_size, "download": fields.download, "progress": False}
     try:
@@ -237,12 +225,6 @@ def training_overlap(run: TrainedRun, held: Examples) -> list[str]:
         ranges = resolve_split(fields.train_split, source)
     except UserError:  # the run's own data may be gone
         return []
-    train = Examples(
-        name=fields.name,
-        split=fields.train_split,
-        class_names=held.class_names,
-        source=source.identity,
-        ranges=ranges,
-    )  # which they are, without reading them
-    shared = count_shared(train, held)
+    known = {"name": fields.name, "split": fields.train_split, "class_names": held.class_names}
+    shared = count_shared(Examples(**known, source=source.identity, ranges=ranges), held)
     return [f"{shared:,} of these images are among the training images"] if shared else []

@@ -41,20 +41,15 @@ class Intermediates(NamedTuple):
     @property
     def probabilities(self) -> np.ndarray:
         """Softmax of the logits, [B,K]."""
-        exp = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
-        return exp / exp.sum(axis=1, keepdims=True)
+        return np.asarray(jax.nn.softmax(self.logits))
 
 
 def forward(run: TrainedRun, images: np.ndarray) -> Intermediates:
     """Show a run's model raw images uint8 [B,H,W,C], as evaluation in training does."""
-    inputs, logits, out = _call(run, images)
+    inputs, logits, out = _forward(run.recipe, run.params, run.stats, images)
     arrays = jax.tree.map(_as_numpy, (logits, out["attention"], out["features"]))
     mean, std = (np.asarray(run.config.data[name]) for name in ("mean", "std"))
     return Intermediates(np.clip(_as_numpy(inputs) * std + mean, 0, 1), *arrays)
-
-
-def _call(run, images):
-    return _forward(run.recipe, run.params, run.stats, images)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -72,14 +67,9 @@ def _as_numpy(array) -> np.ndarray:
 
 
 def class_token_attention(attention: Sequence[np.ndarray], patches: int) -> np.ndarray:
-    """How much the class token attends to each patch, by block and head.
+    """How much the class token attends to each of N `patches`: per block [B,h,T,T] -> [L,B,h,N].
 
-    Args:
-      attention: per block [B,h,T,T].
-      patches: N.
-
-    Returns:
-      [L,B,h,N]. The sum over N lacks what the class token keeps for itself, `attention[...,0,0]`.
+    The sum over N lacks what the class token keeps for itself, `attention[...,0,0]`.
     """
     return np.stack([weights[:, :, 0, -patches:] for weights in attention])
 
@@ -87,12 +77,10 @@ def class_token_attention(attention: Sequence[np.ndarray], patches: int) -> np.n
 def rollout(attention: Sequence[np.ndarray]) -> np.ndarray:
     """Attention rollout: how much of each input token is in each token after the last block.
 
-    The mean over the heads stands for a block's mixing; its shortcut adds an identity, and rows are
-    scaled to sum to 1 again. The product over the blocks follows the mixing from the input up.
+    The mean over the heads of a block's attention [B,h,T,T] stands for its mixing; its shortcut
+    adds an identity, and rows are scaled to sum to 1 again. The product over the blocks, the first
+    one first, follows the mixing from the input up.
     Source: Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928.
-
-    Args:
-      attention: per block [B,h,T,T], the first block first.
 
     Returns:
       [B,T,T], rows sum to 1; `[:, 0, -N:]` is what the class token has of the patches.
@@ -113,7 +101,7 @@ def attention_distance(attention: Sequence[np.ndarray], centres: np.ndarray) -> 
 
     Args:
       attention: per block [B,h,T,T].
-      centres: of the patches, [N,2] pixels, see `token_centres`.
+      centres: [N,2] pixels, see `token_centres`.
 
     Returns:
       Mean over images and patches, [L,h].
@@ -136,7 +124,8 @@ def mean_attention_distance(run: TrainedRun, images: np.ndarray) -> np.ndarray:
     total = 0.0
     for start in range(0, len(images), _BATCH):
         part = images[start : start + _BATCH]
-        attention = jax.tree.map(_as_numpy, _call(run, part)[2]["attention"])
+        _, _, out = _forward(run.recipe, run.params, run.stats, part)
+        attention = jax.tree.map(_as_numpy, out["attention"])
         total = total + len(part) * attention_distance(attention, centres)
     return total / len(images)
 
@@ -169,29 +158,13 @@ def token_centres(tokens: np.ndarray) -> np.ndarray:
     Not a number for a run that goes over from one colour to the next: it lies in two places.
     """
     plane, row, column = np.indices(tokens.shape).reshape(3, -1)
-    index, count = tokens.ravel(), np.bincount(tokens.ravel())
 
     def mean(of):
-        return np.bincount(index, of) / count
+        return np.bincount(tokens.ravel(), of) / np.bincount(tokens.ravel())
 
     centres = np.stack([mean(row), mean(column)], axis=1)
-    several = mean(plane**2) - mean(plane) ** 2 > 1e-9
-    centres[several] = np.nan
+    centres[mean(plane**2) - mean(plane) ** 2 > 1e-9] = np.nan
     return centres
-
-
-def patches_of(images: np.ndarray, embed: PatchEmbed) -> np.ndarray:
-    """Cut images [B,H,W,C] as a model does.
-
-    Returns:
-      Squares [B,N,P,P,C]; of a model over runs of memory those, [B,N,C·P·P].
-    """
-    b, h, w, c = images.shape
-    p = embed.patch_size
-    if embed.raster:
-        return images.transpose(0, 3, 1, 2).reshape(b, -1, c * p * p)
-    squares = images.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3)
-    return squares.reshape(b, -1, p, p, c)
 
 
 # Weights
@@ -224,10 +197,10 @@ def principal_filters(kernel: np.ndarray, count: int) -> tuple[np.ndarray, np.nd
     return (components * signs[:, None])[:count], shares[:count]
 
 
-def filter_images(filters: np.ndarray, embed: PatchEmbed) -> np.ndarray:
-    """Filters [k,C·P·P] of square patches as images [k,P,P,C]."""
+def squares(flat: np.ndarray, embed: PatchEmbed) -> np.ndarray:
+    """Square patches, or filters of them, [k,C·P·P] as images [k,P,P,C]."""
     p = embed.patch_size
-    return filters.reshape(-1, embed.in_channels, p, p).transpose(0, 2, 3, 1)
+    return flat.reshape(-1, embed.in_channels, p, p).transpose(0, 2, 3, 1)
 
 
 # Convolutional networks
@@ -272,15 +245,12 @@ def _grad_cam(model, features, classes, stage):
 
 
 def query_attention(attention: np.ndarray, width: int, query: tuple[int, int]) -> np.ndarray:
-    """Where a position of a feature map looks, by `conv_layers.SpatialAttention`.
+    """Where a position of a feature map looks, [H'//2,W'//2] with sum 1; see `SpatialAttention`.
 
     Args:
       attention: of one image, [1,H'·W',(H'//2)·(W'//2)]; a key is the maximum of 2×2 positions.
       width: W'.
       query: (row, column) in the feature map.
-
-    Returns:
-      [H'//2,W'//2], sums to 1.
     """
     row, column = query
     return attention[0, row * width + column].reshape(-1, width // 2)

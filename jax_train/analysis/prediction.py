@@ -16,7 +16,7 @@ from jax_train.runs.trained import TrainedRun, image_shape
 _BATCH = 100
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Predictions:
     """What a model says of N images; K classes, of which k are kept for each image.
 
@@ -73,11 +73,6 @@ def predict(
             everything += [found] if keep_all else []
             differences += count_differences(block, shape)
             bar.update(len(block))
-    return Predictions(
-        files=files,
-        class_names=run.class_names,
-        classes=np.concatenate(classes),
-        probabilities=np.concatenate(probabilities),
-        all_probabilities=np.concatenate(everything) if keep_all else None,
-        differences=differences,
-    )
+    likeliest = np.concatenate(classes), np.concatenate(probabilities)
+    all_probabilities = np.concatenate(everything) if keep_all else None
+    return Predictions(files, run.class_names, *likeliest, all_probabilities, differences)

@@ -46,10 +46,10 @@ def views(run: TrainedRun, tta: Sequence[str]) -> list[tuple[np.ndarray, bool]]:
         are shifted to the corners by the recipe's crop padding, at least 1 pixel of what the
         model sees; black comes in.
     """
-    near, far = crop_padding(run), 2 * crop_padding(run)
+    near = crop_padding(run)
     places = [(near, near)]
     if "crops" in tta:
-        places += [(0, 0), (0, far), (far, 0), (far, far)]
+        places += itertools.product((0, 2 * near), repeat=2)
     mirrors = (False, True) if "flip" in tta else (False,)
     return list(itertools.product(np.array(places, np.int32), mirrors))
 
@@ -61,9 +61,8 @@ def crop_padding(run: TrainedRun) -> int:
 
 def tta_notes(run: TrainedRun, tta: Sequence[str]) -> list[str]:
     """A warning where mirror images are asked for that the recipe does not train on."""
-    if "flip" in tta and not run.config.augment.flip:
-        return ["this recipe trains on no mirror images; --tta flip may do harm"]
-    return []
+    note = "this recipe trains on no mirror images; --tta flip may do harm"
+    return [note] if "flip" in tta and not run.config.augment.flip else []
 
 
 def check_finite(run: TrainedRun, scores: np.ndarray) -> None:
@@ -84,13 +83,16 @@ class Scorer:
     """
 
     def __init__(self, run: TrainedRun, tta: Sequence[str] = ()):
-        self._weights = run.params, run.stats
-        self._views = views(run, tta) if tta else []
-        self._logits = jax.jit(functools.partial(steps.logits, run.recipe))
+        logits = functools.partial(steps.logits, run.recipe)
         of_view = functools.partial(_view_log_probabilities, run.recipe, crop_padding(run))
-        self._of_view = jax.jit(of_view)
-        self._tally = jax.jit(_tally)
-        self._tally_images = jax.jit(functools.partial(_tally_images, run.recipe))
+        self._weights, self._views = (run.params, run.stats), views(run, tta) if tta else []
+        self._logits, self._of_view, self._tally = map(jax.jit, (logits, of_view, _tally))
+
+        @jax.jit  # one program, as in training: the sums are then the same to the last bit
+        def tally_images(weights, sums, images, labels, count):
+            return _tally(sums, logits(*weights, images), labels, count)
+
+        self._tally_images = tally_images
 
     def scores(self, images: np.ndarray) -> jax.Array:
         """Scores [B,K], float32 at least, of raw images uint8 [B,H,W,C]; softmax them."""
@@ -117,7 +119,7 @@ class Scorer:
         count = np.int32(count)
         if self._views:
             return self._tally(sums, self.scores(images), labels, count)
-        return self._tally_images(*self._weights, sums, images, labels, count)
+        return self._tally_images(self._weights, sums, images, labels, count)
 
 
 def _view_log_probabilities(recipe, padding: int, params, stats, images, shift, mirror):
@@ -129,10 +131,8 @@ def _view_log_probabilities(recipe, padding: int, params, stats, images, shift, 
         whole = jnp.where(mirror, whole[:, :, ::-1], whole)
         shifts = jnp.broadcast_to(shift, (len(images), 2))
         inside = augment.crop_at(jnp.ones_like(whole[:1, :, :, :1]), shifts[:1], padding)
-        # Black pixels come in before normalisation; afterwards they are no zeros.
-        return jnp.where(
-            inside > 0, augment.crop_at(whole, shifts, padding), evaluate(0 * images[:1])
-        )
+        black = evaluate(0 * images[:1])  # comes in before normalisation: no zeros afterwards
+        return jnp.where(inside > 0, augment.crop_at(whole, shifts, padding), black)
 
     augmentation = recipe.augmentation._replace(evaluate=inputs)
     recipe = dataclasses.replace(recipe, augmentation=augmentation)
@@ -141,11 +141,6 @@ def _view_log_probabilities(recipe, padding: int, params, stats, images, shift, 
 
 def _softmax(scores: jax.Array) -> jax.Array:
     return jax.nn.softmax(scores.astype(jnp.float32))
-
-
-def _tally_images(recipe, params, stats, sums, images, labels, count):
-    # One program, as in training: the sums are then the same to the last bit.
-    return _tally(sums, steps.logits(recipe, params, stats, images), labels, count)
 
 
 def _tally(sums: metrics.EvalSums, scores: jax.Array, labels: jax.Array, count: jax.Array):

@@ -17,9 +17,8 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the runs and the folder of the page."""
     parser.add_argument("run_folders", nargs="+", metavar="RUN", help="run folders, at least two")
-    parser.add_argument(
-        "--out", metavar="FOLDER", help="where to write (default: where the first run folder is)"
-    )
+    out = "where to write (default: where the first run folder is)"
+    parser.add_argument("--out", metavar="FOLDER", help=out)
 
 
 def run(args: argparse.Namespace) -> str:

@@ -18,16 +18,12 @@ _WORST = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the run, the data, and the file of the table."""
     add_run_folder(parser)
-    parser.add_argument(
-        "--split", help="such as test or 'train[:1000]' (default: the run's test split)"
-    )
-    parser.add_argument(
-        "--data",
-        metavar="NAME",
-        help="other data with the same classes, such as folder:PATH; its split 'test' by default",
-    )
-    parser.add_argument("--data_dir", help="TFDS folder of the data (default: where the run's is)")
-    parser.add_argument("--csv", metavar="FILE", help="also write the table by class as CSV")
+    add = parser.add_argument
+    add("--split", help="such as test or 'train[:1000]' (default: the run's test split)")
+    other = "other data with the same classes, such as folder:PATH; its split 'test' by default"
+    add("--data", metavar="NAME", help=other)
+    add("--data_dir", help="TFDS folder of the data (default: where the run's is)")
+    add("--csv", metavar="FILE", help="also write the table by class as CSV")
     add_evaluation_options(parser)
 
 
@@ -44,17 +40,16 @@ def run(args: argparse.Namespace) -> str:
     views = parse_tta(args.tta)
     check_csv(args.csv, args.overwrite)
     run = open_run(args.run_folder)
+    own = "test" if args.data else run.config.data.test_split
+    split = own if args.split is None else args.split
     if args.data:
-        split = "test" if args.split is None else args.split
         examples = load_other(run, args.data, args.data_dir, split)
     else:
         run.config.data.data_dir = args.data_dir or run.config.data.data_dir
-        split = run.config.data.test_split if args.split is None else args.split
         examples = data.load_split(run.config, split)
     evaluation = evaluate(run, examples, views, progress=True)
-    lines = [report(run, evaluation)]
-    for note in notes(run, evaluation) + training_overlap(run, examples):
-        lines.append(f"note: {note}")
+    found = notes(run, evaluation) + training_overlap(run, examples)
+    lines = [report(run, evaluation), *(f"note: {note}" for note in found)]
     if args.csv:
         write_csv(args.csv, _csv_rows(evaluation))
         lines.append(f"{args.csv}: {len(evaluation.class_names)} classes")
@@ -73,10 +68,8 @@ def report(run, evaluation) -> str:
     if evaluation.tta:
         count, named = len(scoring.views(run, evaluation.tta)), " and ".join(evaluation.tta)
         lines.append(f"  probabilities averaged over {count} views of each image ({named})")
-    lines += [
-        "",
-        f"  top-1              {figures['top1']:7.2%}   95 % interval {low:.2%} to {high:.2%}",
-    ]
+    top1 = f"{figures['top1']:7.2%}   95 % interval {low:.2%} to {high:.2%}"
+    lines += ["", f"  top-1              {top1}"]
     if len(evaluation.class_names) > 5:
         lines.append(f"  top-5              {figures['top5']:7.2%}")
     lines += [
@@ -96,8 +89,7 @@ def report(run, evaluation) -> str:
 def _table(evaluation) -> list[str]:
     """The table by class, or of many classes the worst."""
     by_class, names = evaluation.by_class, evaluation.class_names
-    shown = range(len(names))
-    lines = []
+    shown, lines = range(len(names)), []
     if len(names) > _MOST_CLASSES:
         shown = by_class["f1"].argsort(kind="stable")[:_WORST]
         lines.append(f"  the {_WORST} classes with the lowest F1; --csv FILE writes all")

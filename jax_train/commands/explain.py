@@ -17,25 +17,14 @@ _MOST_IMAGES = 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the run, the images and the folder of the pictures."""
     add_run_folder(parser)
-    parser.add_argument(
-        "images",
-        nargs="*",
-        metavar="IMAGE",
-        help="image file of any size, or a folder of them (default: test images of the run's data)",
-    )
-    parser.add_argument("--split", help="split of the run's data to take images of (default: test)")
-    parser.add_argument(
-        "--index",
-        nargs="+",
-        type=int,
-        default=[],
-        metavar="N",
-        help="which images of the split, from 0 (default: one of each class, up to 4)",
-    )
-    parser.add_argument(
-        "--stage", type=int, metavar="N", help="Grad-CAM of this stage only, from 1"
-    )
-    parser.add_argument("--out", metavar="FOLDER", help="where to write (default: RUN/explain)")
+    add = parser.add_argument
+    images = "image file of any size, or a folder of them (default: test images of the run's data)"
+    add("images", nargs="*", metavar="IMAGE", help=images)
+    add("--split", help="split of the run's data to take images of (default: test)")
+    index = "which images of the split, from 0 (default: one of each class, up to 4)"
+    add("--index", nargs="+", type=int, default=[], metavar="N", help=index)
+    add("--stage", type=int, metavar="N", help="Grad-CAM of this stage only, from 1")
+    add("--out", metavar="FOLDER", help="where to write (default: RUN/explain)")
 
 
 def run(args: argparse.Namespace) -> str:

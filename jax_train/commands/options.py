@@ -20,10 +20,6 @@ def open_run(folder: str):
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     """Add --overwrite and --tta."""
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    parser.add_argument(
-        "--tta",
-        default="",
-        metavar="VIEWS",
-        help="test-time augmentation: average the probabilities over mirror images (flip), five "
-        "shifted views (crops), or both (flip,crops)",
-    )
+    views = "test-time augmentation: average the probabilities over mirror images (flip), five "
+    views += "shifted views (crops), or both (flip,crops)"
+    parser.add_argument("--tta", default="", metavar="VIEWS", help=views)

@@ -17,16 +17,11 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the run, the images, and what is shown and written."""
     add_run_folder(parser)
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="image file, or a folder to search for them"
-    )
-    parser.add_argument(
-        "--top", type=int, default=5, metavar="K", help="classes to show (default: 5)"
-    )
-    parser.add_argument("--csv", metavar="FILE", help="also write the predictions as CSV")
-    parser.add_argument(
-        "--all", action="store_true", help="write the probabilities of all classes into it"
-    )
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="image file, or a folder to search for them")
+    add("--top", type=int, default=5, metavar="K", help="classes to show (default: 5)")
+    add("--csv", metavar="FILE", help="also write the predictions as CSV")
+    add("--all", action="store_true", help="write the probabilities of all classes into it")
     add_evaluation_options(parser)
 
 

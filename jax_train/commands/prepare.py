@@ -12,17 +12,10 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the name, the folder and the archives."""
     parser.add_argument("name", metavar="NAME", help="cifar10, cifar100 or mnist")
-    parser.add_argument(
-        "--data_dir",
-        help="TFDS folder to write to (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)",
-    )
-    parser.add_argument(
-        "--archive",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="original archive(s) on disk, or a folder that holds them, instead of a download",
-    )
+    data_dir = "TFDS folder to write to (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"
+    parser.add_argument("--data_dir", help=data_dir)
+    archive = "original archive(s) on disk, or a folder that holds them, instead of a download"
+    parser.add_argument("--archive", nargs="+", default=[], metavar="FILE", help=archive)
 
 
 def run(args: argparse.Namespace) -> str:

@@ -5,7 +5,7 @@ images are enlarged without smoothing: a pixel of a picture is a pixel, or a val
 """
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,20 +105,15 @@ def short(text: str, most: int = 18) -> str:
 def new_figure(height: float, title: str, note: str = "") -> Figure:
     """A figure of the common width with a title and, below, a smaller note; both are wrapped.
 
-    Args:
-      height: inches, without what the note takes.
-      title: of the picture.
-      note: sentences; a line break starts a new line.
+    The height, in inches, is without what the note takes. A line break in it starts a new line.
     """
     note = "\n".join(textwrap.fill(line, _LINE) for line in note.split("\n"))
-    figure = Figure(
-        figsize=(WIDTH, height + 0.17 * (note.count("\n") + bool(note))), layout="constrained"
-    )
+    height += 0.17 * (note.count("\n") + bool(note))
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05)
+    title = textwrap.fill(title, 50)
     # Names of classes and files may hold dollar signs, which are no formulas.
-    figure.suptitle(
-        textwrap.fill(title, 50), fontsize=NORMAL + 1, fontweight="bold", parse_math=False
-    )
+    figure.suptitle(title, fontsize=NORMAL + 1, fontweight="bold", parse_math=False)
     if note:
         figure.supxlabel(note, fontsize=SMALL, parse_math=False)
     return figure
@@ -141,10 +136,10 @@ def label(axes: Axes, title: str = "", below: str = "") -> None:
     axes.set_xlabel(below, fontsize=SMALL, parse_math=False)
 
 
-def name_axes(axes: Axes, x: str, y: str = "") -> None:
+def name_axes(axes: Axes, x: str, y: str = "", size: float = NORMAL) -> None:
     """Write what the axes measure."""
-    axes.set_xlabel(x, fontsize=NORMAL)
-    axes.set_ylabel(y, fontsize=NORMAL)
+    axes.set_xlabel(x, fontsize=size)
+    axes.set_ylabel(y, fontsize=size)
     axes.tick_params(labelsize=SMALL)
 
 
@@ -162,12 +157,7 @@ def show_grey(axes: Axes, values: np.ndarray) -> None:
     axes.imshow(values, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 
 
-def show_overlay(
-    axes: Axes,
-    grey: np.ndarray,
-    values: np.ndarray,
-    extent: tuple[float, float, float, float] | None = None,
-) -> None:
+def show_overlay(axes: Axes, grey: np.ndarray, values: np.ndarray, extent=None) -> None:
     """Lay a map over an image: from nothing at 0 to full colour at its largest value.
 
     Args:
@@ -176,13 +166,11 @@ def show_overlay(
       values: the map, at least 0, of any size; the last image of the axes holds it unchanged.
       extent: left, right, bottom, top of the map in pixels of the image; None: all of it.
     """
-    height, width = grey.shape
     show_grey(axes, 0.3 + 0.5 * grey)  # black and white behind it would change the colours
-    extent = extent or (-0.5, width - 0.5, height - 0.5, -0.5)
+    whole = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)
     colours = {"cmap": AMOUNT, "vmin": 0, "vmax": float(values.max()) or 1, "alpha": 0.65}
-    axes.imshow(values, extent=extent, interpolation="nearest", **colours)
-    axes.set_xlim(-0.5, width - 0.5)
-    axes.set_ylim(height - 0.5, -0.5)
+    axes.imshow(values, extent=extent or whole, interpolation="nearest", **colours)
+    axes.axis(whole)
 
 
 def mosaic(tiles: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
@@ -197,11 +185,8 @@ def mosaic(tiles: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]
     tiles = tiles.repeat(scale, axis=2).repeat(scale, axis=3)
     rows, columns, h, w = tiles.shape
     gap = round(max(h, w) / 8)
-    array = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap), np.nan)
-    for r in range(rows):
-        for c in range(columns):
-            top, left = r * (h + gap), c * (w + gap)
-            array[top : top + h, left : left + w] = tiles[r, c]
+    spaced = np.pad(tiles.astype(float), [(0, 0)] * 2 + [(0, gap)] * 2, constant_values=np.nan)
+    array = spaced.swapaxes(1, 2).reshape(rows * (h + gap), -1)[:-gap, :-gap]
     middles = [np.arange(n) * (s + gap) + (s - 1) / 2 for n, s in ((rows, h), (columns, w))]
     return array, tuple(middles)
 
@@ -209,13 +194,12 @@ def mosaic(tiles: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]
 def in_grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Break a row of tiles [n,h,w] into [rows,columns,h,w], the rest filled with NaN."""
     tiles = np.asarray(tiles, float)
-    missing = -len(tiles) % columns
-    empty = np.full((missing, *tiles.shape[1:]), np.nan)
+    empty = np.full((-len(tiles) % columns, *tiles.shape[1:]), np.nan)
     return np.concatenate([tiles, empty]).reshape(-1, columns, *tiles.shape[1:])
 
 
 def show_mosaic(
-    axes: Axes, tiles: np.ndarray, rows: Iterable[str] = (), columns: Iterable[str] = (), **style
+    axes: Axes, tiles: np.ndarray, rows: Sequence[str] = (), columns: Sequence[str] = (), **style
 ):
     """Draw tiles [rows,columns,h,w] as one image with names at the sides; return the image."""
     array, (row_middles, column_middles) = mosaic(tiles)
@@ -223,7 +207,6 @@ def show_mosaic(
     label(axes)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=SMALL)
-    rows, columns = list(rows), list(columns)
     if rows:
         axes.set_yticks(row_middles, rows)
     if columns:
@@ -252,7 +235,7 @@ def show_filters(filters: np.ndarray, title: str, text: str = "") -> Figure:
     if channels == 3:
         # Every filter to its own largest value, around grey.
         scaled = filters / np.maximum(np.abs(filters).max(axis=(1, 2, 3), keepdims=True), 1e-12)
-        tiles = [in_grid(0.5 + 0.5 * scaled[..., c], columns) for c in range(3)]
+        tiles = [in_grid(channel, columns) for channel in np.moveaxis(0.5 + 0.5 * scaled, -1, 0)]
         text += " Grey: weight 0; each filter to its own largest weight."
         figure = new_figure(mosaic_height(tiles[0]) + 1, title, text.strip())
         show_colour_mosaic(figure.subplots(), tiles)
@@ -271,8 +254,7 @@ def show_filters(filters: np.ndarray, title: str, text: str = "") -> Figure:
 def show_colour_mosaic(axes: Axes, channels: Sequence[np.ndarray]) -> None:
     """Draw tiles of red, green and blue, each [rows,columns,h,w] in [0, 1]; nothing between."""
     array = np.stack([mosaic(tiles)[0] for tiles in channels], axis=-1)
-    visible = ~np.isnan(array[..., :1])
-    shown = np.concatenate([np.nan_to_num(array), visible], axis=-1)
+    shown = np.concatenate([np.nan_to_num(array), ~np.isnan(array[..., :1])], axis=-1)
     axes.imshow(shown, interpolation="nearest")
     label(axes)
     axes.spines[:].set_visible(False)

@@ -22,8 +22,7 @@ def feature_maps(
     Args:
       example: the image.
       features: per stage [H',W',C'].
-      channels: per stage the channels to show, strongest first, int [n], see
-        `explain.strongest_channels`.
+      channels: per stage those to show, int [n], see `explain.strongest_channels`.
     """
     tall = [maps.shape[0] / maps.shape[1] for maps in features]
     cell = 0.68 * WIDTH / _SHOWN
@@ -32,16 +31,14 @@ def feature_maps(
     figure = canvas.new_figure(0.9 + sum(heights), "What each stage answers to", note)
     top, *places = figure.subplots(len(features) + 1, 1, height_ratios=heights)
     canvas.show_image(top, example.pixels, f"{canvas.short(example.name)}: {example.verdict}")
-    for number, (axes, maps, chosen) in enumerate(
-        zip(places, features, channels, strict=True), start=1
-    ):
-        shown = maps[..., chosen].transpose(2, 0, 1)
-        empty = np.full((_SHOWN - len(shown), *shown.shape[1:]), np.nan)
-        h, w = shown.shape[1:]
-        tiles = np.concatenate([shown, empty])[None]
-        names = [f"stage {number}\n{h}×{w}"], [str(i) for i in chosen] + [""] * len(empty)
-        low = min(0.0, float(shown.min()))
-        image = canvas.show_mosaic(axes, tiles, *names, cmap=canvas.AMOUNT, vmin=low)
+    rows = zip(places, features, channels, strict=True)
+    for number, (axes, maps, chosen) in enumerate(rows, start=1):
+        shown, (h, w) = maps[..., chosen].transpose(2, 0, 1), maps.shape[:2]
+        row = f"stage {number}\n{h}×{w}"
+        columns = [str(i) for i in chosen] + [""] * (_SHOWN - len(chosen))
+        scale = {"cmap": canvas.AMOUNT, "vmin": min(0.0, float(shown.min()))}
+        tiles = canvas.in_grid(shown, _SHOWN)
+        image = canvas.show_mosaic(axes, tiles, [row], columns, **scale)
         canvas.colour_bar(figure, image, axes, "activation", aspect=8)
     alt = (
         f"Feature maps for image {example.name}: the {_SHOWN} channels of largest mean size of "
@@ -82,9 +79,8 @@ def grad_cams(
                 continue
             values, (first, step) = maps[column - 1][row], places[column - 1]
             place = axes[row, column]
-            canvas.show_overlay(
-                place, example.pixels.mean(axis=2), values, _extent(values, first, step)
-            )
+            extent = _extent(values, first, step)
+            canvas.show_overlay(place, example.pixels.mean(axis=2), values, extent)
             h, w = values.shape
             size = "1 value: no place" if h * w == 1 else f"{h}×{w} values"
             canvas.label(place, f"stage {stages[column - 1] + 1}", size)
@@ -102,10 +98,7 @@ def _extent(values: np.ndarray, first: float, step: float) -> tuple[float, float
 
 
 def query_attention(
-    example: Example,
-    maps: np.ndarray,
-    queries: Sequence[tuple[int, int]],
-    stages: Sequence[int],
+    example: Example, maps: np.ndarray, queries: Sequence[tuple[int, int]], stages: Sequence[int]
 ) -> Picture:
     """Where chosen positions of the feature maps look, in each stage with attention.
 
@@ -115,14 +108,11 @@ def query_attention(
       queries: (row, column) of each in pixels of the image.
       stages: their numbers, from 0.
     """
-    height, width = example.pixels.shape[:2]
-    columns = len(queries)
+    (height, width), rows, columns = example.pixels.shape[:2], len(stages), len(queries)
     note = "The cross is the asking position. Brightest: most attended, written below; "
     note += "the scale of each map is its own. A value stands for 2×2 positions."
-    rows = len(stages)
-    figure = canvas.new_figure(
-        2.8 + rows * (0.9 * WIDTH / columns * height / width + 0.45), "Where positions look", note
-    )
+    inches = 2.8 + rows * (0.9 * WIDTH / columns * height / width + 0.45)
+    figure = canvas.new_figure(inches, "Where positions look", note)
     head, body = figure.subfigures(2, 1, height_ratios=(1.5, rows * 1.6))
     top = head.subplots()
     canvas.show_image(top, example.pixels, f"{canvas.short(example.name)}: {example.verdict}")

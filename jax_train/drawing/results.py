@@ -94,12 +94,11 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], facts: str) -> Pic
       facts: said in the alternative text.
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    named = len(class_names) <= MOST_NAMED
     figure = canvas.new_figure(5.2, "What each class was taken for")
     axes = figure.subplots()
     image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     canvas.name_axes(axes, "predicted class", "true class")
-    if named:
+    if len(class_names) <= MOST_NAMED:
         short = [canvas.short(name, 12) for name in class_names]
         places = np.arange(len(short))
         turned = 90 if max(map(len, short)) > 2 else 0
@@ -115,18 +114,12 @@ def _write_counts(axes, counts, shares) -> None:
     size = SMALL if counts.max() < 1000 else SMALL - 2
     for (true, predicted), count in np.ndenumerate(counts):
         if count:
-            colour = "white" if shares[true, predicted] > 0.5 else "black"
-            place = {"ha": "center", "va": "center"}
-            axes.text(predicted, true, str(count), color=colour, fontsize=size, **place)
+            style = {"color": "white" if shares[true, predicted] > 0.5 else "black"}
+            axes.text(predicted, true, count, ha="center", va="center", fontsize=size, **style)
 
 
 def accuracy_by_class(shares: dict[str, np.ndarray], class_names: Sequence[str]) -> Picture:
-    """Accuracy of several models in each class.
-
-    Args:
-      shares: by name of the model, [K] in [0, 1].
-      class_names: K names.
-    """
+    """Accuracy of several models in each of K classes: by model's name, [K] in [0, 1]."""
     places = np.arange(len(class_names))
     figure = canvas.new_figure(1.4 + 0.28 * len(places), "Accuracy by class")
     axes = figure.subplots()
@@ -142,6 +135,5 @@ def accuracy_by_class(shares: dict[str, np.ndarray], class_names: Sequence[str])
     axes.grid(alpha=0.3, axis="x")
     _legend(axes, loc="upper left", bbox_to_anchor=(1, 1))
     means = ", ".join(f"{name} {100 * values.mean():.1f} %" for name, values in shares.items())
-    return Picture(
-        "accuracy_by_class", figure, f"Accuracy in each of {len(places)} classes; mean: {means}."
-    )
+    alt = f"Accuracy in each of {len(places)} classes; mean: {means}."
+    return Picture("accuracy_by_class", figure, alt)

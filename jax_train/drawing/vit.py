@@ -11,7 +11,7 @@ from matplotlib.colors import PowerNorm
 from jax_models.layers import PatchEmbed
 from jax_train.analysis import explain
 from jax_train.drawing import canvas
-from jax_train.drawing.canvas import SMALL, WIDTH, Example, Picture
+from jax_train.drawing.canvas import SMALL, Example, Picture
 
 _CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 
@@ -26,26 +26,15 @@ def _stacked(maps: np.ndarray) -> np.ndarray:
     return maps.reshape(*maps.shape[:-3], -1, maps.shape[-1])
 
 
-def _with_gap(maps: np.ndarray) -> np.ndarray:
-    """A row of NaN between planes that will be stacked."""
-    if maps.shape[-3] == 1:
-        return maps
-    gap = np.full((*maps.shape[:-2], 1, maps.shape[-1]), np.nan)
-    return np.concatenate([maps, gap], axis=-2)
-
-
 def _behind(pixels: np.ndarray, planes: int) -> np.ndarray:
     """What lies behind stacked planes, in grey: the image, or its colours one by one."""
-    if planes == 1:
-        return pixels.mean(axis=2)
-    return _stacked(pixels.transpose(2, 0, 1))
+    return pixels.mean(axis=2) if planes == 1 else _stacked(pixels.transpose(2, 0, 1))
 
 
 def _plane_note(tokens: np.ndarray) -> str:
-    planes = len(tokens)
-    if planes == 1:
+    if len(tokens) == 1:
         return ""
-    names = ", ".join(channel_names(planes))
+    names = ", ".join(channel_names(len(tokens)))
     return f"The tokens are runs of one colour's rows, not squares; from top to bottom: {names}."
 
 
@@ -58,25 +47,21 @@ def attention_by_head(example: Example, attention: np.ndarray, tokens: np.ndarra
       tokens: token map [M,H,W].
     """
     blocks, heads, _ = attention.shape
-    tiles = 100 * _stacked(_with_gap(attention[..., tokens]))
-    beside = 0.24 * WIDTH
+    gap = [(0, 0)] * 3 + [(0, int(len(tokens) > 1)), (0, 0)]  # a row of NaN below each plane
+    tiles = 100 * _stacked(np.pad(attention[..., tokens], gap, constant_values=np.nan))
     height = max(2.4, 1.2 + 0.67 * canvas.mosaic_height(tiles))
-    head = "head " if heads <= 4 else "h"
-    note = "" if heads <= 4 else "h: head. "
-    note += "What a head lacks to 100 % goes to the class token itself. "
-    figure = canvas.new_figure(
-        height, "Where the class token looks, by block and head", note + _plane_note(tokens)
-    )
-    left, right = figure.subplots(1, 2, width_ratios=(beside, WIDTH - beside))
+    head, note = ("head ", "") if heads <= 4 else ("h", "h: head. ")
+    note += "What a head lacks to 100 % goes to the class token itself. " + _plane_note(tokens)
+    figure = canvas.new_figure(height, "Where the class token looks, by block and head", note)
+    left, right = figure.subplots(1, 2, width_ratios=(0.24, 0.76))
     canvas.show_image(left, example.pixels, canvas.short(example.name), example.verdict_lines)
     left.set_anchor("N")
     rows = [f"block {i + 1}" for i in range(blocks)]
     columns = [f"{head}{i + 1}" for i in range(heads)]
     norm = PowerNorm(0.5, vmin=0, vmax=100 * attention.max())
     image = canvas.show_mosaic(right, tiles, rows, columns, cmap=canvas.AMOUNT, norm=norm)
-    canvas.colour_bar(
-        figure, image, right, "attention to a patch (%)", location="bottom", shrink=0.9
-    )
+    below = {"location": "bottom", "shrink": 0.9}
+    canvas.colour_bar(figure, image, right, "attention to a patch (%)", **below)
     alt = (
         f"Attention of the class token on image {example.name}: {blocks} blocks by {heads} heads. "
         f"The largest weight is {100 * attention.max():.0f} % on one patch; even attention would "
@@ -104,11 +89,9 @@ def attention_over_images(
         "Brightest: most attended, written below; the scale of each map is its own. "
         "One colour all over: even attention. Blocks: mean of the heads. "
         "Rollout: all blocks together. "
-    )
-    planes = len(tokens)
-    tall, note = planes * tokens.shape[1] / tokens.shape[2], note + _plane_note(tokens)
-    title = "What the class token attends to"
-    figure, axes = canvas.image_rows(len(examples), len(columns) + 1, tall, title, note)
+    ) + _plane_note(tokens)
+    title, (planes, h, w) = "What the class token attends to", tokens.shape
+    figure, axes = canvas.image_rows(len(examples), len(columns) + 1, planes * h / w, title, note)
     for row, example in enumerate(examples):
         name = canvas.short(example.name, 14)
         canvas.show_image(axes[row, 0], example.pixels, name, example.verdict_lines)
@@ -170,14 +153,13 @@ def position_similarities(similarity: np.ndarray, embed: PatchEmbed) -> Picture:
     """
     side = embed.img_size // embed.patch_size
     title = "Which positions are alike to the model"
+    colours = {"cmap": canvas.SIGNED, "vmin": -1, "vmax": 1}
     if embed.raster:
         names = channel_names(embed.in_channels)
         lines = f" Lines: where {', '.join(names)} meet." if len(names) > 1 else ""
         figure = canvas.new_figure(5.4, title, _runs_note(embed) + lines)
         axes = figure.subplots()
-        image = axes.imshow(
-            similarity, cmap=canvas.SIGNED, vmin=-1, vmax=1, interpolation="nearest"
-        )
+        image = axes.imshow(similarity, interpolation="nearest", **colours)
         for colour in range(1, embed.in_channels):
             border = colour * len(similarity) / embed.in_channels - 0.5
             axes.axhline(border, color="black", linewidth=0.7)
@@ -189,12 +171,10 @@ def position_similarities(similarity: np.ndarray, embed: PatchEmbed) -> Picture:
         axes = figure.subplots()
         maps = similarity.reshape(side, side, side, side)
         names = [str(i + 1) for i in range(side)]
-        image = canvas.show_mosaic(axes, maps, names, names, cmap=canvas.SIGNED, vmin=-1, vmax=1)
-        axes.set_ylabel("row of the patch", fontsize=SMALL)
-        axes.set_xlabel("column of the patch", fontsize=SMALL)
-    canvas.colour_bar(
-        figure, image, axes, "cosine similarity", location="bottom", shrink=0.8, aspect=30
-    )
+        image = canvas.show_mosaic(axes, maps, names, names, **colours)
+        canvas.name_axes(axes, "column of the patch", "row of the patch", SMALL)
+    below = {"location": "bottom", "shrink": 0.8, "aspect": 30}
+    canvas.colour_bar(figure, image, axes, "cosine similarity", **below)
     others = similarity[~np.eye(len(similarity), dtype=bool)]
     alt = (
         f"Cosine similarity of the {len(similarity)} position embeddings; between different "
@@ -205,11 +185,8 @@ def position_similarities(similarity: np.ndarray, embed: PatchEmbed) -> Picture:
 
 def _runs_note(embed: PatchEmbed) -> str:
     length = embed.in_channels * embed.patch_size**2
-    rows = length / embed.img_size
-    return (
-        f"Tokens are runs of {length} values of the channels-first memory ({rows:.3g} rows of one "
-        "colour), not squares."
-    )
+    rows = f"{length / embed.img_size:.3g} rows of one colour"
+    return f"Tokens are runs of {length} values of the channels-first memory ({rows}), not squares."
 
 
 def patch_filters(components: np.ndarray, shares: np.ndarray, embed: PatchEmbed) -> Picture:
@@ -227,34 +204,27 @@ def patch_filters(components: np.ndarray, shares: np.ndarray, embed: PatchEmbed)
         figure = canvas.new_figure(height, title, f"{text} {_runs_note(embed)}")
         axes = figure.subplots()
         most = np.abs(components).max()
-        colours = {"cmap": canvas.SIGNED, "vmin": -most, "vmax": most}
         place = (-0.5, components.shape[1] - 0.5, len(components) + 0.5, 0.5)
-        image = axes.imshow(
-            components, aspect="auto", interpolation="nearest", extent=place, **colours
-        )
+        style = {"cmap": canvas.SIGNED, "vmin": -most, "vmax": most, "interpolation": "nearest"}
+        image = axes.imshow(components, aspect="auto", extent=place, **style)
         canvas.name_axes(axes, "place in the run", "component")
         canvas.colour_bar(figure, image, axes, "weight (filters have length 1)")
     else:
-        figure = canvas.show_filters(explain.filter_images(components, embed), title, text)
+        figure = canvas.show_filters(explain.squares(components, embed), title, text)
     alt = f"{title}, strongest first. {text} The first holds {100 * shares[0]:.0f} %."
     return Picture("patch_filters", figure, alt)
 
 
 def image_and_patches(example: Example, embed: PatchEmbed) -> Picture:
-    """An image beside the patches the model cuts it into.
-
-    Args:
-      example: the image.
-      embed: which cuts it.
-    """
-    patches = explain.patches_of(example.pixels[None], embed)[0]
+    """An image beside the patches the model's `embed` cuts it into."""
+    patches = embed.cut(example.pixels[None])[0]
     if embed.raster:
         return _image_and_runs(example, patches, embed)
     side, p = embed.img_size // embed.patch_size, embed.patch_size
     figure = canvas.new_figure(3.9, f"An image and its {side}×{side} patches of {p}×{p} pixels")
     left, right = figure.subplots(1, 2)
     canvas.show_image(left, example.pixels, canvas.short(example.name), example.verdict)
-    tiles = patches.reshape(side, side, p, p, -1)
+    tiles = explain.squares(patches, embed).reshape(side, side, p, p, -1)
     if tiles.shape[-1] == 3:
         canvas.show_colour_mosaic(right, np.moveaxis(tiles, -1, 0))
     else:
@@ -277,9 +247,7 @@ def _image_and_runs(example, runs, embed) -> Picture:
     axes = right.subplots()
     axes.imshow(runs, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     axes.set_title("what the model reads", fontsize=SMALL)
-    axes.set_xlabel("place in the run", fontsize=SMALL)
-    axes.set_ylabel("token", fontsize=SMALL)
-    axes.tick_params(labelsize=SMALL)
+    canvas.name_axes(axes, "place in the run", "token", SMALL)
     alt = f"Image {example.name}, its colours with the runs of memory marked, and the runs as rows."
     return Picture("patches", figure, alt)
 

@@ -25,11 +25,13 @@ def write(compared: Sequence[Compared], page: Page) -> str:
     if len(class_names) <= results.MOST_NAMED:
         class_picture = page.picture(results.accuracy_by_class(by_class, class_names))
     histories = {one.name: one.history for one in compared}
+    most = 4 if len(compared) <= 3 else 2  # few where each means many pictures
+    to_explain = [group for group in found if len(group.images)][:most]
     return page.write(
         "comparison.html",
         title=f"{', '.join(names[:-1])} and {names[-1]} on {data_name(first.run)}",
         names=names,
-        splits=list(dict.fromkeys(map(_data, compared))),
+        splits=list(dict.fromkeys("; ".join(splits(one.run, one.evaluation)) for one in compared)),
         accuracies=[_accuracy(one) for one in compared],
         notes=_notes(compared),
         verdicts=verdicts(compared),
@@ -39,13 +41,9 @@ def write(compared: Sequence[Compared], page: Page) -> str:
         groups=[_group(page, compared, group) for group in found],
         by_class=class_rows(class_names, by_class, first.evaluation.by_class["images"]),
         class_picture=class_picture,
-        looks=[_looks(page, compared, group) for group in _to_explain(found, len(compared))],
+        looks=[_looks(page, compared, group) for group in to_explain],
         differences=compare.config_differences(compared),
     )
-
-
-def _data(one: Compared) -> str:
-    return "; ".join(splits(one.run, one.evaluation))
 
 
 def _accuracy(one: Compared) -> tuple[str, str, str]:
@@ -68,63 +66,45 @@ def _notes(compared) -> list[str]:
 def table(compared: Sequence[Compared]) -> list[tuple[str, str, list[str]]]:
     """Rows (what, explanation, a value for each model)."""
     sizes = {f"{one.run.config.eval.batch_size:,}" for one in compared}
-    measured = f"measured now, in batches of {' or '.join(sorted(sizes))}"
-    rows = [
-        ("Test accuracy", "top-1", lambda one: percent(one.evaluation.figures["top1"])),
-        ("95 % interval", "Wilson", lambda one: interval(one.evaluation.top1_interval)),
-        ("Top-5 accuracy", "", lambda one: percent(one.evaluation.figures["top5"])),
-        ("Test loss", "nats", lambda one: f"{one.evaluation.figures['loss']:.4f}"),
-        ("Calibration error", "expected, in 15 bins", _calibration_error),
-        ("Final validation accuracy", "", _final_val),
-        ("Best validation accuracy", "its epoch", _best_val),
-        ("Last training loss", "nats, of the last log points", _last_train_loss),
-        ("Weights", "that the figures are of", _weights),
-        ("Parameters", "", lambda one: count(one.run.results["parameters"])),
-        ("Forward pass", "per image", lambda one: metric(one.flops.forward, "FLOP")),
-        ("Training step", "per image", lambda one: metric(one.flops.train, "FLOP")),
-        ("Training speed", "without compilation and validation", _train_speed),
-        ("Inference speed", measured, lambda one: _speed(one.evaluation.images_per_sec)),
-        ("Training time", "all included", lambda one: f"{one.run.results['seconds']:,.0f} s"),
-        ("Time per epoch", "all included", lambda one: f"{seconds_per_epoch(one):,.1f} s"),
-        ("Epochs", "", lambda one: str(one.run.results["epochs"])),
-        ("Trained on", "", lambda one: one.run.results["device"]),
-    ]
+    columns = [_values(one, " or ".join(sorted(sizes))) for one in compared]
+    rows = [(what, hint, [column[what, hint] for column in columns]) for what, hint in columns[0]]
     if len(compared[0].evaluation.class_names) <= 5:
         del rows[2]
-    return [(what, hint, [value(one) for one in compared]) for what, hint, value in rows]
+    return rows
 
 
-def _calibration_error(one: Compared) -> str:
-    return percent(one.evaluation.calibration_error)
-
-
-def _last_train_loss(one: Compared) -> str:
-    return f"{one.history.last_train_loss:.4f}"
-
-
-def _final_val(one: Compared) -> str:
-    return percent(one.history.val[-1, 2]) if len(one.history.val) else "–"
-
-
-def _best_val(one: Compared) -> str:
-    if not len(one.history.val):
-        return "–"
-    best, epoch = one.history.best_val
-    return f"{percent(best)} ({epoch:g})"
-
-
-def _train_speed(one: Compared) -> str:
-    speed = one.run.results["train_images_per_sec"]
-    return _speed(speed) if speed else "–"
-
-
-def _speed(images_per_sec: float) -> str:
-    return f"{images_per_sec:,.0f} images/s"
-
-
-def _weights(one: Compared) -> str:
-    which = "best" if one.run.results["reported_weights"] == "best" else "last"
-    return f"epoch {one.run.results['reported_epoch']}, {which}"
+def _values(one: Compared, batch_sizes: str) -> dict[tuple[str, str], str]:
+    """The column of a model: values by (what, explanation)."""
+    found, history, trained = one.evaluation, one.history, one.run.results
+    final = best = speed = "–"
+    if len(history.val):
+        share, epoch = history.best_val
+        final, best = percent(history.val[-1, 2]), f"{percent(share)} ({epoch:g})"
+    if trained["train_images_per_sec"]:
+        speed = f"{trained['train_images_per_sec']:,.0f} images/s"
+    which = "best" if trained["reported_weights"] == "best" else "last"
+    last_loss = history.last_train_loss
+    measured = f"measured now, in batches of {batch_sizes}"
+    return {
+        ("Test accuracy", "top-1"): percent(found.figures["top1"]),
+        ("95 % interval", "Wilson"): interval(found.top1_interval),
+        ("Top-5 accuracy", ""): percent(found.figures["top5"]),
+        ("Test loss", "nats"): f"{found.figures['loss']:.4f}",
+        ("Calibration error", "expected, in 15 bins"): percent(found.calibration_error),
+        ("Final validation accuracy", ""): final,
+        ("Best validation accuracy", "its epoch"): best,
+        ("Last training loss", "nats, of the last log points"): f"{last_loss:.4f}",
+        ("Weights", "that the figures are of"): f"epoch {trained['reported_epoch']}, {which}",
+        ("Parameters", ""): count(trained["parameters"]),
+        ("Forward pass", "per image"): metric(one.flops.forward, "FLOP"),
+        ("Training step", "per image"): metric(one.flops.train, "FLOP"),
+        ("Training speed", "without compilation and validation"): speed,
+        ("Inference speed", measured): f"{found.images_per_sec:,.0f} images/s",
+        ("Training time", "all included"): f"{trained['seconds']:,.0f} s",
+        ("Time per epoch", "all included"): f"{seconds_per_epoch(one):,.1f} s",
+        ("Epochs", ""): str(trained["epochs"]),
+        ("Trained on", ""): trained["device"],
+    }
 
 
 def verdicts(compared: Sequence[Compared]) -> list[str]:
@@ -137,11 +117,8 @@ def verdicts(compared: Sequence[Compared]) -> list[str]:
             lines.append(f"{first.name} and {second.name} classify equally many images right.")
             continue
         better, other = (first, second) if gap > 0 else (second, first)
-        chance = (
-            "more than chance would explain"
-            if counts.p_value < 0.05
-            else "which may well be chance"
-        )
+        sure, unsure = "more than chance would explain", "which may well be chance"
+        chance = sure if counts.p_value < 0.05 else unsure
         images = "image" if abs(gap) == 1 else "images"
         lines.append(
             f"{better.name} classifies {abs(gap):,} more {images} right than {other.name} "
@@ -199,11 +176,6 @@ def _group(page: Page, compared, group: Group) -> dict:
     return {"title": group.title, "count": len(group.images), "images": images}
 
 
-def _to_explain(found: Sequence[Group], models: int) -> list[Group]:
-    """Groups whose first image is explained: few where each means many pictures."""
-    return [group for group in found if len(group.images)][: 4 if models <= 3 else 2]
-
-
 def _looks(page: Page, compared, group: Group) -> dict:
     """Where each model looks on the first image of a group."""
     number, first = int(group.images[0]), compared[0]
@@ -211,10 +183,7 @@ def _looks(page: Page, compared, group: Group) -> dict:
     models = []
     for k, one in enumerate(compared):
         chosen = Chosen((f"test image {number}",), *one.split.take([number]))
-        drawn = [
-            page.picture(picture.named(f"_{k + 1}_image_{number}"))
-            for picture in closer_look(one.run, chosen)
-        ]
-        models.append({"name": one.name, "pictures": drawn})
+        looks = [look.named(f"_{k + 1}_image_{number}") for look in closer_look(one.run, chosen)]
+        models.append({"name": one.name, "pictures": [page.picture(look) for look in looks]})
     says = _says(compared, number)
     return {"title": group.title, "number": number, "true": true, "models": models, "says": says}

@@ -72,13 +72,12 @@ class Page:
         Raises:
           UserError: the file cannot be written.
         """
-        text = _templates().get_template(template).render(values)
-        _write(self.path, text)
-        size = len(text.encode()) / 1e6
-        return f"{self.path} ({size:.1f} MB)\n  its pictures: {self.folder}/"
+        content = _templates().get_template(template).render(values).encode()
+        _write(self.path, content)
+        return f"{self.path} ({len(content) / 1e6:.1f} MB)\n  its pictures: {self.folder}/"
 
 
-def _write(path: Path, content: str | bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
@@ -102,8 +101,7 @@ def _small_png(pixels: np.ndarray) -> bytes:
         pixels = pixels.mean(axis=2, keepdims=True).astype(np.uint8)
     pixels = np.asarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     image = Pillow.fromarray(pixels)
-    longer = max(image.size)
-    if longer < _SMALL:
+    if (longer := max(image.size)) < _SMALL:
         size = [side * (_SMALL // longer) for side in image.size]
         image = image.resize(size, Pillow.Resampling.NEAREST)
     else:
@@ -117,13 +115,9 @@ def _small_png(pixels: np.ndarray) -> bytes:
 def _templates():
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jax_train.pages"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader, strict = jinja2.PackageLoader("jax_train.pages"), jinja2.StrictUndefined
+    blocks = {"trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(autoescape=True, loader=loader, undefined=strict, **blocks)
     environment.filters |= {"percent": percent, "count": count}
     return environment
 

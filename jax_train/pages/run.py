@@ -5,7 +5,6 @@ import numpy as np
 from jax_train.analysis.evaluation import Evaluation
 from jax_train.config.fields import flatten
 from jax_train.drawing import results
-from jax_train.drawing.canvas import Picture
 from jax_train.pages import pictures
 from jax_train.pages.facts import data_name, notes, splits
 from jax_train.pages.page import Page, count, fields, interval, percent
@@ -17,25 +16,25 @@ _CONFUSIONS = 10
 
 
 def write(run: TrainedRun, evaluation: Evaluation, split, page: Page) -> str:
-    """Write the page; return a line that says where it is.
-
-    Args:
-      run: the run.
-      evaluation: of its test split.
-      split: that split's images.
-      page: an empty one.
-    """
-    history = read_history(run.folder)
+    """Write the page, with the evaluation and the images of the test split; say where it is."""
+    history, confused = read_history(run.folder), confusions(evaluation)
+    fact = "No image was taken for another class."
+    if confused:
+        true, taken_for, often, _ = confused[0]
+        fact = f"Most often {true} was taken for {taken_for}, {often} times."
+    matrix = results.confusion(evaluation.confusion, evaluation.class_names, fact)
     chosen = pictures.choose_examples(run, None)
+    kinds = {"best": ", the best on validation", "last": ", the last"}
+    which = kinds.get((run.results or {}).get("reported_weights"), "")
     return page.write(
         "report.html",
         title=f"{run.config.model.name} on {data_name(run)}",
         facts=facts(run, evaluation, history),
-        splits=[*splits(run, evaluation), weights(run)],
+        splits=[*splits(run, evaluation), f"weights of step {run.step:,}{which}"],
         notes=notes(run, evaluation, split),
         curves=[page.picture(one) for one in results.curves({"": history})],
-        confusion=page.picture(confusion_picture(evaluation)),
-        confusions=confusions(evaluation),
+        confusion=page.picture(matrix),
+        confusions=confused,
         mistakes=mistakes(page, evaluation, split),
         mistake_count=int(evaluation.mistakes.sum()),
         classes=class_rows(evaluation),
@@ -49,10 +48,8 @@ def write(run: TrainedRun, evaluation: Evaluation, split, page: Page) -> str:
 def facts(run: TrainedRun, evaluation: Evaluation, history) -> list[tuple[str, str]]:
     """The main figures, as names and text."""
     figures, trained = evaluation.figures, run.results or {}
-    lines = [
-        ("Test accuracy (top-1)", percent(figures["top1"])),
-        ("95 % interval", interval(evaluation.top1_interval)),
-    ]
+    lines = [("Test accuracy (top-1)", percent(figures["top1"]))]
+    lines.append(("95 % interval", interval(evaluation.top1_interval)))
     if len(evaluation.class_names) > 5:
         lines.append(("Top-5 accuracy", percent(figures["top5"])))
     lines += [
@@ -72,22 +69,6 @@ def facts(run: TrainedRun, evaluation: Evaluation, history) -> list[tuple[str, s
             ("Training speed", f"{speed:,.0f} images/s" if speed else "–"),
         ]
     return lines
-
-
-def weights(run: TrainedRun) -> str:
-    """Which weights the figures are of."""
-    which = {"best": ", the best on validation", "last": ", the last"}
-    kind = which.get((run.results or {}).get("reported_weights"), "")
-    return f"weights of step {run.step:,}{kind}"
-
-
-def confusion_picture(evaluation: Evaluation) -> Picture:
-    """The confusion matrix, with the most frequent confusion in its alternative text."""
-    fact = "No image was taken for another class."
-    if found := confusions(evaluation):
-        true, taken_for, often, _ = found[0]
-        fact = f"Most often {true} was taken for {taken_for}, {often} times."
-    return results.confusion(evaluation.confusion, evaluation.class_names, fact)
 
 
 def confusions(evaluation: Evaluation) -> list[tuple[str, str, int, str]]:

@@ -122,11 +122,12 @@ def test_token_map_of_runs_by_hand():
 def test_patches_are_what_the_model_projects(raster):
     part = embed(15, 5, 3, raster=raster)
     images = np.random.default_rng(0).normal(size=(2, 15, 15, 3)).astype(np.float32)
-    patches = explain.patches_of(images, part)
-    if not raster:
-        assert patches.shape == (2, 9, 5, 5, 3)
-        np.testing.assert_array_equal(patches[1, 5], images[1, 5:10, 10:15])
-        patches = patches.transpose(0, 1, 4, 2, 3).reshape(2, 9, 75)
+    patches = part.cut(images)
+    assert patches.shape == (2, 9, 75)
+    if raster:
+        np.testing.assert_array_equal(patches[1], images[1].transpose(2, 0, 1).reshape(9, 75))
+    else:
+        np.testing.assert_array_equal(explain.squares(patches[1], part)[5], images[1, 5:10, 10:15])
     tokens = patches @ part.projection.kernel[...] + part.projection.bias[...]
     np.testing.assert_allclose(tokens, part(images), atol=1e-5)
 
@@ -171,11 +172,11 @@ def test_principal_filters_find_the_directions_that_were_mixed():
     assert (components[:2].max(axis=1) == np.abs(components[:2]).max(axis=1)).all()
 
 
-def test_filter_images_are_the_patches_a_filter_answers_to():
+def test_squares_are_the_patches_a_filter_answers_to():
     part = embed(15, 5, 3)
     patch = np.random.default_rng(0).normal(size=(5, 5, 3))
     kernel = np.asarray(part.projection.kernel[...])
-    filters = explain.filter_images(kernel.T, part)
+    filters = explain.squares(kernel.T, part)
     answers = patch.transpose(2, 0, 1).ravel() @ kernel
     np.testing.assert_allclose((filters * patch).sum(axis=(1, 2, 3)), answers, rtol=1e-4)
 
