@@ -296,8 +296,8 @@ def main() -> None:
     torch.set_num_threads(1)
     onednn.LEAST_FLOPS = 0  # so that small models meet oneDNN too
     result = {"errors": {}}
-    # On processors without AVX-512 PyTorch's convolutions by oneDNN are up to 1e-5 away from float64,
-    # which leaves nothing of the bar for ours; those of its own stay within 3e-6.
+    # Without AVX-512 PyTorch's convolutions by oneDNN are up to 1e-5 away from float64, which
+    # leaves nothing of the bar for ours; those of its own stay within 3e-6.
     with cpu.using(not args.plain), torch.backends.mkldnn.flags(enabled=False):
         for name in jax_models.list_models():
             cases = full_size(CASES[name]) if args.full else CASES[name]
