@@ -9,9 +9,12 @@ import pytest
 from tests.parity.measure import ROOT
 
 slow = pytest.mark.slow
-PARTS = ["epoch", "memory", "host", *(
-    pytest.param(part, marks=slow) for part in ("train", "eval", "startup", "growth")
-)]  # fmt: skip
+PARTS = [
+    "epoch",
+    "memory",
+    "host",
+    *(pytest.param(part, marks=slow) for part in ("train", "eval", "startup", "growth")),
+]
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -11,11 +11,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
-    "--config.model.embed_dim=8", "--config.model.depth=1", "--config.model.patch_size=4",
-    "--config.data.train_split=train[:100]", "--config.data.val_split=train[100:150]",
-    "--config.train.epochs=2", "--config.schedule.warmup_epochs=0", "--config.train.batch_size=50",
-    "--config.eval.every_epochs=1", "--config.log.every_steps=1",
-]  # fmt: skip
+    "--config.model.embed_dim=8",
+    "--config.model.depth=1",
+    "--config.model.patch_size=4",
+    "--config.data.train_split=train[:100]",
+    "--config.data.val_split=train[100:150]",
+    "--config.train.epochs=2",
+    "--config.schedule.warmup_epochs=0",
+    "--config.train.batch_size=50",
+    "--config.eval.every_epochs=1",
+    "--config.log.every_steps=1",
+]
 
 pytestmark = pytest.mark.xdist_group("layouts")  # not beside other groups of processes
 
@@ -23,9 +29,12 @@ pytestmark = pytest.mark.xdist_group("layouts")  # not beside other groups of pr
 def start(*arguments, folder):
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train_jax.py"), *TINY, *map(str, arguments)],
-        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env=os.environ | {"COLUMNS": "80", "JAX_VIT_CNN_CACHE": str(folder)},
-    )  # fmt: skip
+    )
 
 
 def run_two(*arguments, folder):
@@ -35,11 +44,14 @@ def run_two(*arguments, folder):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     started = [
         start(
-            f"--coordinator={address}", "--num_processes=2", f"--process_id={i}", *arguments,
+            f"--coordinator={address}",
+            "--num_processes=2",
+            f"--process_id={i}",
+            *arguments,
             folder=folder,
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     outputs = [process.communicate(timeout=180) for process in started]
 
     def own(text):

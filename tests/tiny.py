@@ -27,8 +27,12 @@ def config(model: str = "vit", **changes) -> ConfigDict:
 
 # The commands' tests share this one, so that it is compiled once.
 EVALUATED = {
-    "data.train_split": "train[:300]", "data.val_split": "train[300:350]",
-    "data.test_split": "test[:61]", "augment.crop_padding": 0, "train.epochs": 2,
-    "train.batch_size": 30, "eval.batch_size": 25,  # the last batch has 11
+    "data.train_split": "train[:300]",
+    "data.val_split": "train[300:350]",
+    "data.test_split": "test[:61]",
+    "augment.crop_padding": 0,
+    "train.epochs": 2,
+    "train.batch_size": 30,
+    "eval.batch_size": 25,  # the last batch has 11
     "optim.learning_rate": 1e-2,
-}  # fmt: skip
+}

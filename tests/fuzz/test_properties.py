@@ -24,9 +24,12 @@ def test_it_is_taken_whole_or_refused_with_a_message(kind):
     outcomes = {case(random.Random(seed)) for seed in range(3)}
 
     @settings(
-        max_examples=EXAMPLES.get(kind, 200), deadline=DEADLINE, derandomize=True, database=None,
+        max_examples=EXAMPLES.get(kind, 200),
+        deadline=DEADLINE,
+        derandomize=True,
+        database=None,
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     @given(st.randoms(use_true_random=True))
     def check(source):
         outcomes.add(case(source))

@@ -288,9 +288,13 @@ def test_layer_norm_equals_xlas(n, d):
 # batch, queries, keys, heads, head width; the last but one is that of `vit`, the last is worked on
 # in two parts where the maps are not kept
 ATTENTIONS = [
-    (5, 37, 37, 3, 16), (3, 41, 11, 1, 4), (97, 37, 37, 3, 16), (2, 257, 67, 2, 8),
-    (2, 65, 65, 4, 32), (5, 1409, 389, 2, 8),
-]  # fmt: skip
+    (5, 37, 37, 3, 16),
+    (3, 41, 11, 1, 4),
+    (97, 37, 37, 3, 16),
+    (2, 257, 67, 2, 8),
+    (2, 65, 65, 4, 32),
+    (5, 1409, 389, 2, 8),
+]
 
 
 def plain_attention(q, k, v, keep):

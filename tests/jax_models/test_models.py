@@ -144,10 +144,8 @@ def test_every_parameter_learns(name):
 
     gradients = {
         ".".join(map(str, path)): np.asarray(g)
-        for path, g in nnx.traversals.flatten_mapping(
-            gradient(nnx.to_pure_dict(params))
-        ).items()
-    }  # fmt: skip
+        for path, g in nnx.traversals.flatten_mapping(gradient(nnx.to_pure_dict(params))).items()
+    }
     assert len(gradients) == len(jax.tree.leaves(params))
     largest = max(np.abs(g).max() for g in gradients.values())
     used = set()
@@ -192,8 +190,9 @@ def test_scanned_layers_train_as_plain_ones(name, remat):
     np.testing.assert_allclose(logits, expected, atol=1e-5)  # with the same dropout masks
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-6),
-        ours, theirs,
-    )  # fmt: skip
+        ours,
+        theirs,
+    )
 
 
 @vits
@@ -212,9 +211,11 @@ def test_scanned_layers_give_the_same_intermediates(name):
 def test_scanned_layers_are_compiled_once():
     def products(scan_layers):
         model = jax_models.create_model(
-            "vit", rngs=nnx.Rngs(0), **SMALL["vit"].settings | {"depth": 18},
+            "vit",
+            rngs=nnx.Rngs(0),
+            **SMALL["vit"].settings | {"depth": 18},
             scan_layers=scan_layers,
-        )  # fmt: skip
+        )
         program = jax.jit(lambda x: model(x)).lower(draw_images("vit")).as_text()
         return program.count("stablehlo.dot_general")
 

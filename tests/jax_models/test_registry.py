@@ -65,8 +65,11 @@ def test_a_name_cannot_be_taken_twice(birds):
 def test_settings_reach_the_model(birds):
     wren = jax_models.create_model("wren_small", rngs=nnx.Rngs(0), wing_span=5)
     assert vars(wren) == {
-        "wing_span": 5, "colour": "brown", "remat": False, "model_name": "wren_small"
-    }  # fmt: skip
+        "wing_span": 5,
+        "colour": "brown",
+        "remat": False,
+        "model_name": "wren_small",
+    }
 
 
 def test_a_way_of_running_reaches_the_models_that_take_it(birds):

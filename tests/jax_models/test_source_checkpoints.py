@@ -28,31 +28,41 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 # Every name that a source's own `model.state_dict()` has, with the depth of the small settings.
 SOURCE_NAMES = {
     "vit": [
-        "cls_token", "pos_embed", *weight_bias("patch_embed.projection", "norm", "head"),
+        "cls_token",
+        "pos_embed",
+        *weight_bias("patch_embed.projection", "norm", "head"),
         *linears("blocks.", "norm1", "attn.qkv", "attn.projection", "norm2", "mlp.0", "mlp.3"),
     ],
     "simple_cnn": [
-        *weight_bias("fc"), *weight_bias(*(f"conv{n}.{i}" for n in (1, 2) for i in (0, 1, 3, 4))),
+        *weight_bias("fc"),
+        *weight_bias(*(f"conv{n}.{i}" for n in (1, 2) for i in (0, 1, 3, 4))),
         *(f"conv{n}.{i}.{leaf}" for n in (1, 2) for i in (1, 4) for leaf in STATISTICS),
     ],
     "attention_cnn": weight_bias(
-        "conv1", "conv2", "fc",
+        "conv1",
+        "conv2",
+        "fc",
         *(f"sa{n}.{part}" for n in (1, 2) for part in ("theta", "phi", "g", "o")),
     ),
     "raster_vit": [
-        "class_token", "positional_embedding", *weight_bias("patch_embedding", "fc"),
+        "class_token",
+        "positional_embedding",
+        *weight_bias("patch_embedding", "fc"),
         *linears(
             "encoder.layers.", "0", "2.query", "2.key", "2.value", "2.fc_out", "3", "5", "6", "8"
         ),
     ],
     "deep_vit": [
-        "class_embed", "pos_embed", *weight_bias("input", "fc1", "fc2"),
+        "class_embed",
+        "pos_embed",
+        *weight_bias("input", "fc1", "fc2"),
         *linears("transformer.", "norm1", "norm2", "fc1", "fc2"),
         *(f"transformer.{i}.attn.{part}" for i in (0, 1) for part in MULTIHEAD),
     ],
     "mnist_cnn": weight_bias("conv1", "conv2", "fc1", "fc2"),
     "mnist_vit": [
-        "class_random", "position_embeddings.weight",
+        "class_random",
+        "position_embeddings.weight",
         *weight_bias("patch_projection", "mlp1", "mlp2", "mlp3"),
         *linears("encoder1.layers.", "linear1", "linear2", "norm1", "norm2"),
         *(f"encoder1.layers.{i}.self_attn.{part}" for i in (0, 1) for part in MULTIHEAD),
@@ -63,12 +73,16 @@ SOURCE_NAMES = {
             "patch_embedding_layer.projection_layer", "mlp_block.0", "mlp_block.3", "logits_layer"
         ),
         *linears(
-            "transformer_layers.", "layer_norm_input", "layer_norm_1", "layer_norm_2",
-            "ffn.0", "ffn.3",
+            "transformer_layers.",
+            "layer_norm_input",
+            "layer_norm_1",
+            "layer_norm_2",
+            "ffn.0",
+            "ffn.3",
         ),
         *(f"transformer_layers.{i}.attn.{part}" for i in (0, 1) for part in MULTIHEAD),
     ],
-}  # fmt: skip
+}
 
 
 def through_a_file(state, folder):

@@ -215,7 +215,7 @@ def test_statistics_of_batch_norm_are_finite_and_variances_are_not_negative():
         (torch.zeros(19, device="meta"), "no array: head.bias cannot be read as a dense array"),
         (torch.zeros(1).bfloat16().expand(10**12), "head.bias is [1000000000000], the model has"),
     ],
-)  # fmt: skip
+)
 def test_other_things_than_dense_arrays_are_named(value, words):
     refuse(shared("vit"), build_mirror("vit").state_dict() | {"head.bias": value}, words)
 

@@ -27,8 +27,10 @@ def final_weights(folder):
 
     steps = (path for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
     last = max(steps, key=lambda path: int(path.name))
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(ocp.StandardCheckpointer().restore(
-        last.absolute() / "state"))]  # fmt: skip
+    return [
+        np.asarray(leaf)
+        for leaf in jax.tree.leaves(ocp.StandardCheckpointer().restore(last.absolute() / "state"))
+    ]
 
 
 def rows(folder):
@@ -46,9 +48,14 @@ def finished(tmp_path_factory):
 def test_run_folder_holds_what_the_readme_promises(finished):
     folder, results = finished
     assert {path.name for path in folder.iterdir()} == {
-        ".lock", "config.json", "metrics.csv", "results.json", "checkpoints", "curves.png",
+        ".lock",
+        "config.json",
+        "metrics.csv",
+        "results.json",
+        "checkpoints",
+        "curves.png",
         "confusion.csv",
-    }  # fmt: skip
+    }
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "results.json").read_text()) == results
     config = json.loads((folder / "config.json").read_text())
@@ -81,8 +88,10 @@ def test_confusion_matrix_adds_up_to_the_results(finished):
 def test_metrics_has_a_row_for_each_log_point_and_evaluation(finished):
     folder, _ = finished
     assert tuple(rows(folder)[0]) == COLUMNS
-    steps = {split: [int(r["step"]) for r in rows(folder) if r["split"] == split]
-             for split in ("train", "val", "test")}  # fmt: skip
+    steps = {
+        split: [int(r["step"]) for r in rows(folder) if r["split"] == split]
+        for split in ("train", "val", "test")
+    }
     assert steps == {"train": [3, 4, 6, 8, 9, 12], "val": [4, 8, 12], "test": [12]}
     rates = [float(r["learning_rate"]) for r in rows(folder) if r["split"] == "train"]
     assert rates == sorted(rates, reverse=True)
@@ -106,8 +115,9 @@ def test_same_config_gives_the_same_bits(finished, tmp_path):
 def test_best_weights_are_those_of_the_best_validation(tmp_path):
     config = tiny.config(**{"optim.learning_rate": 0.3, "train.epochs": 4})
     results = train(config, tmp_path / "run")
-    scores = {int(r["step"]): float(r["top1"]) for r in rows(tmp_path / "run")
-              if r["split"] == "val"}  # fmt: skip
+    scores = {
+        int(r["step"]): float(r["top1"]) for r in rows(tmp_path / "run") if r["split"] == "val"
+    }
     best = results["reported_epoch"] * 4
     assert results["reported_weights"] == "best"
     assert scores[best] == max(scores.values())
@@ -137,10 +147,12 @@ def test_images_used_twice_are_told(capsys):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"data.memory_limit": 0.0}, {"parallel": "pmap"}, {"model.remat": True},
+        {"data.memory_limit": 0.0},
+        {"parallel": "pmap"},
+        {"model.remat": True},
         {"data.memory_limit": 0.0, "parallel": "pmap", "train.accumulate_steps": 2},
     ],
-)  # fmt: skip
+)
 def test_ways_to_run_give_the_same_figures(finished, tmp_path, changes):
     results = train(tiny.config(**changes), tmp_path / "run")
     for ours, plain in zip(rows(tmp_path / "run"), rows(finished[0]), strict=True):
@@ -152,9 +164,14 @@ def test_ways_to_run_give_the_same_figures(finished, tmp_path, changes):
 @pytest.mark.parametrize("limit", [16.0, 0.0])
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_nothing_moves_between_host_and_device_unasked(tmp_path, monkeypatch, limit, parallel):
-    config = tiny.config(**{
-        "train.epochs": 1, "log.every_steps": 100, "data.memory_limit": limit, "parallel": parallel,
-    })  # fmt: skip
+    config = tiny.config(
+        **{
+            "train.epochs": 1,
+            "log.every_steps": 100,
+            "data.memory_limit": limit,
+            "parallel": parallel,
+        }
+    )
     run_epoch = loop._run_epoch
 
     def guarded(*args):
@@ -168,9 +185,14 @@ def test_nothing_moves_between_host_and_device_unasked(tmp_path, monkeypatch, li
 def test_statistics_are_those_of_the_scaled_pixels():
     images = np.random.default_rng(0).integers(0, 256, (7, 5, 3, 2), dtype=np.uint8)
     dataset = data.Dataset(
-        name="", split="", class_names=("a",), source="", ranges=(("train", 0, 7),),
-        images=images, labels=np.zeros(7, np.int32),
-    )  # fmt: skip
+        name="",
+        split="",
+        class_names=("a",),
+        source="",
+        ranges=(("train", 0, 7),),
+        images=images,
+        labels=np.zeros(7, np.int32),
+    )
     mean, std = channel_statistics(dataset)
     np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), atol=1e-6)
     np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), atol=1e-6)
@@ -186,12 +208,20 @@ def test_statistics_are_those_of_the_scaled_pixels():
         ({"model.dropout": 1.0}, r"config.model.dropout=1.0: expected a number from 0"),
         ({"model.widths": (3,)}, r"widths=.*vit has no such keyword"),
         ({"train.batch_size": 151}, r"batch_size=151 is larger than the 150"),
-        ({"model.name": "simple_cnn", "model.patch_size": None, "model.embed_dim": None,
-          "model.depth": None, "model.num_heads": None}, r"8x8 pixels are too small"),
+        (
+            {
+                "model.name": "simple_cnn",
+                "model.patch_size": None,
+                "model.embed_dim": None,
+                "model.depth": None,
+                "model.num_heads": None,
+            },
+            r"8x8 pixels are too small",
+        ),
         ({"augment.crop_padding": 8}, r"crop_padding"),
         ({"optim.name": "adamm"}, r"optim.name"),
     ],
-)  # fmt: skip
+)
 def test_impossible_configs_are_refused_before_a_folder_is_made(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         train(tiny.config(**changes), tmp_path / "run")

@@ -32,13 +32,17 @@ def run_all(folder: Path, layouts=SINGLE, processes=PROCESSES, **options) -> Non
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-        _finish([
-            _start(
-                folder, processes, 2,
-                options | {"coordinator": coordinator, "num_processes": 4, "process_id": i},
-            )
-            for i in range(4)
-        ])  # fmt: skip
+        _finish(
+            [
+                _start(
+                    folder,
+                    processes,
+                    2,
+                    options | {"coordinator": coordinator, "num_processes": 4, "process_id": i},
+                )
+                for i in range(4)
+            ]
+        )
 
 
 def _start(folder, layouts, devices, options):
@@ -59,9 +63,13 @@ def _start(folder, layouts, devices, options):
         "XLA_FLAGS": f"{quick} --xla_force_host_platform_device_count={devices}",
     }
     return subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        list(map(str, command)),
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def _finish(started) -> None:
@@ -78,10 +86,11 @@ def tables(folder: Path) -> str:
         plain, _ = compare.load(folder, model, "one")
         size = sum(value.nbytes for name, value in plain.items() if name.startswith("params"))
         lines += [
-            f"### `{model}`, {size / 1e6:.1f} MB of parameters in float64", "",
+            f"### `{model}`, {size / 1e6:.1f} MB of parameters in float64",
+            "",
             "| layout | first loss | losses | parameters | sent in a step | state / step, MB |",
             "|---|---|---|---|---|---|",
-        ]  # fmt: skip
+        ]
         for name in LAYOUTS:
             arrays, program = compare.load(folder, model, name)
             gaps = compare.differences(arrays, plain)

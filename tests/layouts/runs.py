@@ -97,9 +97,14 @@ def random_split(size: int = 32) -> Dataset:
     labels = random.integers(0, CLASSES, count).astype(np.int32)
     names = tuple(map(str, range(CLASSES)))
     return Dataset(
-        name="random", split="train", images=images, labels=labels, class_names=names,
-        source="random", ranges=(("train", 0, count),),
-    )  # fmt: skip
+        name="random",
+        split="train",
+        images=images,
+        labels=labels,
+        class_names=names,
+        source="random",
+        ranges=(("train", 0, count),),
+    )
 
 
 class Run:

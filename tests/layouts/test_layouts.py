@@ -62,9 +62,8 @@ def test_bfloat16_computation_follows_float64(small, model):
     ours, _ = compare.load(small, model, "bfloat16")
     assert ours["losses"] == pytest.approx(plain["losses"], rel=2e-2)
     assert all(
-        value.dtype == np.float32 for name, value in ours.items()
-        if name.startswith("params")
-    )  # fmt: skip
+        value.dtype == np.float32 for name, value in ours.items() if name.startswith("params")
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)

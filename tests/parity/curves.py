@@ -123,9 +123,10 @@ class Theirs:
         self.mirror.train()
         self.optimizer.zero_grad()
         loss = functional.cross_entropy(
-            self.mirror(to_torch(np.asarray(images))), torch.from_numpy(labels).long(),
+            self.mirror(to_torch(np.asarray(images))),
+            torch.from_numpy(labels).long(),
             label_smoothing=self.smoothing,
-        )  # fmt: skip
+        )
         loss.backward()
         self.optimizer.step()
         self.done += 1

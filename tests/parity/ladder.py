@@ -241,16 +241,19 @@ _MEASURES = {
     forward: (("embedding", "each block alone", "attention", "features", "logits"), 0.0),
     gradients: (
         (
-            "train-mode logits", "gradient of the images", "gradients of the parameters",
+            "train-mode logits",
+            "gradient of the images",
+            "gradients of the parameters",
             "running statistics, 3 steps",
         ),
         0.0,
     ),
     low_precision: (("bfloat16 logits, relative",), 0.0),
     with_equal_masks: (
-        ("dropout with equal masks: logits", "dropout with equal masks: gradients"), 0.3
+        ("dropout with equal masks: logits", "dropout with equal masks: gradients"),
+        0.3,
     ),
-}  # fmt: skip
+}
 
 
 def climb(

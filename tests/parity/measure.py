@@ -26,9 +26,10 @@ def measure(full: bool = False, plain: bool = False) -> dict[str, dict]:
             out = Path(folder) / f"{precision}.json"
             command = [sys.executable, "-m", "tests.parity.ladder", "--out", str(out)]
             environment = os.environ | {
-                "JAX_ENABLE_X64": x64, "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+                "JAX_ENABLE_X64": x64,
+                "JAX_DEFAULT_MATMUL_PRECISION": "highest",
                 "JAX_PLATFORMS": "cpu",
-            }  # fmt: skip
+            }
             if full or plain:
                 command += ["--full"] * full + ["--plain"] * plain
             elif precision == "float64":

@@ -119,9 +119,10 @@ def biased_variance():
 
 _GRADIENTS = ("train-mode logits", "gradients of the parameters", "gradient of the images")
 _TRAINING = (
-    "recipe, loss of the first 5 steps", "recipe, loss of 100 steps",
+    "recipe, loss of the first 5 steps",
+    "recipe, loss of 100 steps",
     "recipe, parameters after 100 steps",
-)  # fmt: skip
+)
 _WHOLE = ("features", "logits", "each block alone", *_GRADIENTS)
 _DROPOUT = ("dropout with equal masks: logits", "dropout with equal masks: gradients")
 
@@ -137,64 +138,78 @@ MUTATIONS: dict[str, Mutation] = {
         "simple_cnn", _WHOLE, set_everywhere(conv_layers.BatchNorm, "epsilon", 1e-6)
     ),
     "batch norm momentum 0.99": Mutation(
-        "simple_cnn", ("running statistics, 3 steps", "recipe, parameters after 100 steps"),
+        "simple_cnn",
+        ("running statistics, 3 steps", "recipe, parameters after 100 steps"),
         set_everywhere(conv_layers.BatchNorm, "momentum", 0.01),
     ),
     "biased running variance": Mutation(
-        "simple_cnn", ("running statistics, 3 steps", "recipe, parameters after 100 steps"),
+        "simple_cnn",
+        ("running statistics, 3 steps", "recipe, parameters after 100 steps"),
         context=biased_variance,
     ),
     "transposed linear kernel": Mutation(
         "vit", _WHOLE, change_kernel("blocks.1.attn.projection.kernel", jnp.transpose)
     ),
     "transposed convolution kernel": Mutation(
-        "simple_cnn", (*_WHOLE, "running statistics, 3 steps"),
+        "simple_cnn",
+        (*_WHOLE, "running statistics, 3 steps"),
         change_kernel("stages.1.convs.1.kernel", lambda k: k.transpose(1, 0, 2, 3)),
     ),
     "transposed patch kernel": Mutation(
-        "vit", ("embedding", "features", "logits", "attention", *_GRADIENTS),
+        "vit",
+        ("embedding", "features", "logits", "attention", *_GRADIENTS),
         change_kernel("patch_embed.projection.kernel", transpose_patches),
     ),
     "swapped query heads": Mutation(
-        "vit", (*_WHOLE, "attention"),
+        "vit",
+        (*_WHOLE, "attention"),
         change_kernel("blocks.1.attn.qkv.kernel", swap_query_heads),
     ),
     "heads split dimension-major": Mutation("vit", (*_WHOLE, "attention"), context=heads_last),
     "spatial patches for raster tokens": Mutation(
-        "raster_vit", ("embedding", "features", "logits", *_GRADIENTS),
+        "raster_vit",
+        ("embedding", "features", "logits", *_GRADIENTS),
         set_everywhere(layers.PatchEmbed, "raster", False),
     ),
     "no ReLU after the norms": Mutation(
-        "raster_vit", _WHOLE, lambda model: [
-            setattr(block, "in_activation", layers.identity) for block in model.blocks
-        ],
+        "raster_vit",
+        _WHOLE,
+        lambda model: [setattr(block, "in_activation", layers.identity) for block in model.blocks],
     ),
     "no activation after the embedding": Mutation(
-        "deep_vit", ("embedding", "features", "logits", *_GRADIENTS),
+        "deep_vit",
+        ("embedding", "features", "logits", *_GRADIENTS),
         lambda model: setattr(model, "embed_activation", layers.identity),
     ),
     "columns of the tokens not normalised": Mutation(
-        "mnist_vit", ("embedding", "features", "logits", *_GRADIENTS),
+        "mnist_vit",
+        ("embedding", "features", "logits", *_GRADIENTS),
         lambda model: setattr(model, "unit_columns", False),
     ),
     "tanh after the wrong head layer": Mutation(
-        "mnist_vit", ("logits", *_GRADIENTS),
+        "mnist_vit",
+        ("logits", *_GRADIENTS),
         lambda model: setattr(model.head, "activations", (jnp.tanh, layers.identity)),
     ),
     "no activation after the second MLP layer": Mutation(
-        "mlp_head_vit", (*_WHOLE, *_DROPOUT), lambda model: [
+        "mlp_head_vit",
+        (*_WHOLE, *_DROPOUT),
+        lambda model: [
             setattr(block.mlp, "out_activation", layers.identity) for block in model.blocks
         ],
     ),
     "flattened channels last": Mutation(
-        "mnist_cnn", ("logits", *_GRADIENTS, *_DROPOUT),
-        change_kernel("head.layers.0.kernel", lambda k: k.reshape(7, 6, 6, -1)
-                      .transpose(1, 2, 0, 3).reshape(k.shape)),
+        "mnist_cnn",
+        ("logits", *_GRADIENTS, *_DROPOUT),
+        change_kernel(
+            "head.layers.0.kernel",
+            lambda k: k.reshape(7, 6, 6, -1).transpose(1, 2, 0, 3).reshape(k.shape),
+        ),
     ),
     "scaled spatial attention": Mutation(
         "attention_cnn", (*_WHOLE, "attention"), context=scaled_scores
     ),
-}  # fmt: skip
+}
 
 
 def measure_mutations() -> dict[str, dict[str, float]]:

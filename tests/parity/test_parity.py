@@ -70,8 +70,11 @@ def test_models_equal_their_mirrors_without_the_cpus_ways(plain, precision):
 @pytest.mark.parametrize("name", mutations.MUTATIONS)
 def test_broken_model_is_caught(measured, name):
     mutation, errors = mutations.MUTATIONS[name], measured["float64"]["mutations"][name]
-    caught = {rung for rung, error in errors.items()
-              if error > ladder.bar(mutation.model, rung, "float64")}  # fmt: skip
+    caught = {
+        rung
+        for rung, error in errors.items()
+        if error > ladder.bar(mutation.model, rung, "float64")
+    }
     assert set(mutation.must_break) <= caught
 
 

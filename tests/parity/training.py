@@ -86,10 +86,16 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
     config = get_recipe(name)
     transform = optim.create_optimizer(config, optim.schedule_tables(config, STEPS_PER_EPOCH))
     recipe = Recipe(
-        graphdef=nnx.split(pair.model, nnx.Param, ...)[0], optimizer=transform, augmentation=None,
-        layout=Layout(), seed=0, batch_size=pair.shape[0], steps_per_epoch=STEPS_PER_EPOCH,
-        label_smoothing=config.train.label_smoothing, dtype=str(pair.dtype.dtype),
-    )  # fmt: skip
+        graphdef=nnx.split(pair.model, nnx.Param, ...)[0],
+        optimizer=transform,
+        augmentation=None,
+        layout=Layout(),
+        seed=0,
+        batch_size=pair.shape[0],
+        steps_per_epoch=STEPS_PER_EPOCH,
+        label_smoothing=config.train.label_smoothing,
+        dtype=str(pair.dtype.dtype),
+    )
     state = jax.jit(lambda model: init_state(model, transform))(pair.model)
 
     @jax.jit
@@ -108,9 +114,10 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
         state, sums = step(state, jnp.asarray(images), jnp.asarray(labels))
         optimizer.zero_grad()
         loss = functional.cross_entropy(
-            pair.mirror(to_torch(images)), torch.from_numpy(labels),
+            pair.mirror(to_torch(images)),
+            torch.from_numpy(labels),
             label_smoothing=config.train.label_smoothing,
-        )  # fmt: skip
+        )
         loss.backward()
         optimizer.step()
         if not by_epoch or (i + 1) % STEPS_PER_EPOCH == 0:

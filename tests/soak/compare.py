@@ -33,11 +33,13 @@ def load(workdir: Path) -> Outcome:
     results = json.loads((workdir / "results.json").read_text())
     return Outcome(
         rows=read_rows(workdir / "metrics.csv"),
-        texts={name: (workdir / name).read_bytes()
-               for name in ("confusion.csv", "config.json", "curves.png")},
+        texts={
+            name: (workdir / name).read_bytes()
+            for name in ("confusion.csv", "config.json", "curves.png")
+        },
         figures={key: value for key, value in results.items() if key not in _NOT_OF_THE_RUN},
         weights=last_weights(workdir / "checkpoints"),
-    )  # fmt: skip
+    )
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

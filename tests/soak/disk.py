@@ -68,10 +68,14 @@ def make_room(disk: Path) -> None:
 def all_full(soak: Soak, number: int = 8) -> None:
     """Disks that are full from the start, nearly, or become full; else small largest files."""
     with small_disk(soak.folder / "small-disk") as disk:
-        ways = {
-            "disk full at the start": full_at_start,
-            "disk full in the middle": full_in_the_middle,
-        } if disk else {"file too large": file_limit}  # fmt: skip
+        ways = (
+            {
+                "disk full at the start": full_at_start,
+                "disk full in the middle": full_in_the_middle,
+            }
+            if disk
+            else {"file too large": file_limit}
+        )
         for i in range(number):
             kind = list(ways)[i % len(ways)]
             name = list(VARIANTS)[i % len(VARIANTS)]

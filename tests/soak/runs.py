@@ -20,10 +20,15 @@ EVAL_STEPS = EVAL_EPOCHS * STEPS_PER_EPOCH
 HANG_SECONDS = 240  # far above any run here, also on a busy machine
 
 _COMMON = {
-    "data.train_split": "train[:500]", "data.val_split": "train[500:]", "eval.batch_size": 37,
-    "train.batch_size": 50, "train.epochs": EPOCHS, "schedule.warmup_epochs": 1,
-    "eval.every_epochs": EVAL_EPOCHS, "log.every_steps": 3,
-}  # fmt: skip
+    "data.train_split": "train[:500]",
+    "data.val_split": "train[500:]",
+    "eval.batch_size": 37,
+    "train.batch_size": 50,
+    "train.epochs": EPOCHS,
+    "schedule.warmup_epochs": 1,
+    "eval.every_epochs": EVAL_EPOCHS,
+    "log.every_steps": 3,
+}
 _VIT = {"model.embed_dim": 16, "model.depth": 2}  # with dropout 0.1
 _CNN = {"model.widths": (4, 8)}  # with batch norm
 _EVERY_STEPS = {"checkpoint.every_steps": 7}  # no multiple of the 3 steps between log lines
@@ -69,23 +74,33 @@ def _variant(name, recipe, *fields):
     return name, Variant(name, recipe, tuple(merged.items()))
 
 
-VARIANTS = dict([
-    _variant("vit", "vit_digits", _VIT, _EVERY_STEPS, {"train.steps_per_call": 1}),
-    _variant("cnn", "cnn_digits", _CNN, _EVERY_STEPS, {"train.steps_per_call": 1}),
-    _variant("vit, 4 steps a call", "vit_digits", _VIT, _EVERY_STEPS, {"train.steps_per_call": 4}),
-    _variant("cnn, 4 steps a call", "cnn_digits", _CNN, _EVERY_STEPS | _EVERY_MINUTES,
-             {"train.steps_per_call": 4}),
-    _variant("cnn, streamed", "cnn_digits", _CNN, _EVERY_STEPS, {"data.memory_limit": 0.0}),
-])  # fmt: skip
+VARIANTS = dict(
+    [
+        _variant("vit", "vit_digits", _VIT, _EVERY_STEPS, {"train.steps_per_call": 1}),
+        _variant("cnn", "cnn_digits", _CNN, _EVERY_STEPS, {"train.steps_per_call": 1}),
+        _variant(
+            "vit, 4 steps a call", "vit_digits", _VIT, _EVERY_STEPS, {"train.steps_per_call": 4}
+        ),
+        _variant(
+            "cnn, 4 steps a call",
+            "cnn_digits",
+            _CNN,
+            _EVERY_STEPS | _EVERY_MINUTES,
+            {"train.steps_per_call": 4},
+        ),
+        _variant("cnn, streamed", "cnn_digits", _CNN, _EVERY_STEPS, {"data.memory_limit": 0.0}),
+    ]
+)
 
 
 def environment() -> dict[str, str]:
     """Of every child: one compilation cache, lines that are neither held back nor wrapped."""
     cache = Path(tempfile.gettempdir()) / "jax-vit-cnn-tests-xla"
     defaults = {
-        "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }  # fmt: skip
+    }
     wanted = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "2000"}
     return defaults | dict(os.environ) | wanted
 
@@ -112,9 +127,14 @@ class Child:
         self.began = time.monotonic()
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment() | (extra or {}), stdout=out, stderr=err,
-                stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+                command,
+                cwd=ROOT,
+                env=environment() | (extra or {}),
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         self.pid = self.process.pid
         self._all.append(self)
 

@@ -31,9 +31,11 @@ def markdown(soak: Soak, seconds: float) -> str:
     for one in soak.tries:
         by_kind.setdefault(one.kind, []).append(one)
     lines = [
-        _TEXT, "",
-        "| fault | tries | told | finished equal | seconds each |", "|---|---|---|---|---|",
-    ]  # fmt: skip
+        _TEXT,
+        "",
+        "| fault | tries | told | finished equal | seconds each |",
+        "|---|---|---|---|---|",
+    ]
     for kind in sorted(sorted(by_kind | soak.failed), key=_rank):
         tries, failed = by_kind.get(kind, []), soak.failed.get(kind, 0)
         told = [one.told for one in tries if one.told is not None]

@@ -20,12 +20,16 @@ def soak(tmp_path):
 
 
 def outcome(**changes):
-    rows = [{"step": "3", "split": "train", "loss": "1.5"}, {"step": "6", "split": "train",
-            "loss": "1.25"}]  # fmt: skip
+    rows = [
+        {"step": "3", "split": "train", "loss": "1.5"},
+        {"step": "6", "split": "train", "loss": "1.25"},
+    ]
     whole = {
-        "rows": rows, "texts": {"confusion.csv": b"1,2"}, "figures": {"top1": 0.5},
+        "rows": rows,
+        "texts": {"confusion.csv": b"1,2"},
+        "figures": {"top1": 0.5},
         "weights": {"kernel": ("float32", (1,), b"\0\0\0\0")},
-    }  # fmt: skip
+    }
     return compare.Outcome(**whole | changes)
 
 
@@ -132,7 +136,7 @@ def test_a_child_dies_with_its_parent():
     )
     out = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=20
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 5
     while runs_still(int(out.stdout)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -156,9 +160,10 @@ def test_killed_five_times_a_vit_ends_equal(soak):
     for number in range(3):  # on a busy machine a shot can come too late
         if len(tries) < 5:
             tries += soak.attempt(
-                f"kills/{number}", "killed",
+                f"kills/{number}",
+                "killed",
                 lambda rng, folder: kills.kill_round(soak, "vit", folder, shots),
-            )  # fmt: skip
+            )
     assert len(tries) >= 5
     assert soak.failed == {}
     assert {one.kind.split()[0] for one in tries} == {"SIGKILL", "SIGTERM"}

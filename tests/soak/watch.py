@@ -10,9 +10,11 @@ from tests.soak.runs import EVAL_STEPS, TOTAL, Child
 
 PLACES = ("start-up", "step", "save", "evaluation", "finish")
 SIGNALS = {
-    "SIGKILL": (signal.SIGKILL,), "SIGTERM": (signal.SIGTERM,), "SIGINT": (signal.SIGINT,),
+    "SIGKILL": (signal.SIGKILL,),
+    "SIGTERM": (signal.SIGTERM,),
+    "SIGINT": (signal.SIGINT,),
     "SIGTERM twice": (signal.SIGTERM, signal.SIGTERM),
-}  # fmt: skip
+}
 _POLL_SECONDS = 0.002
 _LONGEST_DELAY = {"step": 0.05, "save": 0.08, "evaluation": 0.02, "finish": 0.6}
 

@@ -8,18 +8,34 @@ import torch_ref
 from jax_train import __main__
 
 RASTER = {
-    "img_size": 10, "in_channels": 2, "num_classes": 19, "patch_size": 5, "embed_dim": 21,
-    "depth": 2, "num_heads": 3, "mlp_dim": 17,
-}  # fmt: skip
+    "img_size": 10,
+    "in_channels": 2,
+    "num_classes": 19,
+    "patch_size": 5,
+    "embed_dim": 21,
+    "depth": 2,
+    "num_heads": 3,
+    "mlp_dim": 17,
+}
 CNN = {"in_channels": 2, "num_classes": 19, "widths": (5, 11)}
 MNIST = {
-    "img_size": 14, "in_channels": 2, "num_classes": 13, "patch_size": 7, "embed_dim": 15,
-    "depth": 1, "num_heads": 3, "mlp_dim": 23, "head_dims": (17, 11),
-}  # fmt: skip
+    "img_size": 14,
+    "in_channels": 2,
+    "num_classes": 13,
+    "patch_size": 7,
+    "embed_dim": 15,
+    "depth": 1,
+    "num_heads": 3,
+    "mlp_dim": 23,
+    "head_dims": (17, 11),
+}
 MLP_HEAD = MNIST | {"embed_dim": 21}
 SETTINGS = {
-    "raster_vit": RASTER, "simple_cnn": CNN, "mnist_vit": MNIST, "mlp_head_vit": MLP_HEAD,
-}  # fmt: skip
+    "raster_vit": RASTER,
+    "simple_cnn": CNN,
+    "mnist_vit": MNIST,
+    "mlp_head_vit": MLP_HEAD,
+}
 
 
 def source_state(name="raster_vit"):

@@ -184,9 +184,14 @@ def test_settings_the_model_cannot_be_built_with_are_named(change, words, source
 def test_a_misfit_says_which_settings_there_are(change, words, source, tmp_path, capsys):
     assert run(source, tmp_path / "out.npz", settings=RASTER | change) == 2
     assert_refused(
-        capsys, tmp_path, "does not fit --model raster_vit", "--set KEYWORD=VALUE",
-        "num_classes=10", "depth=3", *words,
-    )  # fmt: skip
+        capsys,
+        tmp_path,
+        "does not fit --model raster_vit",
+        "--set KEYWORD=VALUE",
+        "num_classes=10",
+        "depth=3",
+        *words,
+    )
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

@@ -178,9 +178,13 @@ def test_weights_that_are_not_finite_are_refused(ending, source, tmp_path, capsy
     files.write({k: v.numpy() for k, v in state.items()}, tmp_path / f"bad{ending}")
     assert run(tmp_path / f"bad{ending}", tmp_path / f"out{ending}") == 2
     assert_refused(
-        capsys, tmp_path, "(2 problems)", "not finite: fc.weight has 1 of 399 values NaN",
-        "not finite: fc.bias has 1 of 19 values", "train again from before",
-    )  # fmt: skip
+        capsys,
+        tmp_path,
+        "(2 problems)",
+        "not finite: fc.weight has 1 of 399 values NaN",
+        "not finite: fc.bias has 1 of 19 values",
+        "train again from before",
+    )
 
 
 @pytest.mark.parametrize(

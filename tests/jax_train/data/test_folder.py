@@ -250,7 +250,7 @@ def _png_that_declares(width, height):
         ("a.tif", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image but text"),
         ("a.png", pickle.dumps({"a": 1}), "no whole image of the formats"),
     ],
-)  # fmt: skip
+)
 def test_fake_and_damaged_images_are_named_with_what_is_wrong(tmp_path, file, content, words):
     _save(tmp_path / "cat" / "good.png", _flat((1, 2, 3)))
     (tmp_path / "cat" / file).write_bytes(content)

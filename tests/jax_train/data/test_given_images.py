@@ -65,9 +65,10 @@ FILES = {
     "cmyk.tiff": (Image.fromarray(COLOUR).convert("CMYK"), {}),
     "turned.jpg": (turned(), {"exif": turned().info["exif"]}),
     "animation.gif": (
-        palette(), {"save_all": True, "append_images": [Image.new("P", (37, 23), 7)] * 3}
+        palette(),
+        {"save_all": True, "append_images": [Image.new("P", (37, 23), 7)] * 3},
     ),
-}  # fmt: skip
+}
 GREY_FILES = [name for name, (image, _) in FILES.items() if image.mode in ("1", "L", "LA", "I;16")]
 
 
@@ -189,13 +190,20 @@ def broken(folder, kind):
 
 
 BROKEN = {
-    "cut": "damaged or cut short", "header": "damaged or cut short", "empty": "empty: 0 bytes",
-    "text": "no image but text that starts with '<!DOCTYPE html>", "random": "no whole image",
-    "zip": "no whole image", "bomb": "too large", "large": "too large",
-    "float": "floating-point pixels", "folder": "a folder, a pipe or a device",
-    "pipe": "a folder, a pipe or a device", "device": "a folder, a pipe or a device",
+    "cut": "damaged or cut short",
+    "header": "damaged or cut short",
+    "empty": "empty: 0 bytes",
+    "text": "no image but text that starts with '<!DOCTYPE html>",
+    "random": "no whole image",
+    "zip": "no whole image",
+    "bomb": "too large",
+    "large": "too large",
+    "float": "floating-point pixels",
+    "folder": "a folder, a pipe or a device",
+    "pipe": "a folder, a pipe or a device",
+    "device": "a folder, a pipe or a device",
     "missing": "cannot be opened: No such file",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BROKEN)

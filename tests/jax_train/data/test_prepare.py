@@ -153,10 +153,15 @@ def _special(name, kind, target="/etc/passwd"):
 
 def _sparse(name, size):
     """A member that is all hole: no byte of it is stored."""
-    return _pax(name, {
-        "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(size),
-        "GNU.sparse.map": f"{size},0",
-    })  # fmt: skip
+    return _pax(
+        name,
+        {
+            "GNU.sparse.major": "0",
+            "GNU.sparse.minor": "1",
+            "GNU.sparse.size": str(size),
+            "GNU.sparse.map": f"{size},0",
+        },
+    )
 
 
 def _pax(name, headers):

@@ -189,9 +189,13 @@ def test_the_compiled_step_grows_with_the_depth_and_not_with_its_square(clip_nor
 
     def lines(depth):
         changes = {
-            "model.depth": depth, "model.embed_dim": 8, "model.num_heads": 2, "model.mlp_dim": 8,
-            "train.batch_size": 2, "optim.clip_norm": clip_norm,
-        }  # fmt: skip
+            "model.depth": depth,
+            "model.embed_dim": 8,
+            "model.num_heads": 2,
+            "model.mlp_dim": 8,
+            "train.batch_size": 2,
+            "optim.clip_norm": clip_norm,
+        }
         _, step, shapes = step_and_shapes("vit", length=1, **changes)
         return jax.jit(step).lower(*shapes).compile().as_text().count("\n")
 

@@ -21,9 +21,11 @@ def test_cross_entropy_equals_torch(batch, smoothing):
     logits, labels = batch
     ours = metrics.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
     theirs = torch.nn.functional.cross_entropy(
-        torch.from_numpy(logits), torch.from_numpy(labels),
-        label_smoothing=smoothing, reduction="none",
-    )  # fmt: skip
+        torch.from_numpy(logits),
+        torch.from_numpy(labels),
+        label_smoothing=smoothing,
+        reduction="none",
+    )
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-6)
 
 

@@ -20,9 +20,13 @@ EXAMPLES, BATCH = 53, 8
 
 def tiny_config(name="vit"):
     changes = {
-        "model.in_channels": 1, "model.num_classes": 10, "data.mean": (0.3,), "data.std": (0.4,),
-        "train.epochs": 2, "train.batch_size": BATCH,
-    }  # fmt: skip
+        "model.in_channels": 1,
+        "model.num_classes": 10,
+        "data.mean": (0.3,),
+        "data.std": (0.4,),
+        "train.epochs": 2,
+        "train.batch_size": BATCH,
+    }
     if name == "vit":
         changes |= {"model.img_size": 8, "model.depth": 2, "model.dropout": 0.2}
     return tiny.config(name, **changes)

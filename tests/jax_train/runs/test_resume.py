@@ -131,10 +131,13 @@ def test_checkpoints_come_every_so_many_steps_and_minutes(tmp_path):
     saved, save = [], checkpoint.Checkpoints.save
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            checkpoint.Checkpoints, "save",
-            lambda self, progress, step, *rest: (saved.append(step),
-                                                 save(self, progress, step, *rest)),
-        )  # fmt: skip
+            checkpoint.Checkpoints,
+            "save",
+            lambda self, progress, step, *rest: (
+                saved.append(step),
+                save(self, progress, step, *rest),
+            ),
+        )
         train(config, tmp_path / "steps")
         assert saved == [3, 4, 6, 8]
         saved.clear()
@@ -165,12 +168,13 @@ def data_files(step):
 
 FAULTS = {
     "flipped": lambda step: [flip(path) for path in data_files(step)],
-    "truncated": lambda step: [os.truncate(path, path.stat().st_size // 2)
-                               for path in data_files(step)],
+    "truncated": lambda step: [
+        os.truncate(path, path.stat().st_size // 2) for path in data_files(step)
+    ],
     "deleted": lambda step: [path.unlink() for path in data_files(step)],
     "emptied": lambda step: shutil.rmtree(step / "state"),
     "no checksums": lambda step: shutil.rmtree(step / "meta"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -199,8 +203,9 @@ def test_any_changed_bit_changes_a_checksum():
     random = np.random.default_rng(5)
     tree = {
         "a": random.normal(size=(3, 5, 7)).astype(np.float32),
-        "b": random.integers(0, 9, 11).astype(np.int32), "c": np.float32(2.5),
-    }  # fmt: skip
+        "b": random.integers(0, 9, 11).astype(np.int32),
+        "c": np.float32(2.5),
+    }
     before = np.asarray(checksums.checksums(jax.tree.map(jnp.asarray, tree)))
     for i, name in enumerate(tree):
         for _ in range(20):
@@ -261,10 +266,15 @@ def test_steps_that_are_not_finite_can_be_skipped(unbroken, tmp_path, monkeypatc
 
 
 def test_an_epoch_of_skipped_steps_only_ends_too(tmp_path):
-    config = tiny.config(**{
-        "train.on_nonfinite": "skip", "optim.learning_rate": 1e30, "optim.name": "sgd",
-        "train.epochs": 2, "checkpoint.report": "last",
-    })  # fmt: skip
+    config = tiny.config(
+        **{
+            "train.on_nonfinite": "skip",
+            "optim.learning_rate": 1e30,
+            "optim.name": "sgd",
+            "train.epochs": 2,
+            "checkpoint.report": "last",
+        }
+    )
     results = train(config, tmp_path / "run")
     assert results["steps"] == 8
     assert [row["step"] for row in state_of(tmp_path / "run")[2] if row["split"] == "train"] == [

@@ -54,10 +54,16 @@ def test_tensorboard_gets_every_figure(tmp_path):
     config.log.tensorboard = True
     log_rows(config, tmp_path / "run")
     assert events(tmp_path / "run/tensorboard") == [
-        (3, "train/epoch", 0.5), (3, "train/loss", 1.25), (3, "train/top1", 0.5),
-        (6, "train/epoch", 1.0), (6, "train/loss", 0.75), (6, "train/top1", 0.625),
-        (6, "val/epoch", 1.0), (6, "val/loss", 0.5), (6, "val/top1", 0.75),
-    ]  # fmt: skip
+        (3, "train/epoch", 0.5),
+        (3, "train/loss", 1.25),
+        (3, "train/top1", 0.5),
+        (6, "train/epoch", 1.0),
+        (6, "train/loss", 0.75),
+        (6, "train/top1", 0.625),
+        (6, "val/epoch", 1.0),
+        (6, "val/loss", 0.5),
+        (6, "val/top1", 0.75),
+    ]
     with open(tmp_path / "run/metrics.csv", newline="") as file:
         assert [row["loss"] for row in csv.DictReader(file)] == ["1.25", "0.75", "0.5"]
 
@@ -68,11 +74,13 @@ def test_wandb_gets_every_figure_offline(tmp_path, monkeypatch):
     config.log.wandb = "digits"
     logged = []
     monkeypatch.setattr(
-        trackers.WandB, "log",
+        trackers.WandB,
+        "log",
         lambda self, step, values, log=trackers.WandB.log: (
-            logged.append((step, values)), log(self, step, values)
+            logged.append((step, values)),
+            log(self, step, values),
         ),
-    )  # fmt: skip
+    )
     log_rows(config, tmp_path / "run", rows=ROWS[:2])
     log_rows(config, tmp_path / "run", step=6, rows=ROWS[2:])
     assert logged[0] == (3, {"train/epoch": 0.5, "train/loss": 1.25, "train/top1": 0.5})
