@@ -11,9 +11,13 @@ from jax_models.registry import register
 
 @register
 def attention_cnn(
-    *, rngs: nnx.Rngs, in_channels: int = 3, num_classes: int = 10,
-    widths: Sequence[int] = (32, 64, 128, 256, 128), remat: bool = False,
-) -> ConvNet:  # fmt: skip
+    *,
+    rngs: nnx.Rngs,
+    in_channels: int = 3,
+    num_classes: int = 10,
+    widths: Sequence[int] = (32, 64, 128, 256, 128),
+    remat: bool = False,
+) -> ConvNet:
     """A CNN for CIFAR-10 with self-attention after each convolution (737,294 parameters).
 
     A stage is a 3×3 convolution, ReLU and `conv_layers.SpatialAttention`, at full size all the way;

@@ -14,9 +14,12 @@ class AttentionCNN(ConvNet):
     """A CNN for CIFAR-10 with self-attention after each convolution (737,294 parameters)."""
 
     def __init__(
-        self, *, in_channels: int = 3, num_classes: int = 10,
+        self,
+        *,
+        in_channels: int = 3,
+        num_classes: int = 10,
         widths: Sequence[int] = (32, 64, 128, 256, 128),
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.depth = len(widths)
         for i, (n, width) in enumerate(zip((in_channels, *widths), widths, strict=False), start=1):

@@ -1,4 +1,7 @@
-"""Convolutional classifiers, each with the parameter names of its published source."""
+"""Convolutional classifiers, each with the parameter names of its published source.
+
+Sizes stand in rows (`fmt: skip`), to be read beside jax_models/cnn.py.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""Vision Transformers, each with the parameter names of its published source."""
+"""Vision Transformers, each with the parameter names of its published source.
+
+Sizes stand in rows (`fmt: skip`), to be read beside jax_models/vit.py.
+"""
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
