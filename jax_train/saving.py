@@ -5,6 +5,7 @@ import time
 import jax
 
 from jax_models import cpu
+from jax_train.data import Splits
 from jax_train.engine.metrics import TrainSums
 from jax_train.engine.program import Program
 from jax_train.engine.state import Progress
@@ -92,12 +93,12 @@ class Saver:
         raise Stopped(step, self._total_steps)
 
 
-def find_conditions(program: Program, streamed: bool) -> dict[str, str]:
+def find_conditions(program: Program, splits: Splits) -> dict[str, str]:
     """What the bits of a run depend on besides the config."""
     return results.versions() | {
         "platform": jax.default_backend(),
         "products by": cpu.library(),
         "layout": program.layout.describe(),
         "program": "one step a call" if program.steps_per_call == 1 else "several steps a call",
-        "data": "streamed" if streamed else "resident",
+        "data": "streamed" if splits.train.streamed else "resident",
     }

@@ -67,26 +67,30 @@ def fit(
 
     Calls `on_epoch` after each epoch; returns and raises what `train` does.
     """
-    config = program.config
     with contextlib.ExitStack() as stack:
         processes.on_main(lambda: stack.enter_context(run_folder.locked(workdir)))
-        processes.on_main(lambda: run_folder.create(workdir, config))
+        processes.on_main(lambda: run_folder.create(workdir, program.config))
         try:
-            signals = stack.enter_context(StopSignals())
-            checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", _complain))
-            conditions = find_conditions(program, splits.train.streamed)
-            saver = Saver(program, checkpoints, signals, conditions)
-            step, progress, since_eval = saver.restore(program.like) or (0, program.start(), [])
-            _announce(program, splits, workdir, step)
-            log = RunLog(config, workdir, step, program.total_steps, active=processes.is_main())
-            reporter = Reporter(program, stack.enter_context(log), workdir, since_eval)
-            run = _Run(program, splits, saver, reporter)
-            return _finish(run, _loop(run, progress, step, on_epoch), workdir)
+            return _fit_in_folder(program, splits, workdir, on_epoch)
         except OSError as error:
             raise UserError(
                 f"The run folder {workdir} cannot be written: {error}. Make room there; the same "
                 "command then goes on from the last checkpoint."
             ) from error
+
+
+def _fit_in_folder(program: Program, splits: Splits, workdir: Path, on_epoch) -> dict:
+    with (
+        StopSignals() as signals,
+        Checkpoints(workdir / "checkpoints", _complain) as checkpoints,
+    ):
+        saver = Saver(program, checkpoints, signals, find_conditions(program, splits))
+        step, progress, since_eval = saver.restore(program.like) or (0, program.start(), [])
+        _announce(program, splits, workdir, step)
+        active = processes.is_main()
+        with RunLog(program.config, workdir, step, program.total_steps, active=active) as log:
+            run = _Run(program, splits, saver, Reporter(program, log, workdir, since_eval))
+            return _finish(run, _loop(run, progress, step, on_epoch), workdir)
 
 
 @dataclass(frozen=True)
