@@ -9,16 +9,12 @@ from ml_collections import ConfigDict
 
 from jax_train.config import ranges
 from jax_train.data import checks as data
-from jax_train.engine import augment, models, optim, parallel
+from jax_train.engine import augment, models, optim, parallel, recipe
 from jax_train.runs import trackers
 
 # Quick ones first: models are built, without weights, to see whether they can be.
 _ROOMS = (optim, augment, parallel, trackers, data, models)
 _LOOP = {  # fields of the training loop
-    "seed": ranges.whole(0, 2**32 - 1),  # JAX takes 32 bits: a larger one is another
-    "dtype": ranges.one_of(("float32", "bfloat16", "float64")),
-    "train.label_smoothing": ranges.rate,
-    "train.on_nonfinite": ranges.one_of(("stop", "skip")),
     "train.steps_per_call": ranges.whole(0),
     "eval.batch_size": ranges.whole(1),
     "eval.every_epochs": ranges.whole(1),
@@ -28,7 +24,9 @@ _LOOP = {  # fields of the training loop
     "log.every_steps": ranges.whole(1),
     "log.progress": ranges.switch,
 }
-CHECKS = _LOOP | {field: check for room in _ROOMS for field, check in room.CHECKS.items()}
+CHECKS = _LOOP | {
+    field: check for room in (recipe, *_ROOMS) for field, check in room.CHECKS.items()
+}
 
 
 def check(config: ConfigDict) -> None:
