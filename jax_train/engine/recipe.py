@@ -20,7 +20,6 @@ from jax_train.engine.parallel import Layout
 from jax_train.engine.state import TrainState, Weights, cast, init_state, split, stored
 from jax_train.errors import UserError
 
-
 CHECKS = {
     "seed": ranges.whole(0, 2**32 - 1),  # JAX takes 32 bits: a larger one is another
     "dtype": ranges.one_of(("float32", "bfloat16", "float64")),
