@@ -397,9 +397,11 @@ def test_memory_is_left_alone_elsewhere(monkeypatch, system):
     assert not allocator.tune()
 
 
+# With JAX loaded, as in a run: a heap that is empty but for the block would serve it again.
 _LARGE_BLOCKS = """
 import ctypes, sys
 from pathlib import Path
+import jax
 from jax_train.machine import allocator as memory
 if not memory.tune():
     sys.exit("not tuned")

@@ -171,7 +171,7 @@ def test_the_mask_of_the_first_tokens_does_not_depend_on_how_many_there_are(one_
     key = jax.random.key(6) if one_key else jax.random.split(jax.random.key(6), 7)
     np.testing.assert_array_equal(mask(key, (7, 2, 13)), mask(key, (7, 11, 13))[:, :2])
     x = jnp.ones((7, 3, 2, 13))
-    dropped = dropout.Dropout(0.5)(x, train=True, rngs=Keys(key), shape=(7, 3, 11, 13))
+    dropped = dropout.Dropout(0.5).drop(True, Keys(key))(x, (7, 3, 11, 13))
     np.testing.assert_array_equal(dropped > 0, mask(key, (7, 3, 11, 13))[:, :, :2])
 
 
