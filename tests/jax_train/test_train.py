@@ -246,13 +246,13 @@ def test_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_start_that_found_the_disk_full_may_be_repeated(tmp_path, monkeypatch):
-    def full(self, text):
+    def full(self, content):
         self.touch()
         raise OSError(28, "No space left on device")
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(type(folder), "write_text", full)
+        patch.setattr(type(folder), "write_bytes", full)
         with pytest.raises(UserError, match=r"No space left on device.*make room"):
             run_folder.create(folder, tiny.config())
     assert list(folder.iterdir()) == []
