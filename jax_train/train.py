@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from jax_train import checks, data
 from jax_train.data import Splits
-from jax_train.drawing.results import draw_curves
 from jax_train.engine import feed, metrics
 from jax_train.engine.program import Program
 from jax_train.engine.recipe import resolve
@@ -241,6 +240,10 @@ def _finish(run: _Run, state: TrainState, workdir: Path) -> dict:
 
 def write_run(workdir: Path, results: dict, confusion, class_names: Sequence[str]) -> None:
     """Write the files of a finished run; results.json comes last and marks it as finished."""
+    from jax_train.drawing.results import (
+        draw_curves,
+    )  # a second, which the first step need not wait
+
     write_confusion(workdir / "confusion.csv", confusion, class_names)
     title = f"{results['model']} on {results['data']}: test top-1 {results['test']['top1']:.2%}"
     draw_curves(workdir / "metrics.csv", workdir / "curves.png", title)

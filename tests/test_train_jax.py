@@ -159,10 +159,14 @@ def test_workdir_that_cannot_be_written_gets_one_paragraph(tmp_path):
     check_refusal(out, "--workdir")
 
 
-def test_imports_stay_light():
-    code = (
-        "import sys, jax_models\n"
-        "print([m for m in ('torch', 'tensorflow_datasets', 'orbax') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("jax_models", ("torch", "tensorflow_datasets", "orbax")),
+        ("jax_train.several", ("torch", "tensorflow_datasets", "matplotlib", "sklearn", "PIL")),
+    ],
+)
+def test_imports_stay_light(module, heavy):
+    code = f"import sys, {module}\nprint([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert out.stdout.strip() == "[]"
