@@ -24,9 +24,8 @@ _LOOP = {  # fields of the training loop
     "log.every_steps": ranges.whole(1),
     "log.progress": ranges.switch,
 }
-CHECKS = _LOOP | {
-    field: check for room in (recipe, *_ROOMS) for field, check in room.CHECKS.items()
-}
+_TABLES = (_LOOP, recipe.CHECKS, *(room.CHECKS for room in _ROOMS))
+CHECKS = {field: check for table in _TABLES for field, check in table.items()}
 
 
 def check(config: ConfigDict) -> None:
