@@ -1,5 +1,7 @@
 """The gradient of pooling inside a compiled model, where XLA fuses it with what comes before."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from flax import nnx
 
 import jax_models
 from jax_models import ops
+from tests import xla
 
 # Sizes at which XLA computes the input of a pool twice, with different rounding: a gradient that
 # looks for values equal to the maximum lost half of itself here, and nothing at smaller sizes.
@@ -32,7 +35,7 @@ def gradients(name, settings, shape):
     images = jnp.asarray(random.normal(size=shape), jnp.float32)
     weights = jnp.asarray(random.normal(size=(shape[0], 10)), jnp.float32)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=xla.AS_USERS)
     def gradient(params):
         def loss(params):
             model = nnx.merge(graphdef, params, rest)

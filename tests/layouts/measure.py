@@ -14,12 +14,12 @@ from tests.layouts import compare
 from tests.layouts.runs import LAYOUTS, MODELS
 from tests.parity.measure import ROOT, rewrite
 
-PROCESSES = [name for name in LAYOUTS if name.endswith("4 processes")]
+PROCESSES = [name for name in LAYOUTS if name.endswith("processes")]
 SINGLE = [name for name in LAYOUTS if name not in PROCESSES]
 
 
 def run_all(folder: Path, layouts=SINGLE, processes=PROCESSES, **options) -> None:
-    """Run layouts of 8 devices in one process, then those of 4 processes with 2 devices each.
+    """Run layouts of 8 devices in one process, then those of several, with 8 devices together.
 
     Args:
       folder: takes the results.
@@ -32,17 +32,10 @@ def run_all(folder: Path, layouts=SINGLE, processes=PROCESSES, **options) -> Non
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-        _finish(
-            [
-                _start(
-                    folder,
-                    processes,
-                    2,
-                    options | {"coordinator": coordinator, "num_processes": 4, "process_id": i},
-                )
-                for i in range(4)
-            ]
-        )
+        count = 4 if options.get("full") else 2
+        together = {"coordinator": coordinator, "num_processes": count}
+        own = [options | together | {"process_id": i} for i in range(count)]
+        _finish([_start(folder, processes, 8 // count, of_one) for of_one in own])
 
 
 def _start(folder, layouts, devices, options):
@@ -98,7 +91,8 @@ def tables(folder: Path) -> str:
             what = ", ".join(f"{kind} {size / 1e6:.3g} MB" for kind, size in sent.items()) or "–"
             memory = " / ".join(f"{size / 1e6:.0f}" for size in program["memory"].values())
             cells = " | ".join(f"{gap:.0e}" for gap in gaps.values())
-            lines.append(f"| {name} | {cells} | {what} | {memory} |")
+            row = name.replace("processes", "4 processes")
+            lines.append(f"| {row} | {cells} | {what} | {memory} |")
         lines.append("")
     return "\n".join(lines).strip()
 

@@ -31,7 +31,7 @@ from jax_train.runs.checkpoint import Checkpoints
 
 MODELS = ("vit", "simple_cnn")
 CLASSES, EPOCHS = 10, 2
-SMALL = 16  # side of the images in tests: 64-bit convolutions are slow
+SMALL = {"vit": 16, "simple_cnn": 8}  # side of the images in tests: 64-bit convolutions are slow
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,13 @@ LAYOUTS = {
     "remat": Layout(1, {"model.remat": True}),
     "remat, fsdp2x4": Layout(8, {"model.remat": True, "mesh.fsdp": 4}),
     "bfloat16": Layout(1, {"dtype": "bfloat16"}),
-    "4 processes": Layout(None),
+    "processes": Layout(None),
     "resumed on one": Layout(1, resumes=True),
     "resumed on fsdp2x4": Layout(8, {"mesh.fsdp": 4}, resumes=True),
-    "resumed on 4 processes": Layout(None, resumes=True),
+    "resumed on processes": Layout(None, resumes=True),
 }
+# Those whose images and masks are looked at.
+INPUTS = ("one", "jit8", "pmap8", "fsdp2x4", "processes")
 
 
 def make_config(model: str, full: bool, dtype: str):
@@ -78,7 +80,7 @@ def make_config(model: str, full: bool, dtype: str):
     config.train.batch_size = 24
     config.model.num_classes = CLASSES
     if model == "vit":
-        config.model.img_size = 32 if full else SMALL
+        config.model.img_size = 32 if full else SMALL[model]
     if not full:
         config.optim.learning_rate = 1e-3
         if model == "vit":
@@ -165,10 +167,10 @@ def measure(name: str, model: str, full: bool, dtype: str, folder: Path) -> None
     layout = LAYOUTS[name]
     config = make_config(model, full, dtype)
     config.update_from_flattened_dict(layout.changes)
-    run = Run(config, jax.devices()[: layout.devices], random_split(32 if full else SMALL))
+    run = Run(config, jax.devices()[: layout.devices], random_split(32 if full else SMALL[model]))
     memory = parallel.memory(run.step, run.state, run.feed.arrays)
     arrays, losses = {}, []
-    if config.train.accumulate_steps == 1:
+    if name in INPUTS:
         arrays["images"], arrays["masks"] = run.inputs()
     with Checkpoints(folder / model) if layout.saves or layout.resumes else nullcontext() as saved:
         if layout.resumes:

@@ -1,5 +1,6 @@
 """100 optimizer steps of each source's recipe, through the engine's own step and in PyTorch."""
 
+import functools
 import importlib
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from jax_train.engine import optim, steps
 from jax_train.engine.parallel import Layout
 from jax_train.engine.recipe import Recipe
 from jax_train.engine.state import init_state
+from tests import xla
 from tests.parity.cases import Pair, to_torch
 
 # The recipe that trains each model; its optimizer, schedule, weight decay and loss are used.
@@ -98,7 +100,7 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
     )
     state = jax.jit(lambda model: init_state(model, transform))(pair.model)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=xla.for_many_steps())
     def step(state, images, labels):
         grads, stats, sums = steps.gradients(
             recipe, state.params, state.stats, images, labels, None
