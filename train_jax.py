@@ -55,19 +55,19 @@ def main(argv: list[str]) -> None:
     clear_none_tuples(config)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
+    from jax_train import checks
 
+    checks.check_fields(config)  # before JAX is imported, which takes a second
     if _KEEP_MEMORY.value:
         from jax_train.machine import allocator
 
         allocator.tune()  # before JAX starts its threads
-    from jax_train import checks
     from jax_train.machine import processes, stopping
 
     by_hand = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     if _DISTRIBUTED.value or any(value is not None for value in by_hand):
         processes.start(*by_hand)
-    checks.check(config)  # the devices are known now
-    from jax_train import several  # after that: it takes a second
+    from jax_train import several  # it checks the rest, which needs the devices
 
     try:
         train = several.train_and_compare if config.compare else several.train_one

@@ -22,6 +22,7 @@ def train_one(config: ConfigDict, workdir: Path, *, again: bool = False) -> str:
 
     With `again` the folder is renamed first if its run is finished. Raises what `train` does.
     """
+    checks.check(config)
     results = processes.on_main(lambda: _finished_run(config, workdir, again))
     return summary(results or train(config, workdir), workdir)
 

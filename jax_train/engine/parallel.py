@@ -17,13 +17,6 @@ from jax_train.config import ranges
 
 # Smaller arrays are not worth a message of their own.
 _LEAST_SHARDED = 1024
-CHECKS = {
-    "parallel": ranges.one_of(("jit", "pmap")),
-    "mesh.data": ranges.whole(0),
-    "mesh.fsdp": ranges.whole(1),
-    "train.batch_size": ranges.whole(1),
-    "train.accumulate_steps": ranges.whole(1),
-}
 
 
 class Memory(NamedTuple):

@@ -17,7 +17,8 @@ from configs import common
 from jax_train import checks, several
 from jax_train.config.fields import flatten
 from jax_train.data import loading
-from jax_train.engine import augment
+from jax_train.engine import augment, optim
+from jax_train.engine import checks as engine_checks
 from jax_train.engine.models import model_configs
 from jax_train.engine.recipe import create_model
 from jax_train.errors import UserError
@@ -185,6 +186,32 @@ def test_every_field_is_checked_in_one_place_and_has_bad_values_here():
     fields = list(flatten(common.get_config()))
     assert sorted(checks.CHECKS) == sorted(BAD) == sorted(fields)
     assert sum(map(len, checks._TABLES)) == len(fields)
+
+
+def test_names_that_are_refused_without_jax_are_those_there_are():
+    assert tuple(optim.OPTIMIZERS) == engine_checks.OPTIMIZERS
+    assert tuple(optim.SCHEDULES) == engine_checks.SCHEDULES
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    ["train.epochs=0", "optim.name=lion", "schedule.warmup_epochs=99", "data.train_split=a["],
+)
+def test_the_command_refuses_a_field_before_jax_is_imported(mistake):
+    code = f"""
+import runpy, sys
+sys.argv = ["train_jax.py", "--config.{mistake}"]
+try:
+    runpy.run_path("train_jax.py", run_name="__main__")
+finally:
+    print([m for m in ("jax", "flax", "optax", "orbax", "matplotlib") if m in sys.modules])
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True, text=True
+    )
+    assert out.returncode == 2
+    assert f"error: config.{mistake.partition('=')[0]}=" in out.stderr
+    assert out.stdout.strip() == "[]"
 
 
 @pytest.fixture
