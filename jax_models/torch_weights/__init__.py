@@ -45,7 +45,8 @@ def load_file(model: nnx.Module, path: str | os.PathLike, **more: Any) -> None:
 def save_safetensors(model: nnx.Module, path: str | os.PathLike) -> None:
     """Write the model's weights, under PyTorch's names, to a safetensors file.
 
-    The file appears under its name, whatever its ending, only when it is complete.
+    The file appears under its name, whatever its ending, only when it is complete; a link is
+    followed.
 
     Raises:
       OSError: the file cannot be written.

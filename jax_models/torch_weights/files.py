@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from jax_models import output
+
 TORCH_ENDINGS = (".pt", ".pth", ".bin")
 ENDINGS = (*TORCH_ENDINGS, ".safetensors", ".npz")
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
@@ -60,7 +62,7 @@ def read(path: str | os.PathLike, beside: Collection[str] = ()) -> dict[str, Any
 
 
 def write(state: Mapping[str, np.ndarray], path: str | os.PathLike, ending: str = "") -> None:
-    """Write tensors to a file, under a temporary name until it is complete.
+    """Write tensors to a file; see `output.write`.
 
     Args:
       state: name -> array.
@@ -73,16 +75,7 @@ def write(state: Mapping[str, np.ndarray], path: str | os.PathLike, ending: str 
     """
     path = Path(path)
     save = _writer(ending or path.suffix, path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    output.write(path, lambda file: save(state, file))
 
 
 def _writer(ending: str, path: Path) -> Callable:

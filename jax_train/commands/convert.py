@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_train.errors import UserError
+from jax_train.files import check_output
 
 HELP = "convert weights between PyTorch (.pt), .safetensors and .npz"
 DESCRIPTION = (
@@ -55,9 +56,7 @@ def run(args: argparse.Namespace) -> str:
         if model_name is None:
             says = "is a file of weights: say of which model, such as --model vit."
             raise UserError(f"--from {source} {says}")
-    if target.exists() and (target.is_dir() or not args.overwrite):
-        cure = "it is a folder: choose" if target.is_dir() else "give --overwrite or choose"
-        raise UserError(f"--to {target} exists already; {cure} another name.")
+    check_output("--to", target, args.overwrite)
     if is_run:
         model_name, model = _open_run(model_name, source, args.settings)
         notes = []
@@ -70,10 +69,8 @@ def run(args: argparse.Namespace) -> str:
     except ImportError as error:
         raise UserError(f"--to {error}") from None
     except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"--to {target}: cannot be written: {error}. Check that the folder exists, is yours to "
-            "write to and has room."
-        ) from error
+        cure = "Check that the folder is yours to write to and has room."
+        raise UserError(f"--to {target}: cannot be written: {error}. {cure}") from error
     values = sum(array.size for array in state.values())
     written = f"{target}: {len(state)} tensors of {model_name}, {values:,} values."
     return "\n".join([*(f"note: {note}" for note in notes), written])

@@ -3,7 +3,7 @@
 import argparse
 
 from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
-from jax_train.files import check_csv, write_csv
+from jax_train.files import check_output, write_csv
 from jax_train.printing import WIDTH, shorten
 
 HELP = "evaluate a trained model on any split, class by class"
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> str:
     from jax_train.analysis.scoring import parse_tta
 
     views = parse_tta(args.tta)
-    check_csv(args.csv, args.overwrite)
+    check_output("--csv", args.csv, args.overwrite)
     run = open_run(args.run_folder)
     own = "test" if args.data else run.config.data.test_split
     split = own if args.split is None else args.split
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> str:
     found = notes(run, evaluation) + training_overlap(run, examples)
     lines = [report(run, evaluation), *(f"note: {note}" for note in found)]
     if args.csv:
-        write_csv(args.csv, _csv_rows(evaluation))
+        write_csv("--csv", args.csv, _csv_rows(evaluation))
         lines.append(f"{args.csv}: {len(evaluation.class_names)} classes")
     return "\n".join(lines)
 

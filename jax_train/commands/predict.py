@@ -4,7 +4,7 @@ import argparse
 
 from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
 from jax_train.errors import UserError
-from jax_train.files import check_csv, write_csv
+from jax_train.files import check_output, write_csv
 from jax_train.printing import WIDTH, readable, shorten
 
 HELP = "predict the classes of image files with a trained model"
@@ -40,14 +40,14 @@ def run(args: argparse.Namespace) -> str:
         raise UserError(f"--top {args.top}: expected a whole number of classes, at least 1.")
     if args.all and not args.csv:
         raise UserError("--all writes all probabilities into a file: give --csv FILE too.")
-    check_csv(args.csv, args.overwrite)
+    check_output("--csv", args.csv, args.overwrite)
     files = find_images(args.images)
     run = open_run(args.run_folder)
     found = predict(run, files, top=args.top, tta=views, keep_all=args.all, progress=True)
     lines = _table(found)
     lines += [f"note: {note}" for note in (*tta_notes(run, views), *_changes(found, run))]
     if args.csv:
-        write_csv(args.csv, _csv_rows(found))
+        write_csv("--csv", args.csv, _csv_rows(found))
         lines.append(f"{args.csv}: {len(found.files):,} files")
     return "\n".join(lines)
 

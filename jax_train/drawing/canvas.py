@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jax_train.errors import UserError
+from jax_train.files import write_atomically
 
 WIDTH = 6.0  # inches
 DPI = 200
@@ -51,10 +52,15 @@ class Picture:
         path = folder / f"{self.name}.png"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.figure.savefig(path, dpi=DPI, metadata={"Description": self.alt})
+            save_figure(self.figure, path, DPI, {"Description": self.alt})
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error}. Choose another --out.") from error
         return path
+
+
+def save_figure(figure: Figure, path: Path, dpi: int, facts: dict[str, str] | None = None) -> None:
+    """Write a figure as a PNG file with facts about it; raises OSError."""
+    write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format="png", metadata=facts))
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def draw_curves(metrics: Path, png: Path, title: str) -> None:
     figure.suptitle(title, parse_math=False)
     for axes, name in zip(figure.subplots(1, 2), _FIGURES, strict=True):
         _draw(axes, name, lines)
-    figure.savefig(png, dpi=120)
+    canvas.save_figure(figure, png, 120)
 
 
 def _draw(axes: Axes, name: str, lines: dict[str, np.ndarray]) -> str:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jax_train.config import ranges
 from jax_train.config.fields import flatten
 from jax_train.errors import UserError
+from jax_train.files import write_atomically
 
 
 class Tracker(Protocol):
@@ -64,7 +65,7 @@ class WandB:
 
         place = workdir / "wandb_id"
         if not place.exists():
-            place.write_text(uuid.uuid4().hex[:12])
+            write_atomically(place, uuid.uuid4().hex[:12])
         facts = {"project": project, "name": workdir.name, "config": flatten(config)}
         try:
             how = {"id": place.read_text(), "resume": "allow", "dir": str(workdir)}

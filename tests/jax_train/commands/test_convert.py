@@ -109,7 +109,7 @@ def test_an_existing_file_is_replaced_only_when_told(source, tmp_path, capsys):
 def test_a_folder_is_never_replaced(source, tmp_path, capsys):
     (tmp_path / "folder.npz").mkdir()
     assert run(source, tmp_path / "folder.npz", "--overwrite") == 2
-    assert_refused(capsys, tmp_path, "it is a folder")
+    assert_refused(capsys, tmp_path, "folder.npz is a folder")
     assert not list((tmp_path / "folder.npz").iterdir())
 
 
@@ -130,7 +130,7 @@ def test_a_failed_write_leaves_the_older_file(ending, failing, source, tmp_path,
 
 def test_a_missing_folder_is_named(source, tmp_path, capsys):
     assert run(source, tmp_path / "none" / "out.npz") == 2
-    assert_refused(capsys, tmp_path, str(tmp_path / "none"), "folder exists")
+    assert_refused(capsys, tmp_path, str(tmp_path / "none"), "does not exist")
 
 
 # Models and settings
