@@ -18,6 +18,7 @@ from configs import common
 from jax_train.config import flags as config_line
 from jax_train.config.fields import clear_none_tuples
 from jax_train.errors import UserError, run_command
+from jax_train.printing import say
 
 _DEFAULT = Path(__file__).resolve().parent / "configs" / "vit_digits.py"
 _RECIPE = f"the recipe, a Python file; without it configs/{_DEFAULT.name}"
@@ -74,14 +75,14 @@ def main(argv: list[str]) -> None:
         text = train(config, workdir, again=_IF_FINISHED.value == "again")
     except stopping.Stopped as stopped:
         if processes.is_main():
-            print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+            say(f"{stopped}; the same command goes on from there", error=True)
         sys.exit(stopping.EXIT_CODE)
     except KeyboardInterrupt:
         text = "interrupted; the same command goes on from the last checkpoint, if any"
-        print(text, file=sys.stderr)
+        say(text, error=True)
         sys.exit(130)
     if processes.is_main():
-        print(text)
+        say(text)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -108,6 +109,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         if "Traceback" in text:  # from within the config file; its last line says what is wrong
             text = _NO_CONFIG_FILE.format(text.strip().splitlines()[-1].rstrip("."))
         raise UserError(text) from error
+    except BrokenPipeError:  # of the help's reader
+        raise
     except Exception as error:  # a config file is a program: anything can go wrong in it
         raise UserError(_NO_CONFIG_FILE.format(f"{type(error).__name__}: {error}")) from error
     return rest

@@ -13,11 +13,14 @@ other programs used the machine is taken again.
 import argparse
 import os
 import platform
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import growth, host, race, startup, tasks
+from jax_train.errors import run_command
+from jax_train.printing import say
 from tests.parity.measure import ROOT, rewrite
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -59,7 +62,7 @@ def table(task: str, cases: list[str], rounds: int, changes: dict) -> str:
             f"| `{case}` | {batch} | {' | '.join(cells)} | **{got['JAX'].median / best:.2f}** "
             f"| {spread} |"
         )
-        print(lines[-1], flush=True)
+        say(lines[-1])
         taken += sum(samples.disturbed for samples in got.values())
         kept += sum(samples.kept_disturbed for samples in got.values())
     count = f"{rounds} sample{'s' * (rounds > 1)}"
@@ -78,7 +81,7 @@ def memory(cases: list[str], changes: dict) -> str:
         ours, theirs = (got[name].peaks[-1] for name in jobs)
         batch = tasks.CASES[case].batch_size
         lines.append(f"| `{case}` | {batch} | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} |")
-        print(lines[-1], flush=True)
+        say(lines[-1])
     return "\n".join(lines)
 
 
@@ -124,12 +127,12 @@ def main() -> None:
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
     for part in args.parts or PARTS:
-        print(f"== {part}: {machine()}", flush=True)
+        say(f"== {part}: {machine()}")
         text = PARTS[part](args)
-        print(text, flush=True)
+        say(text)
         if args.record:
             rewrite(part, f"{text}\n\n{machine()}", PAGE)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -1,8 +1,10 @@
 """Whole runs on a few digits: files, resuming, reported weights, refusals."""
 
+import contextlib
 import csv
 import json
 import os
+import sys
 
 import jax
 import numpy as np
@@ -279,3 +281,22 @@ def test_resolving_leaves_the_callers_config_alone():
     before = to_json(config)
     resolve(config, load_splits(config))
     assert to_json(config) == before
+
+
+@pytest.mark.parametrize("kind", ["broken", "full", "closed", "none"])
+def test_training_goes_on_though_nothing_can_be_printed(kind, tmp_path, monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    if kind == "full":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), write)
+    stream = os.fdopen(write, "w", buffering=1)
+    if kind == "closed":
+        stream.close()
+    with monkeypatch.context() as patch:
+        for name in ("stdout", "stderr"):
+            patch.setattr(sys, name, None if kind == "none" else stream)
+        results = train(tiny.config(**{"train.epochs": 1}), tmp_path / "run")
+    assert results["steps"] == 4
+    assert (tmp_path / "run" / "results.json").is_file()
+    with contextlib.suppress(OSError):
+        stream.close()
