@@ -63,7 +63,11 @@ def write_csv(option: str, path: str | os.PathLike, rows: Sequence[Sequence]) ->
 def csv_text(rows: Iterable[Sequence], end: str = "\r\n") -> str:
     """Rows as the text of a CSV file."""
     text = io.StringIO()
-    csv.writer(text, lineterminator=end).writerows(rows)
+    for row in rows:
+        # The module lets a carriage return stand bare where lines do not end in one.
+        returns = any("\r" in str(cell) for cell in row)
+        quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+        csv.writer(text, lineterminator=end, quoting=quoting).writerow(row)
     return text.getvalue()
 
 

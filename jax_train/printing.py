@@ -6,11 +6,13 @@ to stop, and nothing that a name holds may drive the terminal.
 
 import codecs
 import contextlib
+import logging
 import os
 import re
 import shutil
 import sys
 import textwrap
+import unicodedata
 from pathlib import Path
 
 WIDTH = 80  # columns of what is printed
@@ -32,11 +34,20 @@ def _replace_signs(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(_SIGNS, _replace_signs)
 
 
+class LogFormatter(logging.Formatter):
+    """Plain lines for people, in which control characters are spelled out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See the class."""
+        return printable(super().format(record))
+
+
 def prepare_streams() -> None:
-    """Make a process's streams take whatever it prints.
+    """Make a process's streams take whatever it prints, its log too.
 
     What is closed is opened to nowhere: the next file would get its number, and be printed into.
     """
+    logging.lastResort.setFormatter(LogFormatter())
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -66,7 +77,7 @@ def say(text: str, *, error: bool = False) -> OSError | None:
     """
     stream = sys.stderr if error else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    text = _CONTROLS.sub(_spelled_out, text).encode(encoding, _SIGNS).decode(encoding)
+    text = printable(text).encode(encoding, _SIGNS).decode(encoding)
     try:
         print(text, file=stream, flush=True)  # without a stream this does nothing
     except BrokenPipeError as broken:
@@ -87,9 +98,24 @@ def _silence(stream) -> None:
         os.close(null)
 
 
+def columns(text: str) -> int:
+    """Columns that a line takes: signs of Chinese, Japanese and Korean take two, accents none."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
 def shorten(text: str, width: int) -> str:
-    """Cut a text that is longer than `width` characters, and mark that by '…'."""
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    """Cut a text that takes more than `width` columns, and mark that by '…'."""
+    if columns(text) <= width:
+        return text
+    while columns(text) > width - 1:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def pad(text: str, width: int) -> str:
+    """Fill a text up with spaces to `width` columns."""
+    return text + " " * (width - columns(text))
 
 
 def on_terminal() -> bool:
@@ -122,15 +148,23 @@ def as_paragraph(text: str) -> str:
 
 def readable(name: str | Path) -> str:
     """A name as text of one line; bytes and signs that cannot be printed are spelled out."""
-    try:
-        raw = str(name).encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half a sign that no file system gave
-        raw = str(name).encode("utf-8", "backslashreplace")
-    text = raw.decode("utf-8", "backslashreplace")
     return "".join(
-        c if c.isprintable() or c in _WRITTEN else c.encode("unicode_escape").decode() for c in text
+        c if c.isprintable() or c in _WRITTEN else c.encode("unicode_escape").decode()
+        for c in _without_bytes(str(name))
     )
 
 
-def _spelled_out(found: re.Match) -> str:
-    return found[0].encode("unicode_escape").decode()
+def _without_bytes(text: str) -> str:
+    """Spell out the bytes that are no text, which Python carries along as surrogates."""
+    try:
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a sign that no file system gave
+        raw = text.encode("utf-8", "backslashreplace")
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def printable(text: str) -> str:
+    """A text of any lines in which all that would drive a terminal is spelled out."""
+    return _CONTROLS.sub(
+        lambda found: found[0].encode("unicode_escape").decode(), _without_bytes(text)
+    )

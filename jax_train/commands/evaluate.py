@@ -4,7 +4,7 @@ import argparse
 
 from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
 from jax_train.files import check_output, write_csv
-from jax_train.printing import WIDTH, shorten
+from jax_train.printing import WIDTH, columns, pad, readable, shorten
 
 HELP = "evaluate a trained model on any split, class by class"
 DESCRIPTION = (
@@ -62,7 +62,7 @@ def report(run, evaluation) -> str:
 
     figures, (low, high) = evaluation.figures, evaluation.top1_interval
     lines = [
-        f"{run.config.model.name} on {evaluation.data}",
+        f"{run.config.model.name} on {readable(evaluation.data)}",
         f"  {evaluation.split}: {len(evaluation.labels):,} images; weights of step {run.step:,}",
     ]
     if evaluation.tta:
@@ -88,12 +88,12 @@ def report(run, evaluation) -> str:
 
 def _table(evaluation) -> list[str]:
     """The table by class, or of many classes the worst."""
-    by_class, names = evaluation.by_class, evaluation.class_names
+    by_class, names = evaluation.by_class, [readable(name) for name in evaluation.class_names]
     shown, lines = range(len(names)), []
     if len(names) > _MOST_CLASSES:
         shown = by_class["f1"].argsort(kind="stable")[:_WORST]
         lines.append(f"  the {_WORST} classes with the lowest F1; --csv FILE writes all")
-    width = min(24, max(5, *(len(name) for name in names)))
+    width = min(24, max(5, *map(columns, names)))
     lines.append(f"  {'class':{width}}  images  precision   recall       F1  most often taken for")
     wrong, often = evaluation.most_confused
     for k in shown:
@@ -101,7 +101,7 @@ def _table(evaluation) -> list[str]:
         if often[k] and (ties := (evaluation.mistakes[k] == often[k]).sum() - 1):
             taken_for = f"{taken_for} and {ties} more"
         lines.append(
-            f"  {shorten(names[k], width):{width}} {by_class['images'][k]:7,} "
+            f"  {pad(shorten(names[k], width), width)} {by_class['images'][k]:7,} "
             f"{by_class['precision'][k]:10.2%} {by_class['recall'][k]:8.2%} "
             f"{by_class['f1'][k]:8.2%}  {taken_for}"
         )

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from jax_train.drawing import canvas
 from jax_train.drawing.canvas import SMALL, Picture
+from jax_train.printing import printable
 from jax_train.runs.history import History, read_history
 
 # Okabe and Ito's colours, told apart with any colour vision; and marks, for print in grey.
@@ -48,7 +49,7 @@ def draw_curves(metrics: Path, png: Path, title: str) -> None:
     history = read_history(metrics.parent)
     lines = {_TRAIN: history.train, _VAL: history.val, "test (final)": history.test}
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(printable(title), parse_math=False)
     for axes, name in zip(figure.subplots(1, 2), _FIGURES, strict=True):
         _draw(axes, name, lines)
     canvas.save_figure(figure, png, 120)

@@ -225,7 +225,8 @@ def slugs(names: Sequence[str]) -> list[str]:
     found = []
     for name in names:
         stem = Path(name).stem if re.search(r"\.\w+$", name) else name
-        slug = re.sub(r"[^\w-]+", "-", stem).strip("-")[:60] or "image"
+        slug = re.sub(r"[^\w-]+", "-", stem).strip("-").encode()[:120].decode(errors="ignore")[:60]
+        slug = slug or "image"
         taken, number = slug, 1
         while taken in found:
             number += 1

@@ -1,6 +1,7 @@
 """What commands print, and streams of any form."""
 
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -9,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from jax_train.errors import UserError, run_command
-from jax_train.printing import as_paragraph, on_terminal, progress_bar, readable, say
+from jax_train.printing import (
+    LogFormatter,
+    as_paragraph,
+    columns,
+    on_terminal,
+    pad,
+    progress_bar,
+    readable,
+    say,
+    shorten,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,6 +35,17 @@ def test_paragraphs_keep_indented_lines_and_whole_words(monkeypatch):
 def test_a_terminal_of_hardly_any_columns_gets_lines_all_the_same(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     assert as_paragraph("one two three four").splitlines()[0].startswith("one two three four"[:17])
+
+
+def test_columns_of_a_table_are_those_of_a_terminal():
+    assert [columns(text) for text in ("cat", "日本", "e\u0301", "")] == [3, 4, 1, 0]
+    assert pad("日本", 6) == "日本  "
+    assert [shorten("日本東京", n) for n in (8, 7, 6, 2)] == ["日本東京", "日本東…", "日本…", "…"]
+
+
+def test_the_log_shows_no_control_characters():
+    record = logging.LogRecord("a", logging.WARNING, "", 1, "left: a\x1b[2J\udce9", (), None)
+    assert LogFormatter().format(record) == r"left: a\x1b[2J\xe9"
 
 
 def test_names_are_shown_on_one_line_whatever_they_hold():
@@ -62,7 +84,7 @@ def test_signs_that_a_stream_lacks_are_replaced(tmp_path, stream):
         out = stream(os.dup(file.fileno()), "ascii")
         assert say("1×1 … 日 caf\udce9 \x1b[31m") is None
         out.close()
-    assert (tmp_path / "out").read_text() == "1x1 . ? caf? \\x1b[31m\n"
+    assert (tmp_path / "out").read_text() == "1x1 . ? caf\\xe9 \\x1b[31m\n"
 
 
 def test_control_characters_do_not_reach_a_terminal(capsys):
@@ -107,7 +129,8 @@ def test_a_mistake_is_told_whatever_it_holds(capsys):
 
     assert run_command(fail) == 2
     assert (
-        "error: config.data.name='folder:caf?': nothing there \\x1b[2J" in capsys.readouterr().err
+        "error: config.data.name='folder:caf\\xe9': nothing there \\x1b[2J"
+        in capsys.readouterr().err
     )
 
 
