@@ -26,7 +26,8 @@ def load_file(model: nnx.Module, path: str | os.PathLike, **more: Any) -> None:
 
     Args:
       model: as in `load`.
-      path: `.safetensors`, `.npz`, or PyTorch's `.pt`, `.pth`, `.bin` (these need PyTorch).
+      path: `.safetensors`, `.npz`, or PyTorch's `.pt`, `.pth`, `.bin`, `.ckpt`, `.pth.tar` (these
+        need PyTorch).
       **more: as in `load`.
 
     Raises:

@@ -18,8 +18,8 @@ from jax_train.files import check_output
 HELP = "convert weights between PyTorch (.pt), .safetensors and .npz"
 DESCRIPTION = (
     "Load a file of weights, or those of a run, into a model, which proves that all of it fits, "
-    "and write it in the format that the new name ends in: .pt, .pth or .bin (PyTorch), "
-    ".safetensors or .npz (NumPy). Code in a .pt file is never run."
+    "and write it in the format that the new name ends in: .pt, .pth, .bin, .ckpt or .pth.tar "
+    "(PyTorch), .safetensors or .npz (NumPy). Code in a PyTorch file is never run."
 )
 MOST_PROBLEMS = 4  # lines of each kind
 LOOKS_ALIKE = 0.5  # share of common names; two different models share at most 0.14
@@ -147,14 +147,14 @@ def build(model_name: str, settings: Mapping[str, Any]) -> Any:
 
 
 def _load(model, model_name: str, source: Path) -> list[str]:
-    """Fill the model; return what `torch_weights.load` warns of."""
+    """Fill the model; return what reading the file and `torch_weights.load` warn of."""
     from jax_models import torch_weights
 
     beside = torch_weights.names(model, beside=True)
-    state = _asked("--from", torch_weights.files.read, source, beside)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
+            state = _asked("--from", torch_weights.files.read, source, beside)
             torch_weights.load(model, state)
         return [str(warning.message) for warning in caught]
     except torch_weights.Misfit as misfit:
@@ -208,5 +208,4 @@ def looks_like(names: Sequence[str]) -> str | None:
 
 
 def _without_numbers(names: Sequence[str]) -> set[str]:
-    # A file of another depth differs in numbers alone; `module.` is DataParallel's.
-    return {re.sub(r"\d+", "0", name.removeprefix("module.")) for name in names}
+    return {re.sub(r"\d+", "0", name) for name in names}  # all that another depth changes

@@ -11,6 +11,8 @@ from flax import nnx
 from jax_models import torch_weights
 from tests.jax_models.small import COVERED, bits, build, build_mirror, draw_images
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*of a wrapped model left out")
+
 every_model = pytest.mark.parametrize("name", COVERED)
 
 
