@@ -31,6 +31,7 @@ def _replace_signs(error: UnicodeError) -> tuple[str, int]:
     return "".join(_INSTEAD.get(sign, "?") for sign in found), error.end
 
 
+_told: set[str] = set()
 codecs.register_error(_SIGNS, _replace_signs)
 
 
@@ -47,6 +48,7 @@ def prepare_streams() -> None:
 
     What is closed is opened to nowhere: the next file would get its number, and be printed into.
     """
+    _told.clear()
     logging.lastResort.setFormatter(LogFormatter())
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
@@ -88,6 +90,13 @@ def say(text: str, *, error: bool = False) -> OSError | None:
     except ValueError:  # closed by whoever called
         pass
     return None
+
+
+def tell_once(text: str) -> None:
+    """Print a paragraph on stderr, unless this command has told it before."""
+    if text not in _told:
+        _told.add(text)
+        say(as_paragraph(text), error=True)
 
 
 def _silence(stream) -> None:

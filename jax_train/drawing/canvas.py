@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jax_train.drawing import fonts
 from jax_train.errors import UserError
 from jax_train.files import write_atomically
 from jax_train.printing import printable, readable, shorten
@@ -61,7 +62,7 @@ class Picture:
 
 def save_figure(figure: Figure, path: Path, dpi: int, facts: dict[str, str] | None = None) -> None:
     """Write a figure as a PNG file with facts about it; raises OSError."""
-    write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format="png", metadata=facts))
+    write_atomically(path, fonts.render(figure, dpi=dpi, metadata=facts))
 
 
 @dataclass(frozen=True)
