@@ -8,6 +8,7 @@ configs/common.py lists them all with their meaning. Running the same command
 again goes on after an interruption.
 """
 
+import logging as stdlib_logging
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from configs import common
 from jax_train.config import flags as config_line
 from jax_train.config.fields import clear_none_tuples
 from jax_train.errors import UserError, run_command
-from jax_train.printing import LogFormatter, say
+from jax_train.printing import say
 
 _DEFAULT = Path(__file__).resolve().parent / "configs" / "vit_digits.py"
 _RECIPE = f"the recipe, a Python file; without it configs/{_DEFAULT.name}"
@@ -49,7 +50,7 @@ _KEEP_MEMORY = flags.DEFINE_bool("keep_memory", True, _KEPT)
 def main(argv: list[str]) -> None:
     """Train what the config and the other flags say."""
     logging.set_verbosity(logging.WARNING)
-    logging.get_absl_handler().setFormatter(LogFormatter())
+    stdlib_logging.root.removeHandler(logging.get_absl_handler())  # `run_command` has one
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag. Did you mean --config {argv[1]} ?")
     config = _CONFIG.value

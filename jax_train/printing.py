@@ -35,21 +35,21 @@ _told: set[str] = set()
 codecs.register_error(_SIGNS, _replace_signs)
 
 
-class LogFormatter(logging.Formatter):
-    """Plain lines for people, in which control characters are spelled out."""
+class _LogForPeople(logging.Handler):
+    """What is logged as paragraphs on stderr, each once in a command."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """See the class."""
-        return printable(super().format(record))
+    def emit(self, record: logging.LogRecord) -> None:
+        tell_once(self.format(record))
 
 
 def prepare_streams() -> None:
-    """Make a process's streams take whatever it prints, its log too.
+    """Make a process's streams take whatever it prints, and what it logs go the same way.
 
     What is closed is opened to nowhere: the next file would get its number, and be printed into.
     """
     _told.clear()
-    logging.lastResort.setFormatter(LogFormatter())
+    if not logging.root.handlers:  # nobody else listens
+        logging.root.addHandler(_LogForPeople())
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:

@@ -11,7 +11,6 @@ import pytest
 
 from jax_train.errors import UserError, run_command
 from jax_train.printing import (
-    LogFormatter,
     as_paragraph,
     columns,
     on_terminal,
@@ -43,9 +42,15 @@ def test_columns_of_a_table_are_those_of_a_terminal():
     assert [shorten("日本東京", n) for n in (8, 7, 6, 2)] == ["日本東京", "日本東…", "日本…", "…"]
 
 
-def test_the_log_shows_no_control_characters():
-    record = logging.LogRecord("a", logging.WARNING, "", 1, "left: a\x1b[2J\udce9", (), None)
-    assert LogFormatter().format(record) == r"left: a\x1b[2J\xe9"
+def test_the_log_is_for_people_and_said_once(monkeypatch, capsys):
+    def work():
+        for _ in range(3):
+            logging.getLogger("some.room").warning("left out: a\x1b[2J\udce9")
+
+    monkeypatch.setattr(logging.root, "handlers", [])
+    for _ in range(2):  # once in each command
+        run_command(work)
+        assert capsys.readouterr().err == "left out: a\\x1b[2J\\xe9\n"
 
 
 def test_names_are_shown_on_one_line_whatever_they_hold():
