@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks import growth, host, race, startup, tasks
 from jax_train.errors import run_command
-from jax_train.printing import say
+from jax_train.printing import counted, say
 from tests.parity.measure import ROOT, rewrite
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -65,9 +65,10 @@ def table(task: str, cases: list[str], rounds: int, changes: dict) -> str:
         say(lines[-1])
         taken += sum(samples.disturbed for samples in got.values())
         kept += sum(samples.kept_disturbed for samples in got.values())
-    count = f"{rounds} sample{'s' * (rounds > 1)}"
+    count = counted(rounds, "sample")
     vain = f", {kept} of them in vain" if kept else ""
-    again = f"{taken} samples were disturbed by other programs and taken again{vain}."
+    disturbed = counted(taken, "sample was", "samples were")
+    again = f"{disturbed} disturbed by other programs and taken again{vain}."
     return "\n".join([*lines, "", f"{count} of each. {again}"])
 
 

@@ -107,6 +107,11 @@ def _silence(stream) -> None:
         os.close(null)
 
 
+def counted(number: int, what: str, many: str = "") -> str:
+    """Such as '1 image', '1,293 images' and, with the plural given, '3 classes'."""
+    return f"{number:,} {what if number == 1 else many or f'{what}s'}"
+
+
 def columns(text: str) -> int:
     """Columns that a line takes: signs of Chinese, Japanese and Korean take two, accents none."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)

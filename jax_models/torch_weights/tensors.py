@@ -74,7 +74,7 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
     if problems:
         raise Misfit(problems)
     if uncounted:
-        many = f"{_COUNTER} of {len(uncounted)} layers"
+        many = f"{_COUNTER} of {len(uncounted)} layer{'s' * (len(uncounted) != 1)}"
         warnings.warn(f"{many} is not in the state dict and set to 0.", stacklevel=2)
     _assign(entries, arrays)
 

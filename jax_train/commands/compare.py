@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from jax_train.printing import WIDTH, columns, pad, shorten
+from jax_train.printing import WIDTH, columns, counted, pad, shorten
 
 HELP = "compare finished runs on the same data, in a table and on a page"
 DESCRIPTION = (
@@ -60,7 +60,7 @@ def _table(compared) -> list[str]:
     width = min(24, max(5, *(columns(one.name) for one in compared)))
     lines = [
         f"{compared[0].evaluation.split} of {compared[0].run.config.data.name}: "
-        f"{len(compared[0].right):,} images",
+        f"{counted(len(compared[0].right), 'image')}",
         f"  {'':{width}}   top-1   95 % interval  parameters   MFLOP  images/s  s/epoch",
     ]
     for one in compared:

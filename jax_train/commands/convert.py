@@ -14,6 +14,7 @@ from typing import Any
 
 from jax_train.errors import UserError
 from jax_train.files import check_output
+from jax_train.printing import counted
 
 HELP = "convert weights between PyTorch (.pt), .safetensors and .npz"
 DESCRIPTION = (
@@ -72,7 +73,9 @@ def run(args: argparse.Namespace) -> str:
         cure = "Check that the folder is yours to write to and has room."
         raise UserError(f"--to {target}: cannot be written: {error}. {cure}") from error
     values = sum(array.size for array in state.values())
-    written = f"{target}: {len(state)} tensors of {model_name}, {values:,} values."
+    written = (
+        f"{target}: {counted(len(state), 'tensor')} of {model_name}, {counted(values, 'value')}."
+    )
     return "\n".join([*(f"note: {note}" for note in notes), written])
 
 
@@ -159,7 +162,9 @@ def _load(model, model_name: str, source: Path) -> list[str]:
         return [str(warning.message) for warning in caught]
     except torch_weights.Misfit as misfit:
         problems = misfit.problems
-    lines = [f"--from {source} does not fit --model {model_name} ({len(problems)} problems):"]
+    lines = [
+        f"--from {source} does not fit --model {model_name} ({counted(len(problems), 'problem')}):"
+    ]
     advice = _advice(model_name, list(state), {problem.kind for problem in problems})
     raise UserError("\n".join([*lines, *_shortened(problems), advice]))
 

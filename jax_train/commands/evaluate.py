@@ -4,7 +4,7 @@ import argparse
 
 from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
 from jax_train.files import check_output, write_csv
-from jax_train.printing import WIDTH, columns, pad, readable, shorten
+from jax_train.printing import WIDTH, columns, counted, pad, readable, shorten
 
 HELP = "evaluate a trained model on any split, class by class"
 DESCRIPTION = (
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> str:
     lines = [report(run, evaluation), *(f"note: {note}" for note in found)]
     if args.csv:
         write_csv("--csv", args.csv, _csv_rows(evaluation))
-        lines.append(f"{args.csv}: {len(evaluation.class_names)} classes")
+        lines.append(f"{args.csv}: {counted(len(evaluation.class_names), 'class', 'classes')}")
     return "\n".join(lines)
 
 
@@ -61,9 +61,10 @@ def report(run, evaluation) -> str:
     from jax_train.analysis import scoring
 
     figures, (low, high) = evaluation.figures, evaluation.top1_interval
+    images = counted(len(evaluation.labels), "image")
     lines = [
         f"{run.config.model.name} on {readable(evaluation.data)}",
-        f"  {evaluation.split}: {len(evaluation.labels):,} images; weights of step {run.step:,}",
+        f"  {evaluation.split}: {images}; weights of step {run.step:,}",
     ]
     if evaluation.tta:
         count, named = len(scoring.views(run, evaluation.tta)), " and ".join(evaluation.tta)

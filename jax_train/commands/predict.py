@@ -5,7 +5,7 @@ import argparse
 from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
 from jax_train.errors import UserError
 from jax_train.files import check_output, write_csv
-from jax_train.printing import WIDTH, columns, pad, readable, shorten
+from jax_train.printing import WIDTH, columns, counted, pad, readable, shorten
 
 HELP = "predict the classes of image files with a trained model"
 DESCRIPTION = (
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> str:
     lines += [f"note: {note}" for note in (*tta_notes(run, views), *_changes(found, run))]
     if args.csv:
         write_csv("--csv", args.csv, _csv_rows(found))
-        lines.append(f"{args.csv}: {len(found.files):,} files")
+        lines.append(f"{args.csv}: {counted(len(found.files), 'file')}")
     return "\n".join(lines)
 
 
@@ -65,7 +65,7 @@ def _changes(found, run) -> list[str]:
         "transparent": "transparent",
     }
     counts = [f"{n:,} {text}" for kind, text in texts.items() if (n := found.differences[kind])]
-    return [f"of {len(found.files):,} images {', '.join(counts)}"] if counts else []
+    return [f"of {counted(len(found.files), 'image')} {', '.join(counts)}"] if counts else []
 
 
 def _table(found) -> list[str]:

@@ -19,6 +19,7 @@ from jax_train.config import ranges
 from jax_train.engine import checks
 from jax_train.engine.checks import output_size
 from jax_train.errors import UserError
+from jax_train.printing import counted
 
 # Each random part folds its own constant into the image's key, so that switching one part on or
 # off leaves the draws of the others as they were.
@@ -231,7 +232,7 @@ def _check_images(images: jax.Array, mean: np.ndarray) -> None:
         raise TypeError(f"expected uint8 images [B, H, W, C], got {images.dtype}{images.shape}")
     if images.shape[3] != len(mean):
         raise UserError(
-            f"config.data.mean has {len(mean)} entries, but the images have {images.shape[3]} "
-            "channels: expected one number per channel in config.data.mean and config.data.std. "
-            "Leave both at None to have them measured."
+            f"config.data.mean has {counted(len(mean), 'entry', 'entries')}, but the images have "
+            f"{counted(images.shape[3], 'channel')}: expected one number per channel in "
+            "config.data.mean and config.data.std. Leave both at None to have them measured."
         )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
+from jax_train.printing import counted
 
 OPTIMIZERS = ("adamw", "adam", "sgd")  # the keys of `optim.OPTIMIZERS`
 SCHEDULES = ("cosine", "onecycle", "constant")  # the keys of `optim.SCHEDULES`
@@ -131,7 +132,8 @@ def _check_schedule(config: ConfigDict) -> None:
 def check_lengths(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     """Raise a UserError where mean and std are of different numbers of channels."""
     if mean is not None and std is not None and len(mean) != len(std):
-        raise ranges.refusal("data.std", std, f"{len(mean)} numbers, as in config.data.mean={mean}")
+        expected = f"{counted(len(mean), 'number')}, as in config.data.mean={mean}"
+        raise ranges.refusal("data.std", std, expected)
 
 
 def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:

@@ -140,7 +140,7 @@ def test_one_problem_is_enough_to_load_nothing(name):
         for problem, changed in changes.items():
             model = shared(name)
             before = bits(model)
-            with pytest.raises(ValueError, match=f"1 problems(.|\n)*{problem}: {tensor}"):
+            with pytest.raises(ValueError, match=f"1 problem(.|\n)*{problem}: {tensor}"):
                 torch_weights.load(model, changed)
             assert bits(model) == before
 
@@ -176,7 +176,7 @@ def test_wrapped_names_are_taken_as_strictly_as_others():
     refuse(
         shared("simple_cnn"), state | {"loss.weight": torch.ones(3)}, "unexpected: model.conv1.0"
     )
-    refuse(shared("simple_cnn"), state | {"model.a": torch.ones(3)}, "1 problems", "unexpected: a")
+    refuse(shared("simple_cnn"), state | {"model.a": torch.ones(3)}, "1 problem", "unexpected: a")
     both = state | {"model._orig_mod.conv1.0.bias": torch.ones(3)}  # twice, without the wrapper
     refuse(shared("simple_cnn"), both, "unexpected: model._orig_mod.conv1.0.bias")
 
@@ -188,7 +188,7 @@ def test_counters_of_batch_norm_may_be_missing_as_in_pytorch(how_many):
     gone = counters if how_many == "all" else counters[:1]
     fewer = {name: value for name, value in state.items() if name not in gone}
     model = build("simple_cnn")
-    with pytest.warns(UserWarning, match=f"num_batches_tracked of {len(gone)} layers is not in"):
+    with pytest.warns(UserWarning, match=f"num_batches_tracked of {len(gone)} layers? is not in"):
         torch_weights.load(model, fewer)
     expected = as_numpy(state) | dict.fromkeys(gone, np.zeros((), np.int64))
     assert_same_state(torch_weights.export(model), expected)

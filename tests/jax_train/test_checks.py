@@ -265,7 +265,7 @@ SGD = {"optim__name": "sgd"}
             {"data__mean": (50.0,)},
             r"0 to 1 for each channel.*Divide a mean of 0..255 pixels by 255",
         ),
-        ({"data__mean": (0.5,), "data__std": (0.5, 0.5)}, r"data.std=.*: expected 1 numbers"),
+        ({"data__mean": (0.5,), "data__std": (0.5, 0.5)}, r"data.std=.*: expected 1 number,"),
         ({"model__name": "simple_cn"}, r"expected one of .* Did you mean simple_cnn\?"),
         ({"compare": ("simple_cn",)}, r"config.compare='simple_cn': .*Did you mean simple_cnn\?"),
         ({"compare": ("vit",)}, r"compare=\('vit',\): .*vit is named before"),

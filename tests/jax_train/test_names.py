@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jax_train import __main__
+from jax_train.runs import results
 from jax_train.train import train
 from tests import tiny
 
@@ -52,8 +53,8 @@ def answer(capsys, *arguments):
 
 
 def test_a_run_ends_and_its_files_have_the_very_names(trained):
-    results = json.loads((trained.workdir / "results.json").read_text("ascii"))
-    assert tuple(results["class_names"]) == CLASSES
+    found = json.loads((trained.workdir / "results.json").read_text("ascii"))
+    assert tuple(found["class_names"]) == CLASSES
     assert rows_of(trained.workdir / "confusion.csv")[0][1:] == list(CLASSES)
     assert all(name in (trained.workdir / "confusion.csv").read_bytes() for name in NAMES[2:])
 
@@ -81,3 +82,14 @@ def test_pages_and_pictures_show_them(trained, capsys):
     assert "日本" in page
     assert not {"\x1b", "\u202e"} & set(page)
     answer(capsys, "explain", trained.workdir, trained.data / "test" / HOSTILE / IMAGE)
+
+
+def test_counts_of_one_are_worded_and_the_first_five_of_five_classes_left_out(trained, capsys):
+    summary = results.summary(json.loads((trained.workdir / "results.json").read_text()), "")
+    assert "  1 epoch in" in summary
+    assert "top-1" in summary
+    assert "top-5" not in summary
+    text = answer(capsys, "evaluate", trained.workdir, "--split", "test[:1]")
+    assert "test[:1]: 1 image; weights" in text
+    text = answer(capsys, "evaluate", trained.workdir, "--split", "train[:1]")
+    assert "note: 1 of these images is among the training images" in text

@@ -13,6 +13,7 @@ from jax_train.errors import UserError, run_command
 from jax_train.printing import (
     as_paragraph,
     columns,
+    counted,
     on_terminal,
     pad,
     progress_bar,
@@ -34,6 +35,12 @@ def test_paragraphs_keep_indented_lines_and_whole_words(monkeypatch):
 def test_a_terminal_of_hardly_any_columns_gets_lines_all_the_same(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     assert as_paragraph("one two three four").splitlines()[0].startswith("one two three four"[:17])
+
+
+def test_counts_are_worded():
+    said = [counted(n, "image") for n in (0, 1, 2, 1234)]
+    assert said == ["0 images", "1 image", "2 images", "1,234 images"]
+    assert [counted(n, "class", "classes") for n in (1, 3)] == ["1 class", "3 classes"]
 
 
 def test_columns_of_a_table_are_those_of_a_terminal():
