@@ -106,7 +106,7 @@ class Example:
 
 def short(text: str, most: int = 18) -> str:
     """One line of at most so many columns."""
-    return shorten(readable(text), most)
+    return shorten(readable(" ".join(str(text).split())), most)
 
 
 def new_figure(height: float, title: str, note: str = "") -> Figure:
