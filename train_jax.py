@@ -8,6 +8,7 @@ configs/common.py lists them all with their meaning. Running the same command
 again goes on after an interruption.
 """
 
+import logging as stdlib_logging
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from configs import common
 from jax_train.config import flags as config_line
 from jax_train.config.fields import clear_none_tuples
 from jax_train.errors import UserError, run_command
+from jax_train.printing import say
 
 _DEFAULT = Path(__file__).resolve().parent / "configs" / "vit_digits.py"
 _RECIPE = f"the recipe, a Python file; without it configs/{_DEFAULT.name}"
@@ -48,40 +50,40 @@ _KEEP_MEMORY = flags.DEFINE_bool("keep_memory", True, _KEPT)
 def main(argv: list[str]) -> None:
     """Train what the config and the other flags say."""
     logging.set_verbosity(logging.WARNING)
-    logging.get_absl_handler().setFormatter(None)  # plain lines for people
+    stdlib_logging.root.removeHandler(logging.get_absl_handler())  # `run_command` has one
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag. Did you mean --config {argv[1]} ?")
     config = _CONFIG.value
     clear_none_tuples(config)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
+    from jax_train import checks
 
+    checks.check_fields(config)  # before JAX is imported, which takes a second
     if _KEEP_MEMORY.value:
         from jax_train.machine import allocator
 
         allocator.tune()  # before JAX starts its threads
-    from jax_train import checks
     from jax_train.machine import processes, stopping
 
     by_hand = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     if _DISTRIBUTED.value or any(value is not None for value in by_hand):
         processes.start(*by_hand)
-    checks.check(config)  # the devices are known now
-    from jax_train import several  # after that: it takes a second
+    from jax_train import several  # it checks the rest, which needs the devices
 
     try:
         train = several.train_and_compare if config.compare else several.train_one
         text = train(config, workdir, again=_IF_FINISHED.value == "again")
     except stopping.Stopped as stopped:
         if processes.is_main():
-            print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+            say(f"{stopped}; the same command goes on from there", error=True)
         sys.exit(stopping.EXIT_CODE)
     except KeyboardInterrupt:
         text = "interrupted; the same command goes on from the last checkpoint, if any"
-        print(text, file=sys.stderr)
+        say(text, error=True)
         sys.exit(130)
     if processes.is_main():
-        print(text)
+        say(text)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -108,6 +110,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         if "Traceback" in text:  # from within the config file; its last line says what is wrong
             text = _NO_CONFIG_FILE.format(text.strip().splitlines()[-1].rstrip("."))
         raise UserError(text) from error
+    except BrokenPipeError:  # of the help's reader
+        raise
     except Exception as error:  # a config file is a program: anything can go wrong in it
         raise UserError(_NO_CONFIG_FILE.format(f"{type(error).__name__}: {error}")) from error
     return rest

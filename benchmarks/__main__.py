@@ -13,11 +13,14 @@ other programs used the machine is taken again.
 import argparse
 import os
 import platform
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import growth, host, race, startup, tasks
+from jax_train.errors import run_command
+from jax_train.printing import counted, say
 from tests.parity.measure import ROOT, rewrite
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -59,12 +62,13 @@ def table(task: str, cases: list[str], rounds: int, changes: dict) -> str:
             f"| `{case}` | {batch} | {' | '.join(cells)} | **{got['JAX'].median / best:.2f}** "
             f"| {spread} |"
         )
-        print(lines[-1], flush=True)
+        say(lines[-1])
         taken += sum(samples.disturbed for samples in got.values())
         kept += sum(samples.kept_disturbed for samples in got.values())
-    count = f"{rounds} sample{'s' * (rounds > 1)}"
+    count = counted(rounds, "sample")
     vain = f", {kept} of them in vain" if kept else ""
-    again = f"{taken} samples were disturbed by other programs and taken again{vain}."
+    disturbed = counted(taken, "sample was", "samples were")
+    again = f"{disturbed} disturbed by other programs and taken again{vain}."
     return "\n".join([*lines, "", f"{count} of each. {again}"])
 
 
@@ -78,7 +82,7 @@ def memory(cases: list[str], changes: dict) -> str:
         ours, theirs = (got[name].peaks[-1] for name in jobs)
         batch = tasks.CASES[case].batch_size
         lines.append(f"| `{case}` | {batch} | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} |")
-        print(lines[-1], flush=True)
+        say(lines[-1])
     return "\n".join(lines)
 
 
@@ -124,12 +128,12 @@ def main() -> None:
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
     for part in args.parts or PARTS:
-        print(f"== {part}: {machine()}", flush=True)
+        say(f"== {part}: {machine()}")
         text = PARTS[part](args)
-        print(text, flush=True)
+        say(text)
         if args.record:
             rewrite(part, f"{text}\n\n{machine()}", PAGE)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

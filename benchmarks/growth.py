@@ -1,6 +1,7 @@
 """How cost grows with batch, depth and tokens: images per second and memory of training steps."""
 
 from benchmarks import race
+from jax_train.printing import say
 from tests.parity.measure import ROOT
 
 PICTURE = ROOT / "docs" / "images" / "growth.png"
@@ -29,7 +30,8 @@ def measure_and_draw(record: bool, quick: bool = False) -> str:
             light = _race(job | {"memory": True, "seconds": 0.01}, 1, allocator={})
             for name in got:
                 points[axis, value, name] = got[name].median, light[name].peaks[-1]
-            print(axis, value, {name: points[axis, value, name] for name in got}, flush=True)
+            found = {name: points[axis, value, name] for name in got}
+            say(f"{axis} {value} {found}")
     if record:
         _draw(points)
     return _table(points)

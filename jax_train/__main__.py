@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code: 0, or 2 for what the user can put right."""
+    """Run a command; return the exit code, see `run_command`."""
     parser = _Parser(prog="python -m jax_train", description="Commands around training.")
     parsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args, unknown = parser.parse_known_args(given)
         if unknown:  # said by the command, whose --help lists what it takes
             parsers.choices[given[0]].error(f"unrecognized arguments: {' '.join(unknown)}")
-        print(args.run(args))
+        return args.run(args)
 
     return run_command(parse_and_run)
 

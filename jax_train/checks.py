@@ -1,19 +1,19 @@
-"""Everything that can be refused of a config without its data: `check`, before anything slow.
+"""Everything that can be refused of a config without its data, before anything slow.
 
-The checks of a field stand beside the code that they guard: a table CHECKS and, for fields that
-have to go together, a function `check`. Here they meet, above all the rooms that have some, and
-below the training that begins with them. The tables together name every field there is.
+The checks of a field stand beside the code that they guard, in its room: a table CHECKS and, for
+fields that have to go together, a function `check`. Here they meet, above all the rooms that have
+some, and below the training that begins with them. The tables together name every field there is.
+Importing this does not import JAX, nor does `check_fields`.
 """
 
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
 from jax_train.data import checks as data
-from jax_train.engine import augment, models, optim, parallel, recipe
+from jax_train.engine import checks as engine
 from jax_train.runs import trackers
 
-# Quick ones first: models are built, without weights, to see whether they can be.
-_ROOMS = (optim, augment, parallel, trackers, data, models)
+_ROOMS = (engine, trackers, data)
 _LOOP = {  # fields of the training loop
     "train.steps_per_call": ranges.whole(0),
     "eval.batch_size": ranges.whole(1),
@@ -24,8 +24,19 @@ _LOOP = {  # fields of the training loop
     "log.every_steps": ranges.whole(1),
     "log.progress": ranges.switch,
 }
-_TABLES = (_LOOP, recipe.CHECKS, *(room.CHECKS for room in _ROOMS))
+_TABLES = (_LOOP, *(room.CHECKS for room in _ROOMS))
 CHECKS = {field: check for table in _TABLES for field, check in table.items()}
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Check each field, and what has to go together, as far as can be told without JAX.
+
+    Raises:
+      UserError: names a field, its value, what was expected and what to do.
+    """
+    ranges.check_fields(config, CHECKS)
+    for room in _ROOMS:
+        room.check(config)
 
 
 def check(config: ConfigDict) -> None:
@@ -34,6 +45,8 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: names a field, its value, what was expected and what to do.
     """
-    ranges.check_fields(config, CHECKS)
-    for room in _ROOMS:
-        room.check(config)
+    check_fields(config)
+    from jax_train.engine import models, parallel  # they import JAX
+
+    parallel.check(config)
+    models.check(config)

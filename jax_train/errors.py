@@ -1,10 +1,11 @@
 """The one exception that commands turn into a paragraph on stderr instead of a traceback."""
 
 import difflib
-import sys
 from collections.abc import Callable
 
-from jax_train.printing import as_paragraph
+from jax_train.printing import as_paragraph, prepare_streams, say, settle_streams
+
+BROKEN_PIPE = 141  # as of a program that SIGPIPE ended: its reader wanted no more
 
 
 class UserError(ValueError):
@@ -15,17 +16,29 @@ class UserError(ValueError):
     """
 
 
-def run_command(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code: 0; 2 after a UserError; 130 when interrupted."""
+def run_command(command: Callable[[], str | None]) -> int:
+    """Run a command, print what it returns, and return the exit code.
+
+    It is 0; 2 after a UserError, or when the text cannot be written; 130 when interrupted; 141
+    when whoever reads the output has left, as `head` does.
+    """
+    prepare_streams()
     try:
-        command()
+        text = command()
+        failed = None if text is None else say(text)
+        if failed and not isinstance(failed, BrokenPipeError):
+            raise UserError(f"The output cannot be written: {failed.strerror or failed}.")
+        return BROKEN_PIPE if failed else 0
     except UserError as error:
-        print(as_paragraph(f"error: {error}"), file=sys.stderr)
+        say(as_paragraph(f"error: {error}"), error=True)
         return 2
+    except BrokenPipeError:
+        return BROKEN_PIPE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", error=True)
         return 130
-    return 0
+    finally:
+        settle_streams()
 
 
 def nearest(word: str, known) -> str:

@@ -92,9 +92,10 @@ class Reporter:
         if processes.is_main():
             write_results(place, {"step": step, "learning_rate": rate, "batch": batch.tolist()})
         kept = f"the checkpoint of step {saved_step}" if saved_step else "no checkpoint"
+        more = f" and {len(batch) - 5} more" if len(batch) > 5 else ""
         raise UserError(
             f"{what[0].upper()}{what[1:]}. Nothing was learned from there on; {kept} is kept. Its "
-            f"batch, {batch[:5].tolist()} and {len(batch) - 5} more of "
+            f"batch, {batch[:5].tolist()}{more} of "
             f"{program.config.data.train_split!r}, is listed in {place}. "
             "Lower config.optim.learning_rate or set config.optim.clip_norm in another --workdir, "
             "or go on without such steps: --config.train.on_nonfinite=skip."

@@ -11,6 +11,7 @@ from jax_train.engine.program import Program
 from jax_train.engine.state import Progress
 from jax_train.machine import processes
 from jax_train.machine.stopping import Stopped, StopSignals
+from jax_train.printing import say
 from jax_train.runs import results
 from jax_train.runs.checkpoint import Checkpoints
 
@@ -57,7 +58,7 @@ class Saver:
         changed = [name for name in then if then[name] != now.get(name)]
         if changed and processes.is_main():
             text = ", ".join(f"{name} {then[name]} -> {now.get(name)}" for name in changed)
-            print(f"note: the last bits may differ from an unbroken run: {text}")
+            say(f"note: the last bits may differ from an unbroken run: {text}")
         return self.saved_step, progress, [TrainSums(*sums) for sums in facts["since_eval"]]
 
     def is_due(self, before: int, step: int) -> bool:

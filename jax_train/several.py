@@ -11,6 +11,7 @@ from jax_train.engine.models import model_configs
 from jax_train.engine.program import Program
 from jax_train.errors import UserError
 from jax_train.machine import processes
+from jax_train.printing import say
 from jax_train.runs import folder as run_folder
 from jax_train.runs.history import read_history
 from jax_train.runs.results import summary
@@ -22,6 +23,7 @@ def train_one(config: ConfigDict, workdir: Path, *, again: bool = False) -> str:
 
     With `again` the folder is renamed first if its run is finished. Raises what `train` does.
     """
+    checks.check(config)
     results = processes.on_main(lambda: _finished_run(config, workdir, again))
     return summary(results or train(config, workdir), workdir)
 
@@ -31,10 +33,10 @@ def _finished_run(config: ConfigDict, workdir: Path, again: bool) -> dict | None
     run_folder.check(workdir, config)
     results = run_folder.results(workdir)
     if results and again:
-        print(f"the finished run that was in {workdir} is now in {run_folder.set_aside(workdir)}")
+        say(f"the finished run that was in {workdir} is now in {run_folder.set_aside(workdir)}")
         return None
     if results:
-        print(f"{workdir} holds this run, finished; --if_finished=again trains again")
+        say(f"{workdir} holds this run, finished; --if_finished=again trains again")
     return results
 
 
@@ -62,19 +64,19 @@ def train_and_compare(config: ConfigDict, workdir: Path, *, again: bool = False)
         _check_all(configs)
     for place, (name, own) in enumerate(configs.items(), start=1):
         if name in finished:
-            _say(f"{folders[name]} holds this run, finished")
+            _tell(f"{folders[name]} holds this run, finished")
             continue
-        _say(f"\n{name}, model {place} of {len(configs)}")
-        _say(summary(train(own, folders[name]), folders[name]))
+        _tell(f"\n{name}, model {place} of {len(configs)}")
+        _tell(summary(train(own, folders[name]), folders[name]))
     if not processes.is_main():
         return ""
     page = compare(list(folders.values()), workdir)
     return f"\n{learning_table(folders)}\n\n{page}"
 
 
-def _say(text: str) -> None:
+def _tell(text: str) -> None:
     if processes.is_main():
-        print(text, flush=True)
+        say(text)
 
 
 def _finished(configs: dict[str, ConfigDict], workdir: Path, again: bool) -> list[str]:
@@ -88,7 +90,7 @@ def _finished(configs: dict[str, ConfigDict], workdir: Path, again: bool) -> lis
         run_folder.check(workdir / name, own)
     finished = [name for name in configs if run_folder.results(workdir / name)]
     if again and len(finished) == len(configs):
-        print(f"the runs that were in {workdir} are now in {run_folder.set_aside(workdir)}")
+        say(f"the runs that were in {workdir} are now in {run_folder.set_aside(workdir)}")
         return []
     return finished
 

@@ -1,7 +1,6 @@
 """The training loop."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from jax_train.errors import UserError
 from jax_train.machine import allocator, processes
 from jax_train.machine.runtime import enable_compilation_cache
 from jax_train.machine.stopping import StopSignals
-from jax_train.printing import as_paragraph
+from jax_train.printing import as_paragraph, say
 from jax_train.reporting import Reporter
 from jax_train.runs import folder as run_folder
 from jax_train.runs.checkpoint import Checkpoints
@@ -136,14 +135,14 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int) -> Non
     where = f"{jax.default_backend()}, {program.layout.describe()}"
     if jax.process_count() > 1:
         where += f" in {jax.process_count()} processes"
-    print(f"{config.model.name}: {program.parameters:,} parameters")
-    print(f"{config.data.name}: {sizes} images of {'x'.join(map(str, splits.train.image_shape))}")
-    print(f"{where}; run folder {workdir}")
+    say(f"{config.model.name}: {program.parameters:,} parameters")
+    say(f"{config.data.name}: {sizes} images of {'x'.join(map(str, splits.train.image_shape))}")
+    say(f"{where}; run folder {workdir}")
     for note in splits.notes():
-        print(note)
+        say(note)
     if step:
         epoch = f"{step / program.steps_per_epoch:.4g} of {config.train.epochs}"
-        print(f"going on after step {step} of {program.total_steps} (epoch {epoch})")
+        say(f"going on after step {step} of {program.total_steps} (epoch {epoch})")
 
 
 def _loop(run: _Run, progress: Progress, step: int, on_epoch) -> TrainState:
@@ -252,4 +251,4 @@ def write_run(workdir: Path, results: dict, confusion, class_names: Sequence[str
 
 def _complain(line: str) -> None:
     if processes.is_main():
-        print(as_paragraph(line), file=sys.stderr)
+        say(as_paragraph(line), error=True)

@@ -26,7 +26,8 @@ def load_file(model: nnx.Module, path: str | os.PathLike, **more: Any) -> None:
 
     Args:
       model: as in `load`.
-      path: `.safetensors`, `.npz`, or PyTorch's `.pt`, `.pth`, `.bin` (these need PyTorch).
+      path: `.safetensors`, `.npz`, or PyTorch's `.pt`, `.pth`, `.bin`, `.ckpt`, `.pth.tar` (these
+        need PyTorch).
       **more: as in `load`.
 
     Raises:
@@ -45,7 +46,8 @@ def load_file(model: nnx.Module, path: str | os.PathLike, **more: Any) -> None:
 def save_safetensors(model: nnx.Module, path: str | os.PathLike) -> None:
     """Write the model's weights, under PyTorch's names, to a safetensors file.
 
-    The file appears under its name, whatever its ending, only when it is complete.
+    The file appears under its name, whatever its ending, only when it is complete; a link is
+    followed.
 
     Raises:
       OSError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Files of weights by their ending: .safetensors, .npz, and PyTorch's .pt, .pth and .bin.
+"""Files of weights by their ending, in any case: .safetensors, .npz, and PyTorch's .pt and others.
 
 Files come from anywhere, so nothing in them is trusted: no code in them is run, and what they
 declare (sizes, shapes, names) is checked before memory is taken for it.
@@ -18,9 +18,15 @@ from typing import Any
 
 import numpy as np
 
-TORCH_ENDINGS = (".pt", ".pth", ".bin")
+from jax_models import output
+
+TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar")
 ENDINGS = (*TORCH_ENDINGS, ".safetensors", ".npz")
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net")
+# Words that wrappers put into names: those of torch.compile, FSDP and checkpointing anywhere, those
+# of DataParallel, Lightning and the like before every name.
+_WITHIN = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_BEFORE = ("module", "model", "net")
 
 # Weights hardly compress; what unpacks to more than this is made to fill the memory.
 _EXPANSION = 20  # bytes for each byte of the file
@@ -31,12 +37,13 @@ def read(path: str | os.PathLike, beside: Collection[str] = ()) -> dict[str, Any
     """Return the tensors of a weight file by name.
 
     Args:
-      path: a file that ends in one of `ENDINGS`. A PyTorch file may hold the state dict under one
-        of `STATE_DICT_KEYS`.
+      path: a file that ends in one of `ENDINGS`, in any case. A PyTorch file may hold the state
+        dict under one of `STATE_DICT_KEYS`, beside an optimizer's and other things.
       beside: names that are taken too where they stand beside the state dict.
 
     Returns:
-      name -> numpy array, or torch tensor for PyTorch's files; shapes are the file's.
+      name -> numpy array, or torch tensor for PyTorch's files; shapes are the file's. The names
+        are without those of wrappers, see `without_wrappers`.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -46,10 +53,11 @@ def read(path: str | os.PathLike, beside: Collection[str] = ()) -> dict[str, Any
     """
     path = Path(path)
     check_source(path)
-    if path.suffix in TORCH_ENDINGS:
+    ending = _ending(path)
+    if ending in TORCH_ENDINGS:
         state = _unwrap(_read_torch(path), path, beside)
     else:
-        state = (_read_npz if path.suffix == ".npz" else _read_safetensors)(path)
+        state = without_wrappers((_read_npz if ending == ".npz" else _read_safetensors)(path))
     for name, value in state.items():
         if not isinstance(name, str) or not hasattr(value, "shape"):
             raise ValueError(
@@ -60,7 +68,7 @@ def read(path: str | os.PathLike, beside: Collection[str] = ()) -> dict[str, Any
 
 
 def write(state: Mapping[str, np.ndarray], path: str | os.PathLike, ending: str = "") -> None:
-    """Write tensors to a file, under a temporary name until it is complete.
+    """Write tensors to a file; see `output.write`.
 
     Args:
       state: name -> array.
@@ -72,17 +80,8 @@ def write(state: Mapping[str, np.ndarray], path: str | os.PathLike, ending: str 
       OSError, RuntimeError: the file cannot be written.
     """
     path = Path(path)
-    save = _writer(ending or path.suffix, path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    save = _writer(ending or _ending(path), path)
+    output.write(path, lambda file: save(state, file))
 
 
 def _writer(ending: str, path: Path) -> Callable:
@@ -98,9 +97,14 @@ def _writer(ending: str, path: Path) -> Callable:
     return lambda state, file: file.write(save(dict(state), metadata={"format": "pt"}))
 
 
+def _ending(path: Path) -> str:
+    """The one of `ENDINGS` that a path has, else ''."""
+    return next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), "")
+
+
 def check_ending(path: Path) -> None:
-    """Raise a ValueError unless the path's ending is one of `ENDINGS`."""
-    if path.suffix not in ENDINGS:
+    """Raise a ValueError unless the path's ending is one of `ENDINGS`, in any case."""
+    if not _ending(path):
         raise ValueError(
             f"{path}: the format follows from the ending, and {path.suffix!r} is "
             f"none of {', '.join(ENDINGS)}. Give a file that ends in one of them."
@@ -232,19 +236,41 @@ def _unwrap(loaded: Any, path: Path, beside: Collection[str]) -> dict[str, Any]:
     if not isinstance(loaded, Mapping):
         holds = f"{path}: holds {type(loaded).__name__}, expected a state dict."
         raise ValueError(f"{holds} Save model.state_dict().")
-    held = [loaded[key] for key in STATE_DICT_KEYS if isinstance(loaded.get(key), Mapping)]
-    state = dict(held[0] if held else loaded)
+    state = dict(_state_dict_in(loaded))
     others = {name: state.pop(name, loaded.get(name)) for name in beside}
-    # DataParallel's `module.` is left out here, because the entries beside have none.
-    state = without_prefix(state)
+    # Taken off here, because the entries beside have none.
+    state = without_wrappers(state)
     return {name: value for name, value in others.items() if value is not None} | state
 
 
-def without_prefix(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A state dict without the `module.` that `torch.nn.DataParallel` puts before every name."""
-    if state and all(str(name).startswith("module.") for name in state):
-        return {str(name).removeprefix("module."): value for name, value in state.items()}
-    return state
+def _state_dict_in(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+    held = (loaded[key] for key in STATE_DICT_KEYS if isinstance(loaded.get(key), Mapping))
+    inner = next(held, None)
+    return loaded if inner is None else _state_dict_in(inner)
+
+
+def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict with the names of the bare model, whatever it was wrapped in when it was saved.
+
+    Left out, with a warning that names them, are `_orig_mod.` of `torch.compile` and its like, and
+    `module.`, `model.` and `net.` where they stand before every name, one after another.
+    """
+    taken: dict[str, None] = {}  # in order
+    names = []
+    for name in map(str, state):
+        words = name.split(".")
+        names.append(".".join(word for word in words if word not in _WITHIN))
+        taken |= dict.fromkeys(word for word in words if word in _WITHIN)
+    while names and (word := names[0].partition(".")[0]) in _BEFORE:
+        if not all(name.startswith(f"{word}.") for name in names):
+            break
+        names = [name.removeprefix(f"{word}.") for name in names]
+        taken[word] = None
+    if not taken or len(set(names)) < len(state):
+        return dict(state)
+    words = " and ".join(f"'{word}.'" for word in taken)
+    warnings.warn(f"{words} of a wrapped model left out of the names.", stacklevel=3)
+    return dict(zip(names, state.values(), strict=True))
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> ValueError:

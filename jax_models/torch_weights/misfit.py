@@ -38,7 +38,8 @@ class Misfit(ValueError):
     def __init__(self, problems: Sequence[Problem], path: str | os.PathLike | None = None):
         self.problems = list(problems)
         begins = "" if path is None else f"{path}: "
-        many = f"({len(self.problems)} problems; nothing was loaded):"
+        plural = "s" * (len(self.problems) != 1)
+        many = f"({len(self.problems)} problem{plural}; nothing was loaded):"
         lines = [f"{begins}The state dict does not fit the model {many}", *self.problems]
         super().__init__("\n  ".join(map(str, lines)))
 

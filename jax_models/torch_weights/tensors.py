@@ -10,11 +10,12 @@ import numpy as np
 from flax import nnx
 
 from jax_models.torch_weights import tables
-from jax_models.torch_weights.files import without_prefix
+from jax_models.torch_weights.files import without_wrappers
 from jax_models.torch_weights.misfit import Misfit, Problem
 from jax_models.torch_weights.tables import TorchTensor
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+_COUNTER = "num_batches_tracked"  # of batch norm; momentum does without
 _MOST_SLOTS = 65_536  # places in a batch; a few bytes can declare any number of them
 
 
@@ -36,7 +37,9 @@ class _Wrong(Exception):
 def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
     """Copy a PyTorch state dict into a model, in place.
 
-    A `module.` before every name (`torch.nn.DataParallel`) is left out.
+    What wrappers add to names, such as `module.` and `_orig_mod.`, is left out with a warning (see
+    `files.without_wrappers`), and so may be `num_batches_tracked` of batch norm, which PyTorch does
+    not ask for either: it is then 0.
 
     Args:
       model: a model of this package; also one built by `nnx.eval_shape`, which gets its arrays.
@@ -55,10 +58,12 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
         expected = f"{type(state_dict).__name__}; expected names with their tensors"
         raise ValueError(f"The state dict is {expected}. Give model.state_dict().")
     entries = _entries(model)
-    given = without_prefix(state_dict)
+    given = without_wrappers(state_dict)
     twice = " is in the state dict and beside it"
     problems = [Problem("twice", name, twice) for name in more & given.keys()]
-    given = {**given, **more}
+    given |= more
+    uncounted = [n for n, e in entries.items() if e.leaf == _COUNTER and n not in given]
+    given |= {name: np.zeros(entries[name].shape, np.int64) for name in uncounted}
     problems += [Problem("unexpected", name) for name in given if name not in entries]
     arrays = {}
     for name, entry in entries.items():
@@ -68,6 +73,9 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
             problems.append(Problem(*wrong.args))
     if problems:
         raise Misfit(problems)
+    if uncounted:
+        many = f"{_COUNTER} of {len(uncounted)} layer{'s' * (len(uncounted) != 1)}"
+        warnings.warn(f"{many} is not in the state dict and set to 0.", stacklevel=2)
     _assign(entries, arrays)
 
 

@@ -19,6 +19,7 @@ from jax_train.analysis.evaluation import Evaluation, evaluate
 from jax_train.config.fields import flatten
 from jax_train.data import Dataset, StreamedDataset
 from jax_train.errors import UserError
+from jax_train.printing import counted, readable
 from jax_train.runs import trained
 from jax_train.runs.history import History, read_history
 from jax_train.runs.trained import TrainedRun
@@ -130,7 +131,7 @@ def _check_alike(values: Sequence[tuple[TrainedRun, object]], what: str) -> None
 
     def of(run):
         fields, names = run.config.data, run.class_names
-        classes = f"{len(names)} classes from {names[0]!r} to {names[-1]!r}"
+        classes = f"{counted(len(names), 'class', 'classes')} from {names[0]!r} to {names[-1]!r}"
         return f"{run.folder} was tested on {fields.test_split!r} of {fields.name} ({classes})"
 
     for (first, value), (other, another) in combinations(values, 2):
@@ -141,10 +142,10 @@ def _check_alike(values: Sequence[tuple[TrainedRun, object]], what: str) -> None
 def model_names(runs: Sequence[TrainedRun]) -> list[str]:
     """Different names for runs: of the models, else of the folders, else their paths."""
     models = [run.config.model.name for run in runs]
-    for names in (models, [run.folder.resolve().name for run in runs]):
+    for names in (models, [readable(run.folder.resolve().name) for run in runs]):
         if len(set(names)) == len(names):
             return names
-    return [str(run.folder) for run in runs]
+    return [readable(run.folder) for run in runs]
 
 
 # Where they disagree

@@ -16,7 +16,7 @@ from jax_train.data.sources.by_name import open_source, scheme_of
 from jax_train.data.split import resolve_split
 from jax_train.engine import metrics
 from jax_train.errors import UserError
-from jax_train.printing import progress_bar
+from jax_train.printing import counted, progress_bar
 from jax_train.runs.trained import TrainedRun, image_shape
 
 
@@ -227,4 +227,5 @@ def training_overlap(run: TrainedRun, held: Examples) -> list[str]:
         return []
     known = {"name": fields.name, "split": fields.train_split, "class_names": held.class_names}
     shared = count_shared(Examples(**known, source=source.identity, ranges=ranges), held)
-    return [f"{shared:,} of these images are among the training images"] if shared else []
+    of_these = counted(shared, "of these images is", "of these images are")
+    return [f"{of_these} among the training images"] if shared else []

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from jax_train.printing import WIDTH, shorten
+from jax_train.printing import WIDTH, columns, counted, pad, shorten
 
 HELP = "compare finished runs on the same data, in a table and on a page"
 DESCRIPTION = (
@@ -57,16 +57,16 @@ def _table(compared) -> list[str]:
     """The main figures as lines for people."""
     from jax_train.analysis.comparison import seconds_per_epoch
 
-    width = min(24, max(5, *(len(one.name) for one in compared)))
+    width = min(24, max(5, *(columns(one.name) for one in compared)))
     lines = [
         f"{compared[0].evaluation.split} of {compared[0].run.config.data.name}: "
-        f"{len(compared[0].right):,} images",
+        f"{counted(len(compared[0].right), 'image')}",
         f"  {'':{width}}   top-1   95 % interval  parameters   MFLOP  images/s  s/epoch",
     ]
     for one in compared:
         low, high = one.evaluation.top1_interval
         lines.append(
-            f"  {shorten(one.name, width):{width}} {one.evaluation.figures['top1']:7.2%} "
+            f"  {pad(shorten(one.name, width), width)} {one.evaluation.figures['top1']:7.2%} "
             f"{100 * low:6.1f} – {100 * high:5.1f} % {one.run.results['parameters']:11,} "
             f"{one.flops.forward / 1e6:7.4g} {one.evaluation.images_per_sec:9,.0f} "
             f"{seconds_per_epoch(one):8.1f}"

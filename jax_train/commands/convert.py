@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from jax_train.errors import UserError
+from jax_train.files import check_output
+from jax_train.printing import counted
 
 HELP = "convert weights between PyTorch (.pt), .safetensors and .npz"
 DESCRIPTION = (
     "Load a file of weights, or those of a run, into a model, which proves that all of it fits, "
-    "and write it in the format that the new name ends in: .pt, .pth or .bin (PyTorch), "
-    ".safetensors or .npz (NumPy). Code in a .pt file is never run."
+    "and write it in the format that the new name ends in: .pt, .pth, .bin, .ckpt or .pth.tar "
+    "(PyTorch), .safetensors or .npz (NumPy). Code in a PyTorch file is never run."
 )
 MOST_PROBLEMS = 4  # lines of each kind
 LOOKS_ALIKE = 0.5  # share of common names; two different models share at most 0.14
@@ -55,9 +57,7 @@ def run(args: argparse.Namespace) -> str:
         if model_name is None:
             says = "is a file of weights: say of which model, such as --model vit."
             raise UserError(f"--from {source} {says}")
-    if target.exists() and (target.is_dir() or not args.overwrite):
-        cure = "it is a folder: choose" if target.is_dir() else "give --overwrite or choose"
-        raise UserError(f"--to {target} exists already; {cure} another name.")
+    check_output("--to", target, args.overwrite)
     if is_run:
         model_name, model = _open_run(model_name, source, args.settings)
         notes = []
@@ -70,12 +70,12 @@ def run(args: argparse.Namespace) -> str:
     except ImportError as error:
         raise UserError(f"--to {error}") from None
     except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"--to {target}: cannot be written: {error}. Check that the folder exists, is yours to "
-            "write to and has room."
-        ) from error
+        cure = "Check that the folder is yours to write to and has room."
+        raise UserError(f"--to {target}: cannot be written: {error}. {cure}") from error
     values = sum(array.size for array in state.values())
-    written = f"{target}: {len(state)} tensors of {model_name}, {values:,} values."
+    written = (
+        f"{target}: {counted(len(state), 'tensor')} of {model_name}, {counted(values, 'value')}."
+    )
     return "\n".join([*(f"note: {note}" for note in notes), written])
 
 
@@ -150,19 +150,21 @@ def build(model_name: str, settings: Mapping[str, Any]) -> Any:
 
 
 def _load(model, model_name: str, source: Path) -> list[str]:
-    """Fill the model; return what `torch_weights.load` warns of."""
+    """Fill the model; return what reading the file and `torch_weights.load` warn of."""
     from jax_models import torch_weights
 
     beside = torch_weights.names(model, beside=True)
-    state = _asked("--from", torch_weights.files.read, source, beside)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
+            state = _asked("--from", torch_weights.files.read, source, beside)
             torch_weights.load(model, state)
         return [str(warning.message) for warning in caught]
     except torch_weights.Misfit as misfit:
         problems = misfit.problems
-    lines = [f"--from {source} does not fit --model {model_name} ({len(problems)} problems):"]
+    lines = [
+        f"--from {source} does not fit --model {model_name} ({counted(len(problems), 'problem')}):"
+    ]
     advice = _advice(model_name, list(state), {problem.kind for problem in problems})
     raise UserError("\n".join([*lines, *_shortened(problems), advice]))
 
@@ -213,5 +215,4 @@ def looks_like(names: Sequence[str]) -> str | None:
 
 
 def _without_numbers(names: Sequence[str]) -> set[str]:
-    # A file of another depth differs in numbers alone; `module.` is DataParallel's.
-    return {re.sub(r"\d+", "0", name.removeprefix("module.")) for name in names}
+    return {re.sub(r"\d+", "0", name) for name in names}  # all that another depth changes

@@ -3,8 +3,8 @@
 import argparse
 
 from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
-from jax_train.files import check_csv, write_csv
-from jax_train.printing import WIDTH, shorten
+from jax_train.files import check_output, write_csv
+from jax_train.printing import WIDTH, columns, counted, pad, readable, shorten
 
 HELP = "evaluate a trained model on any split, class by class"
 DESCRIPTION = (
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> str:
     from jax_train.analysis.scoring import parse_tta
 
     views = parse_tta(args.tta)
-    check_csv(args.csv, args.overwrite)
+    check_output("--csv", args.csv, args.overwrite)
     run = open_run(args.run_folder)
     own = "test" if args.data else run.config.data.test_split
     split = own if args.split is None else args.split
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> str:
     found = notes(run, evaluation) + training_overlap(run, examples)
     lines = [report(run, evaluation), *(f"note: {note}" for note in found)]
     if args.csv:
-        write_csv(args.csv, _csv_rows(evaluation))
-        lines.append(f"{args.csv}: {len(evaluation.class_names)} classes")
+        write_csv("--csv", args.csv, _csv_rows(evaluation))
+        lines.append(f"{args.csv}: {counted(len(evaluation.class_names), 'class', 'classes')}")
     return "\n".join(lines)
 
 
@@ -61,9 +61,10 @@ def report(run, evaluation) -> str:
     from jax_train.analysis import scoring
 
     figures, (low, high) = evaluation.figures, evaluation.top1_interval
+    images = counted(len(evaluation.labels), "image")
     lines = [
-        f"{run.config.model.name} on {evaluation.data}",
-        f"  {evaluation.split}: {len(evaluation.labels):,} images; weights of step {run.step:,}",
+        f"{run.config.model.name} on {readable(evaluation.data)}",
+        f"  {evaluation.split}: {images}; weights of step {run.step:,}",
     ]
     if evaluation.tta:
         count, named = len(scoring.views(run, evaluation.tta)), " and ".join(evaluation.tta)
@@ -88,12 +89,12 @@ def report(run, evaluation) -> str:
 
 def _table(evaluation) -> list[str]:
     """The table by class, or of many classes the worst."""
-    by_class, names = evaluation.by_class, evaluation.class_names
+    by_class, names = evaluation.by_class, [readable(name) for name in evaluation.class_names]
     shown, lines = range(len(names)), []
     if len(names) > _MOST_CLASSES:
         shown = by_class["f1"].argsort(kind="stable")[:_WORST]
         lines.append(f"  the {_WORST} classes with the lowest F1; --csv FILE writes all")
-    width = min(24, max(5, *(len(name) for name in names)))
+    width = min(24, max(5, *map(columns, names)))
     lines.append(f"  {'class':{width}}  images  precision   recall       F1  most often taken for")
     wrong, often = evaluation.most_confused
     for k in shown:
@@ -101,7 +102,7 @@ def _table(evaluation) -> list[str]:
         if often[k] and (ties := (evaluation.mistakes[k] == often[k]).sum() - 1):
             taken_for = f"{taken_for} and {ties} more"
         lines.append(
-            f"  {shorten(names[k], width):{width}} {by_class['images'][k]:7,} "
+            f"  {pad(shorten(names[k], width), width)} {by_class['images'][k]:7,} "
             f"{by_class['precision'][k]:10.2%} {by_class['recall'][k]:8.2%} "
             f"{by_class['f1'][k]:8.2%}  {taken_for}"
         )

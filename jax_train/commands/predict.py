@@ -4,8 +4,8 @@ import argparse
 
 from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
 from jax_train.errors import UserError
-from jax_train.files import check_csv, write_csv
-from jax_train.printing import WIDTH, readable, shorten
+from jax_train.files import check_output, write_csv
+from jax_train.printing import WIDTH, columns, counted, pad, readable, shorten
 
 HELP = "predict the classes of image files with a trained model"
 DESCRIPTION = (
@@ -40,15 +40,15 @@ def run(args: argparse.Namespace) -> str:
         raise UserError(f"--top {args.top}: expected a whole number of classes, at least 1.")
     if args.all and not args.csv:
         raise UserError("--all writes all probabilities into a file: give --csv FILE too.")
-    check_csv(args.csv, args.overwrite)
+    check_output("--csv", args.csv, args.overwrite)
     files = find_images(args.images)
     run = open_run(args.run_folder)
     found = predict(run, files, top=args.top, tta=views, keep_all=args.all, progress=True)
     lines = _table(found)
     lines += [f"note: {note}" for note in (*tta_notes(run, views), *_changes(found, run))]
     if args.csv:
-        write_csv(args.csv, _csv_rows(found))
-        lines.append(f"{args.csv}: {len(found.files):,} files")
+        write_csv("--csv", args.csv, _csv_rows(found))
+        lines.append(f"{args.csv}: {counted(len(found.files), 'file')}")
     return "\n".join(lines)
 
 
@@ -65,7 +65,7 @@ def _changes(found, run) -> list[str]:
         "transparent": "transparent",
     }
     counts = [f"{n:,} {text}" for kind, text in texts.items() if (n := found.differences[kind])]
-    return [f"of {len(found.files):,} images {', '.join(counts)}"] if counts else []
+    return [f"of {counted(len(found.files), 'image')} {', '.join(counts)}"] if counts else []
 
 
 def _table(found) -> list[str]:
@@ -74,19 +74,21 @@ def _table(found) -> list[str]:
     A line for each file where that fits, otherwise the file and its classes below it.
     """
     files = [readable(file) for file in found.files]
-    names = [shorten(name, 40) for name in found.class_names]
-    width = max(len(names[k]) for k in set(found.classes.flat))
+    names = [shorten(readable(name), 40) for name in found.class_names]
+    width = max(columns(names[k]) for k in set(found.classes.flat))
     cells = [
-        [f"   {names[k]:{width}} {share:6.1%}" for k, share in zip(*row, strict=True)]
+        [f"   {pad(names[k], width)} {share:6.1%}" for k, share in zip(*row, strict=True)]
         for row in zip(found.classes, found.probabilities, strict=True)
     ]
-    margin = max(len(file) for file in files)
-    if margin + len("".join(cells[0])) <= WIDTH:
-        return [f"{file:{margin}}{''.join(row)}" for file, row in zip(files, cells, strict=True)]
-    lines, fitting = [], WIDTH // len(cells[0][0])
+    margin = max(map(columns, files))
+    if margin + columns("".join(cells[0])) <= WIDTH:
+        return [
+            f"{pad(file, margin)}{''.join(row)}" for file, row in zip(files, cells, strict=True)
+        ]
+    lines, fitting = [], WIDTH // columns(cells[0][0])
     for file, row in zip(files, cells, strict=True):
         # The end of a long path says more than its beginning; the CSV file has it whole.
-        lines.append(file if len(file) <= WIDTH else f"…{file[1 - WIDTH :]}")
+        lines.append(shorten(file[::-1], WIDTH)[::-1])
         lines += ["".join(row[i : i + fitting]) for i in range(0, len(row), fitting)]
     return lines
 
@@ -99,7 +101,7 @@ def _csv_rows(found) -> list[list[str]]:
         header += [f"p({name})" for name in found.class_names]
     rows = [header]
     for i, file in enumerate(found.files):
-        row = [readable(file)]
+        row = [str(file)]
         for k, share in zip(found.classes[i], found.probabilities[i], strict=True):
             row += [found.class_names[k], f"{share:.6g}"]
         if found.all_probabilities is not None:

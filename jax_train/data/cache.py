@@ -119,7 +119,7 @@ def _place(label: str, fingerprint: str, cache_dir: Folder) -> Path:
 
 def _warn(what: str, does: str, place: Path, error: OSError) -> None:
     _log.warning(
-        f"{what} not cached, so the next run {does} again: cannot write {place.parent} "
+        f"{what} not cached, so the next run {does} again: cannot write {place.parents[1]} "
         f"({error.strerror or error}). Set JAX_VIT_CNN_CACHE to a folder with room."
     )
 

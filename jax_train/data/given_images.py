@@ -14,6 +14,7 @@ import numpy as np
 
 from jax_train.data import image_files
 from jax_train.errors import UserError
+from jax_train.printing import counted
 
 FAR = 4  # a change of size by more than this factor is worth a note
 _COLOURFUL = 8  # mean range of R, G, B of a pixel, of 255; grey JPEGs stored as colour stay below
@@ -67,8 +68,8 @@ def read_images(
     """
     if image_shape[2] not in (1, 3):
         raise UserError(
-            f"The model takes images of {image_shape[2]} channels; files are read as grey "
-            "(1 channel) or RGB (3). Evaluate it on its own data instead."
+            f"The model takes images of {counted(image_shape[2], 'channel')}; files are read as "
+            "grey (1 channel) or RGB (3). Evaluate it on its own data instead."
         )
     paths = [Path(path) for path in paths]
     with _in_threads() as in_threads:

@@ -8,6 +8,7 @@ from jax_train.data.examples import Dataset, count_shared
 from jax_train.data.loading import load
 from jax_train.data.streamed import StreamedDataset
 from jax_train.errors import UserError
+from jax_train.printing import counted
 
 
 @dataclass
@@ -23,9 +24,11 @@ class Splits:
         notes = []
         for name, split in {"validation": self.val, "test": self.test}.items():
             if split and (shared := count_shared(self.train, split)):
-                notes.append(f"note: {shared:,} {name} images are among the training images")
+                images = counted(shared, f"{name} image is", f"{name} images are")
+                notes.append(f"note: {images} among the training images")
         if self.val and (shared := count_shared(self.val, self.test)):
-            notes.append(f"note: {shared:,} test images also serve as validation images")
+            images = counted(shared, "test image also serves", "test images also serve")
+            notes.append(f"note: {images} as validation images")
         return notes
 
 

@@ -13,7 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jax_train.drawing import fonts
 from jax_train.errors import UserError
+from jax_train.files import write_atomically
+from jax_train.printing import printable, readable, shorten
 
 WIDTH = 6.0  # inches
 DPI = 200
@@ -51,10 +54,15 @@ class Picture:
         path = folder / f"{self.name}.png"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.figure.savefig(path, dpi=DPI, metadata={"Description": self.alt})
+            save_figure(self.figure, path, DPI, {"Description": printable(self.alt)})
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error}. Choose another --out.") from error
         return path
+
+
+def save_figure(figure: Figure, path: Path, dpi: int, facts: dict[str, str] | None = None) -> None:
+    """Write a figure as a PNG file with facts about it; raises OSError."""
+    write_atomically(path, fonts.render(figure, dpi=dpi, metadata=facts))
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,8 @@ class Example:
 
 
 def short(text: str, most: int = 18) -> str:
-    """One line of at most so many characters."""
-    text = " ".join(str(text).split())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """One line of at most so many columns."""
+    return shorten(readable(" ".join(str(text).split())), most)
 
 
 def new_figure(height: float, title: str, note: str = "") -> Figure:
@@ -107,11 +114,11 @@ def new_figure(height: float, title: str, note: str = "") -> Figure:
 
     The height, in inches, is without what the note takes. A line break in it starts a new line.
     """
-    note = "\n".join(textwrap.fill(line, _LINE) for line in note.split("\n"))
+    note = "\n".join(textwrap.fill(printable(line), _LINE) for line in note.split("\n"))
     height += 0.17 * (note.count("\n") + bool(note))
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05)
-    title = textwrap.fill(title, 50)
+    title = textwrap.fill(printable(title), 50)
     # Names of classes and files may hold dollar signs, which are no formulas.
     figure.suptitle(title, fontsize=NORMAL + 1, fontweight="bold", parse_math=False)
     if note:

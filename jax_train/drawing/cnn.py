@@ -9,6 +9,7 @@ import numpy as np
 
 from jax_train.drawing import canvas
 from jax_train.drawing.canvas import SMALL, WIDTH, Example, Picture
+from jax_train.printing import counted
 
 _SHOWN = 6  # channels of a stage
 _MARKS = ("#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#009e73")  # Okabe and Ito's colours
@@ -42,8 +43,9 @@ def feature_maps(
         canvas.colour_bar(figure, image, axes, "activation", aspect=8)
     alt = (
         f"Feature maps for image {example.name}: the {_SHOWN} channels of largest mean size of "
-        f"each of {len(features)} stages, of {features[0].shape[0]}×{features[0].shape[1]} values "
-        f"in the first and {features[-1].shape[0]}×{features[-1].shape[1]} in the last."
+        f"each of {counted(len(features), 'stage')}, of "
+        f"{features[0].shape[0]}×{features[0].shape[1]} values in the first and "
+        f"{features[-1].shape[0]}×{features[-1].shape[1]} in the last."
     )
     return Picture("feature_maps", figure, alt)
 
@@ -85,7 +87,7 @@ def grad_cams(
             size = "1 value: no place" if h * w == 1 else f"{h}×{w} values"
             canvas.label(place, f"stage {stages[column - 1] + 1}", size)
     alt = (
-        f"Grad-CAM of the predicted class for {len(examples)} images at stage "
+        f"Grad-CAM of the predicted class for {counted(len(examples), 'image')} at stage "
         f"{', '.join(str(s + 1) for s in stages)}, laid over the images."
     )
     return Picture("grad_cam", figure, alt)

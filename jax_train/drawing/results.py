@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from jax_train.drawing import canvas
 from jax_train.drawing.canvas import SMALL, Picture
+from jax_train.printing import counted, printable
 from jax_train.runs.history import History, read_history
 
 # Okabe and Ito's colours, told apart with any colour vision; and marks, for print in grey.
@@ -48,10 +49,10 @@ def draw_curves(metrics: Path, png: Path, title: str) -> None:
     history = read_history(metrics.parent)
     lines = {_TRAIN: history.train, _VAL: history.val, "test (final)": history.test}
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(printable(title), parse_math=False)
     for axes, name in zip(figure.subplots(1, 2), _FIGURES, strict=True):
         _draw(axes, name, lines)
-    figure.savefig(png, dpi=120)
+    canvas.save_figure(figure, png, 120)
 
 
 def _draw(axes: Axes, name: str, lines: dict[str, np.ndarray]) -> str:
@@ -107,7 +108,8 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], facts: str) -> Pic
     if len(class_names) <= 15:
         _write_counts(axes, counts, shares)
     canvas.colour_bar(figure, image, axes, "share of the true class (%)", shrink=0.75)
-    return Picture("confusion", figure, f"Confusion matrix of {len(class_names)} classes. {facts}")
+    classes = counted(len(class_names), "class", "classes")
+    return Picture("confusion", figure, f"Confusion matrix of {classes}. {facts}")
 
 
 def _write_counts(axes, counts, shares) -> None:
@@ -135,5 +137,5 @@ def accuracy_by_class(shares: dict[str, np.ndarray], class_names: Sequence[str])
     axes.grid(alpha=0.3, axis="x")
     _legend(axes, loc="upper left", bbox_to_anchor=(1, 1))
     means = ", ".join(f"{name} {100 * values.mean():.1f} %" for name, values in shares.items())
-    alt = f"Accuracy in each of {len(places)} classes; mean: {means}."
+    alt = f"Accuracy in each of {counted(len(places), 'class', 'classes')}; mean: {means}."
     return Picture("accuracy_by_class", figure, alt)

@@ -12,6 +12,7 @@ from jax_models.layers import PatchEmbed
 from jax_train.analysis import explain
 from jax_train.drawing import canvas
 from jax_train.drawing.canvas import SMALL, Example, Picture
+from jax_train.printing import counted
 
 _CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 
@@ -103,7 +104,7 @@ def attention_over_images(
         for place in axes[row]:
             place.set_anchor("N")
     alt = (
-        f"{len(examples)} images, each beside the class token's attention in blocks "
+        f"{counted(len(examples), 'image')}, each beside the class token's attention in blocks "
         f"{', '.join(str(i + 1) for i in shown)} of {depth} and beside attention rollout."
     )
     return Picture("attention", figure, alt)
@@ -134,7 +135,7 @@ def attention_distances(distances: np.ndarray, even: float, images: int, note: s
     axes.set_ylim(0, 1.08 * max(distances.max(), even))
     axes.set_xticks(blocks[:: -(-len(blocks) // 12)])
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=SMALL, title=f"mean of {images} images", title_fontsize=SMALL)
+    axes.legend(fontsize=SMALL, title=f"mean of {counted(images, 'image')}", title_fontsize=SMALL)
     first, last = distances[0], distances[-1]
     alt = (
         f"Mean attention distance of each head: {first.min():.1f} to {first.max():.1f} pixels in "
@@ -186,7 +187,8 @@ def position_similarities(similarity: np.ndarray, embed: PatchEmbed) -> Picture:
 def _runs_note(embed: PatchEmbed) -> str:
     length = embed.in_channels * embed.patch_size**2
     rows = f"{length / embed.img_size:.3g} rows of one colour"
-    return f"Tokens are runs of {length} values of the channels-first memory ({rows}), not squares."
+    values = counted(length, "value")
+    return f"Tokens are runs of {values} of the channels-first memory ({rows}), not squares."
 
 
 def patch_filters(components: np.ndarray, shares: np.ndarray, embed: PatchEmbed) -> Picture:
@@ -237,7 +239,7 @@ def image_and_patches(example: Example, embed: PatchEmbed) -> Picture:
 
 
 def _image_and_runs(example, runs, embed) -> Picture:
-    title = f"An image and its {len(runs)} tokens of {runs.shape[1]} values"
+    title = f"An image and its {counted(len(runs), 'token')} of {counted(runs.shape[1], 'value')}"
     note = _runs_note(embed) + " Every second run is tinted."
     figure = canvas.new_figure(6, title, note)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))

@@ -16,7 +16,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
+from jax_train.engine import checks
+from jax_train.engine.checks import output_size
 from jax_train.errors import UserError
+from jax_train.printing import counted
 
 # Each random part folds its own constant into the image's key, so that switching one part on or
 # off leaves the draws of the others as they were.
@@ -200,8 +203,8 @@ def build(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> Au
       UserError: a measured `std` of 0; when first traced, also a `mean` whose length is not the
         number of channels, or a crop padding too large for the images.
     """
-    ranges.check_value("data.std", tuple(std), CHECKS["data.std"])
-    _check_lengths(mean, std)
+    ranges.check_value("data.std", tuple(std), checks.CHECKS["data.std"])
+    checks.check_lengths(mean, std)
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     config = config.copy_and_resolve_references()  # a later change by the caller has no effect
     found = {name: make(config) for name, make in OPERATIONS.items()}
@@ -220,60 +223,8 @@ def build(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> Au
     return Augmentation(functools.partial(run, list(operations)), evaluate)
 
 
-def _of_channels(check: ranges.Check, least: str, name: str) -> ranges.Check:
-    expected = f"a number {least} 1 for each channel, such as 0.5,0.5,0.5 (pixels are in [0, 1])"
-    cure = f"Divide a {name} of 0..255 pixels by 255."
-    return ranges.optional(ranges.each(check, expected, cure))
-
-
-_above_0 = ranges.Check("", lambda std: ranges.share.holds(std) and std > 0)
-CHECKS = {
-    "augment.resize": ranges.whole(0, 4096, "pixels (0: no resizing)"),
-    "augment.rotate_degrees": ranges.between(0, 180, "the largest angle in degrees"),
-    "augment.crop_padding": ranges.whole(0, 4096, "pixels (0: no crop)"),
-    "augment.crop_probability": ranges.share,
-    "augment.flip": ranges.switch,
-    "data.mean": _of_channels(ranges.share, "from 0 to", "mean"),
-    "data.std": _of_channels(_above_0, "above 0 up to", "std"),
-}
-
-
-def check(config: ConfigDict) -> None:
-    """Check what has to go together in `config.augment`, and the pixels' statistics.
-
-    Raises:
-      UserError: names the field, its value and what was expected.
-    """
-    _check_lengths(config.data.mean, config.data.std)
-    side = config.augment.resize or config.data.image_size
-    if side:
-        output_size(config.augment, side, side)
-
-
-def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:
-    """Height and width, in pixels, of what the model gets from images of `height` x `width`.
-
-    Args:
-      config: the `augment` part of the config.
-
-    Raises:
-      UserError: the crop padding is not smaller than the image.
-    """
-    size = (config.resize, config.resize) if config.resize else (height, width)
-    if config.crop_padding >= min(size):
-        expected = f"less than {min(size)} for images of {size[0]}x{size[1]} pixels"
-        cure = "A crop could hold nothing of the picture; an eighth of the side is usual."
-        raise ranges.refusal("augment.crop_padding", config.crop_padding, expected, cure)
-    return size
-
-
 def _to_unit(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
-
-
-def _check_lengths(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-    if mean is not None and std is not None and len(mean) != len(std):
-        raise ranges.refusal("data.std", std, f"{len(mean)} numbers, as in config.data.mean={mean}")
 
 
 def _check_images(images: jax.Array, mean: np.ndarray) -> None:
@@ -281,7 +232,7 @@ def _check_images(images: jax.Array, mean: np.ndarray) -> None:
         raise TypeError(f"expected uint8 images [B, H, W, C], got {images.dtype}{images.shape}")
     if images.shape[3] != len(mean):
         raise UserError(
-            f"config.data.mean has {len(mean)} entries, but the images have {images.shape[3]} "
-            "channels: expected one number per channel in config.data.mean and config.data.std. "
-            "Leave both at None to have them measured."
+            f"config.data.mean has {counted(len(mean), 'entry', 'entries')}, but the images have "
+            f"{counted(images.shape[3], 'channel')}: expected one number per channel in "
+            "config.data.mean and config.data.std. Leave both at None to have them measured."
         )

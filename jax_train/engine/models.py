@@ -7,22 +7,6 @@ from jax_train.config import ranges
 from jax_train.engine import optim
 from jax_train.engine.recipe import abstract_weights
 
-_SIZE, _SIZES = ranges.optional(ranges.whole(1)), "whole numbers of at least 1, such as 64,128"
-_RATE = ranges.optional(ranges.rate)
-CHECKS = {
-    "compare": ranges.each(ranges.text, "quoted names of models, such as 'vit','simple_cnn'"),
-    "model.name": ranges.text,
-    **dict.fromkeys(("model.img_size", "model.in_channels", "model.num_classes"), _SIZE),
-    **dict.fromkeys(("model.patch_size", "model.embed_dim", "model.depth"), _SIZE),
-    **dict.fromkeys(("model.num_heads", "model.mlp_dim"), _SIZE),
-    "model.dropout": _RATE,
-    "model.widths": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
-    "model.head_dims": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
-    "model.head_dropout": _RATE,
-    "model.remat": ranges.switch,
-    "model.scan_layers": ranges.switch,
-}
-
 
 def check(config: ConfigDict) -> None:
     """Check that the models there are can be built as `config.model` says, as far as is known.

@@ -100,6 +100,7 @@ def _one_cycle(config: ConfigDict, steps_per_epoch: int, steps: np.ndarray) -> S
 
 
 # Each (config, steps of an epoch, numbers of all steps) -> Schedule of the run without warm-up.
+# `checks.SCHEDULES` has the names.
 SCHEDULES = {"cosine": _cosine, "onecycle": _one_cycle, "constant": _constant}
 
 
@@ -157,7 +158,7 @@ def _momentum(optim: ConfigDict, momentum: np.ndarray | None) -> optax.GradientT
 
 
 # Each (the `optim` part of a config, momentum table or None, weight decay as a list of none or one
-# part) -> the parts between clipping and the learning rate.
+# part) -> the parts between clipping and the learning rate. `checks.OPTIMIZERS` has the names.
 OPTIMIZERS = {
     "adamw": lambda optim, momentum, decay: [_adam(optim, momentum), *decay],
     "adam": lambda optim, momentum, decay: [*decay, _adam(optim, momentum)],
@@ -206,63 +207,3 @@ def decay_mask(params: Any, exclude: Sequence[str]) -> Any:
             raise ranges.refusal("optim.decay_exclude", exclude, expected, cure)
     decayed = [not any(re.search(pattern, path) for pattern in exclude) for path in paths]
     return jax.tree.unflatten(jax.tree.structure(params), decayed)
-
-
-def _compiles(pattern: object) -> bool:
-    try:
-        return isinstance(pattern, str) and bool(re.compile(pattern))
-    except re.error:
-        return False
-
-
-_REGEXES = "valid regexes, quoted and separated by commas: 'bias$','norm'"
-CHECKS = {
-    "train.epochs": ranges.whole(1, 1_000_000),  # the schedule is a table of all steps
-    "optim.name": ranges.one_of(OPTIMIZERS),
-    "optim.learning_rate": ranges.above(0),
-    "optim.weight_decay": ranges.at_least(0),
-    "optim.decay_exclude": ranges.each(ranges.Check("a regex", _compiles), _REGEXES),
-    "optim.beta1": ranges.rate,
-    "optim.beta2": ranges.rate,
-    "optim.eps": ranges.above(0),
-    "optim.momentum": ranges.rate,
-    "optim.nesterov": ranges.switch,
-    "optim.clip_norm": ranges.at_least(0),
-    "schedule.name": ranges.one_of(SCHEDULES),
-    "schedule.unit": ranges.one_of(("step", "epoch")),
-    "schedule.warmup_epochs": ranges.at_least(0),
-    "schedule.final_factor": ranges.share,
-    "schedule.pct_start": ranges.share,
-    "schedule.div_factor": ranges.above(0),
-    "schedule.final_div_factor": ranges.above(0),
-    "schedule.cycle_momentum": ranges.switch,
-    "schedule.base_momentum": ranges.rate,
-    "schedule.max_momentum": ranges.rate,
-}
-
-
-def check(config: ConfigDict) -> None:
-    """Check what has to go together in `config.optim`, `config.schedule` and `train.epochs`.
-
-    Raises:
-      UserError: names the field, its value and what was expected.
-    """
-    schedule, optim, epochs = config.schedule, config.optim, config.train.epochs
-    cycles = schedule.name == "onecycle" and schedule.cycle_momentum
-    warmup, warmup_field = schedule.warmup_epochs, "schedule.warmup_epochs"
-    if schedule.name == "onecycle" and schedule.unit == "epoch":
-        expected = "'step', because onecycle changes the rate every step"
-        raise ranges.refusal("schedule.unit", schedule.unit, expected)
-    if schedule.name == "onecycle" and warmup > 0:
-        expected = "0.0 with onecycle, which has a warm-up of its own: config.schedule.pct_start"
-        raise ranges.refusal(warmup_field, warmup, expected, f"Add --config.{warmup_field}=0.")
-    if warmup >= epochs:  # a recipe's warm-up is too long for a short run
-        expected = f"a number from 0 up to but not including config.train.epochs={epochs}"
-        cure = f"Add --config.{warmup_field}={min(1, epochs - 1)} to the command."
-        raise ranges.refusal(warmup_field, warmup, expected, cure)
-    if schedule.base_momentum > schedule.max_momentum:
-        expected = f"at most config.schedule.max_momentum={schedule.max_momentum}"
-        raise ranges.refusal("schedule.base_momentum", schedule.base_momentum, expected)
-    if optim.name == "sgd" and optim.nesterov and not (optim.momentum > 0 or cycles):
-        expected = "False without momentum: see config.optim.momentum"
-        raise ranges.refusal("optim.nesterov", optim.nesterov, expected)

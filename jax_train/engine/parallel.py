@@ -14,16 +14,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
+from jax_train.printing import counted
 
 # Smaller arrays are not worth a message of their own.
 _LEAST_SHARDED = 1024
-CHECKS = {
-    "parallel": ranges.one_of(("jit", "pmap")),
-    "mesh.data": ranges.whole(0),
-    "mesh.fsdp": ranges.whole(1),
-    "train.batch_size": ranges.whole(1),
-    "train.accumulate_steps": ranges.whole(1),
-}
 
 
 class Memory(NamedTuple):
@@ -63,7 +57,7 @@ class Layout:
     def describe(self) -> str:
         """The layout in a few words."""
         kind = f"{self.mesh.shape['data']} data x {self.fsdp} fsdp" if self.fsdp > 1 else self.name
-        return f"{self.num_devices} device{'s'[: self.num_devices > 1]} ({kind})"
+        return f"{counted(self.num_devices, 'device')} ({kind})"
 
     # Placing arrays
 
@@ -156,7 +150,7 @@ class Layout:
         if batch_size % unit:
             above = -(-batch_size // unit) * unit
             sizes = f"{above - unit} or {above}" if above > unit else f"{above}"
-            devices = f"{self.num_devices} device{'s'[: self.num_devices > 1]}"
+            devices = counted(self.num_devices, "device")
             each = f" in {parts} parts each (config.train.accumulate_steps)" if parts > 1 else ""
             expected = f"a multiple of {unit}, to be split over {devices}{each}"
             raise ranges.refusal("train.batch_size", batch_size, expected, f"Use {sizes}.")
@@ -235,7 +229,7 @@ def create(config: ConfigDict, devices: Sequence | None = None) -> Layout:
         expected = f"a divisor of the number of devices, which is {count}: {fitting}"
         raise ranges.refusal("mesh.fsdp", fsdp, expected)
     if data not in (0, count // fsdp):
-        devices = f"{count} device{'s'[: count > 1]}"
+        devices = counted(count, "device")
         expected = f"{count // fsdp}, which config.mesh.fsdp={fsdp} leaves of {devices}, or 0"
         raise ranges.refusal("mesh.data", data, expected)
     if config.parallel == "jit":

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 import jax_models
 from jax_models.conv_layers import BatchNorm
-from jax_train.config import ranges
 from jax_train.data import Splits
 from jax_train.data.statistics import channel_statistics
 from jax_train.engine import augment, optim, seeds
@@ -19,13 +18,6 @@ from jax_train.engine.augment import Augmentation
 from jax_train.engine.parallel import Layout
 from jax_train.engine.state import TrainState, Weights, cast, init_state, split, stored
 from jax_train.errors import UserError
-
-CHECKS = {
-    "seed": ranges.whole(0, 2**32 - 1),  # JAX takes 32 bits: a larger one is another
-    "dtype": ranges.one_of(("float32", "bfloat16", "float64")),
-    "train.label_smoothing": ranges.rate,
-    "train.on_nonfinite": ranges.one_of(("stop", "skip")),
-}
 
 
 @dataclass(frozen=True, kw_only=True)

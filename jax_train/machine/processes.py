@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jax_train.errors import UserError
+from jax_train.printing import counted
 
 
 def start(
@@ -38,7 +39,8 @@ def start(
             "process. Leave all three out where JAX finds them by itself (--distributed)."
         )
     if count is not None and not 0 <= index < count:
-        raise UserError(f"--process_id={index}: expected 0 to {count - 1} of {count} processes.")
+        of = counted(count, "process", "processes")
+        raise UserError(f"--process_id={index}: expected 0 to {count - 1} of {of}.")
     try:
         jax.distributed.initialize(coordinator, count, index, initialization_timeout=120)
     except (RuntimeError, ValueError) as error:

@@ -1,5 +1,6 @@
 """Stopping a run from outside so that nothing is lost."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -35,7 +36,8 @@ class StopSignals:
     @staticmethod
     def _tell(text: str) -> None:
         # A write by hand: print may be in the middle of something else.
-        os.write(sys.stderr.fileno(), f"\n{text}\n".encode())
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody is there
+            os.write(sys.stderr.fileno(), f"\n{text}\n".encode())
 
     def __enter__(self) -> "StopSignals":
         for number in _SIGNALS:

@@ -3,6 +3,7 @@
 from jax_train.analysis import evaluation as evaluate
 from jax_train.analysis.evaluation import Evaluation
 from jax_train.data.sources.by_name import scheme_of
+from jax_train.printing import counted
 from jax_train.runs.trained import TrainedRun
 
 
@@ -17,12 +18,12 @@ def splits(run: TrainedRun, evaluation: Evaluation) -> list[str]:
     fields, sizes = run.config.data, (run.results or {}).get("images", {})
 
     def of(name, split):
-        return f"{split} ({sizes[name]:,} images)" if name in sizes else split
+        return f"{split} ({counted(sizes[name], 'image')})" if name in sizes else split
 
     lines = [f"Data: {fields.name}; trained on {of('train', fields.train_split)}"]
     if fields.val_split:
         lines.append(f"validated on {of('val', fields.val_split)}")
-    lines.append(f"tested on {evaluation.split} ({len(evaluation.labels):,} images)")
+    lines.append(f"tested on {evaluation.split} ({counted(len(evaluation.labels), 'image')})")
     return lines
 
 

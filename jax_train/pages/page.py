@@ -16,6 +16,7 @@ import numpy as np
 from jax_train.drawing.canvas import Picture
 from jax_train.errors import UserError
 from jax_train.files import write_atomically
+from jax_train.printing import printable
 
 _SPACE = "\N{NO-BREAK SPACE}"
 _SMALL = 96  # pixels along the longer side of a thumbnail
@@ -117,9 +118,15 @@ def _templates():
 
     loader, strict = jinja2.PackageLoader("jax_train.pages"), jinja2.StrictUndefined
     blocks = {"trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(autoescape=True, loader=loader, undefined=strict, **blocks)
+    look = {"autoescape": True, "finalize": _shown, **blocks}
+    environment = jinja2.Environment(loader=loader, undefined=strict, **look)
     environment.filters |= {"percent": percent, "count": count}
     return environment
+
+
+def _shown(value: object) -> object:
+    """What a template writes; names of any form can be read, and what is markup stays it."""
+    return printable(value) if type(value) is str else value
 
 
 # Figures as text

@@ -15,7 +15,7 @@ from jax_train.data.given_images import read_images
 from jax_train.drawing import canvas, cnn, vit
 from jax_train.drawing.canvas import Example, Picture
 from jax_train.errors import UserError
-from jax_train.printing import readable
+from jax_train.printing import counted, readable
 from jax_train.runs.trained import TrainedRun, image_shape
 
 _FILTERS, _CHANNELS = 32, 6
@@ -63,8 +63,8 @@ def choose_examples(run: TrainedRun, split: str | None, index: Sequence[int] = (
     for number in index:
         if not 0 <= number < len(data):
             raise UserError(
-                f"--index {number}: the split {split!r} of {data.name} has {len(data):,} images, "
-                f"0 to {len(data) - 1}."
+                f"--index {number}: the split {split!r} of {data.name} has "
+                f"{counted(len(data), 'image')}, 0 to {len(data) - 1}."
             )
     first = np.arange(min(len(data), _DISTANCE_IMAGES))
     more, labels = data.take(first)
@@ -162,7 +162,8 @@ class _Patches:
         if len(self._tokens) > 1:
             note = "Between the middles of the runs, whatever their colour."
             if missing := len(centres) - len(placed):
-                note += f"\n{missing} runs over two colours are left out."
+                over = counted(missing, "run over two colours is", "runs over two colours are")
+                note += f"\n{over} left out."
         distances = explain.mean_attention_distance(self._run, images)
         even = explain.pairwise_distances(placed).mean()
         return vit.attention_distances(distances, even, len(images), note)
@@ -225,7 +226,8 @@ def slugs(names: Sequence[str]) -> list[str]:
     found = []
     for name in names:
         stem = Path(name).stem if re.search(r"\.\w+$", name) else name
-        slug = re.sub(r"[^\w-]+", "-", stem).strip("-")[:60] or "image"
+        slug = re.sub(r"[^\w-]+", "-", stem).strip("-").encode()[:120].decode(errors="ignore")[:60]
+        slug = slug or "image"
         taken, number = slug, 1
         while taken in found:
             number += 1

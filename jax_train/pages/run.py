@@ -8,6 +8,7 @@ from jax_train.drawing import results
 from jax_train.pages import pictures
 from jax_train.pages.facts import data_name, notes, splits
 from jax_train.pages.page import Page, count, fields, interval, percent
+from jax_train.printing import counted
 from jax_train.runs.history import read_history
 from jax_train.runs.trained import TrainedRun
 
@@ -21,7 +22,7 @@ def write(run: TrainedRun, evaluation: Evaluation, split, page: Page) -> str:
     fact = "No image was taken for another class."
     if confused:
         true, taken_for, often, _ = confused[0]
-        fact = f"Most often {true} was taken for {taken_for}, {often} times."
+        fact = f"Most often {true} was taken for {taken_for}, {counted(often, 'time')}."
     matrix = results.confusion(evaluation.confusion, evaluation.class_names, fact)
     chosen = pictures.choose_examples(run, None)
     kinds = {"best": ", the best on validation", "last": ", the last"}

@@ -7,6 +7,7 @@ flipped bytes without a word, so every array has a checksum of ours, committed w
 import contextlib
 import logging
 import operator
+import os
 import shutil
 import sys
 import threading
@@ -61,6 +62,16 @@ def _hush_closed_loops() -> None:
     sys.excepthook, sys.unraisablehook = on_exception, on_unraisable
 
 
+def _in_utf8(folder: Path) -> Path:
+    """A path of a folder that TensorStore takes, which knows names in UTF-8 alone."""
+    try:
+        str(folder).encode()
+        return folder
+    except UnicodeEncodeError:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}")  # where the system has it
+
+
 def _request(like: Progress):
     """What Orbax is asked for: everything, or what `like` has of the state."""
     if like.sums is not None:
@@ -96,7 +107,7 @@ class Checkpoints:
         )
         self._check_records()
         with self._told():
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._manager = ocp.CheckpointManager(_in_utf8(self.folder), options=options)
 
     def _check_records(self) -> None:
         """Set checkpoints with damaged figures or facts aside before Orbax chooses by them."""

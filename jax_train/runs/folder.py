@@ -14,8 +14,6 @@ from jax_train.errors import UserError
 from jax_train.files import write_atomically
 
 _LOCK = ".lock"
-# What a start leaves that found no room for config.json.
-_BEFORE = {_LOCK, "config.json.part"}
 
 
 def check(workdir: Path, config: ConfigDict) -> None:
@@ -34,7 +32,7 @@ def check(workdir: Path, config: ConfigDict) -> None:
                 pass
         if stored.exists():
             lines = differences(config, stored)
-        elif workdir.exists() and {path.name for path in workdir.iterdir()} - _BEFORE:
+        elif workdir.exists() and any(map(_holds_something, workdir.iterdir())):
             raise UserError(
                 f"--workdir {workdir} is not empty and holds no run (no config.json). Choose "
                 "another one."
@@ -46,6 +44,11 @@ def check(workdir: Path, config: ConfigDict) -> None:
             f"{workdir} holds a run of another config. Choose another --workdir, or go back to its "
             "values:\n  " + "\n  ".join(lines)
         )
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether a file is more than what a start leaves that found no room for config.json."""
+    return path.name != _LOCK and not (path.name.endswith(".part") and "config.json" in path.name)
 
 
 @contextlib.contextmanager

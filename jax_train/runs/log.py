@@ -2,7 +2,6 @@
 
 import csv
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jax_train.files import csv_text, write_atomically
+from jax_train.printing import on_terminal, say
 from jax_train.runs import trackers
 from jax_train.runs.history import COLUMNS, read_metrics
 
@@ -56,7 +56,7 @@ class RunLog:
     ):
         self._csv = MetricsFile(workdir / "metrics.csv", step) if active else None
         self.seconds = self._csv.seconds if active else 0.0
-        hidden = not (active and config.log.progress and sys.stderr.isatty())
+        hidden = not (active and config.log.progress and on_terminal())
         look = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
         how = {"bar_format": look, "dynamic_ncols": True, "leave": False, "disable": hidden}
         self._bar = tqdm(total=total_steps, initial=step, **how)
@@ -91,9 +91,10 @@ class RunLog:
         """Print a line, above the bar."""
         self._quiet_until = time.monotonic() + 10
         if not self._bar.disable:
-            self._bar.write(text)
+            with self._bar.external_write_mode():
+                say(text)
         elif self._csv:
-            print(text, flush=True)
+            say(text)
 
     def to_disk(self) -> None:
         """Have the operating system write out the rows it holds back."""

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from jax_train.files import csv_text, write_atomically
+from jax_train.printing import counted
 
 
 def versions() -> dict[str, str]:
@@ -42,12 +43,12 @@ def summary(results: dict, workdir: Path) -> str:
     test, val = results["test"], results["val"]
     lines = [
         f"{results['model']} on {results['data']}: {results['parameters']:,} parameters",
-        f"  {results['epochs']} epoch{'s'[: results['epochs'] > 1]} in {results['seconds']:,.0f} s "
+        f"  {counted(results['epochs'], 'epoch')} in {results['seconds']:,.0f} s "
         f"({results['train_images_per_sec']:,.0f} images/s)",
     ]
     if val:
-        lines.append(_line("validation", val, results["images"]["val"]))
-    lines.append(_line("test", test, results["images"]["test"]))
+        lines.append(_line("validation", val, results, "val"))
+    lines.append(_line("test", test, results, "test"))
     which = "the best on validation" if results["reported_weights"] == "best" else "the last"
     lines.append(f"  weights: epoch {results['reported_epoch']}, {which}")
     lines += [f"  {note}" for note in results["notes"]]
@@ -55,11 +56,12 @@ def summary(results: dict, workdir: Path) -> str:
     return "\n".join(lines)
 
 
-def _line(name: str, figures: dict[str, float], images: int) -> str:
-    return (
-        f"  {name + ':':12}top-1 {figures['top1']:7.2%}   top-5 {figures['top5']:7.2%}   "
-        f"loss {figures['loss']:.4f}   {images:,} images"
-    )
+def _line(name: str, figures: dict[str, float], results: dict, split: str) -> str:
+    shares = [f"top-1 {figures['top1']:7.2%}", f"top-5 {figures['top5']:7.2%}"]
+    if 0 < len(results.get("class_names", ())) <= 5:  # the second would be 100 %
+        shares.pop()
+    images = counted(results["images"][split], "image")
+    return f"  {name + ':':12}" + "   ".join([*shares, f"loss {figures['loss']:.4f}", images])
 
 
 def write_results(path: Path, results: dict) -> None:

@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 from jax_train.config import ranges
 from jax_train.config.fields import flatten
 from jax_train.errors import UserError
+from jax_train.files import write_atomically
+from jax_train.printing import readable
 
 
 class Tracker(Protocol):
@@ -64,8 +66,9 @@ class WandB:
 
         place = workdir / "wandb_id"
         if not place.exists():
-            place.write_text(uuid.uuid4().hex[:12])
-        facts = {"project": project, "name": workdir.name, "config": flatten(config)}
+            write_atomically(place, uuid.uuid4().hex[:12])
+        fields = {k: readable(v) if isinstance(v, str) else v for k, v in flatten(config).items()}
+        facts = {"project": project, "name": readable(workdir.name), "config": fields}
         try:
             how = {"id": place.read_text(), "resume": "allow", "dir": str(workdir)}
             self._run = wandb.init(**facts, **how, settings=wandb.Settings(silent=True))

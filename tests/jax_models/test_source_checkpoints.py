@@ -11,6 +11,8 @@ from flax import nnx
 from jax_models import torch_weights
 from tests.jax_models.small import COVERED, bits, build, build_mirror, draw_images
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*of a wrapped model left out")
+
 every_model = pytest.mark.parametrize("name", COVERED)
 
 
@@ -144,7 +146,7 @@ def test_a_missing_class_token_is_explained(prefix):
     state, _ = without_token()
     model = build("mnist_vit")
     before = bits(model)
-    with pytest.raises(ValueError, match=r"1 problems(.|\n)*missing: class_random") as error:
+    with pytest.raises(ValueError, match=r"1 problem(.|\n)*missing: class_random") as error:
         torch_weights.load(model, {f"{prefix}{key}": value for key, value in state.items()})
     assert "torch_weights.load(…, class_random=model.class_random)" in str(error.value)
     assert "outside the state dict" in str(error.value)

@@ -135,12 +135,63 @@ def test_one_problem_is_enough_to_load_nothing(name):
             "unexpected": state | {f"{tensor}.0": value},
             "not numbers": state | {tensor: value.to(torch.complex64)},
         }
+        if tensor.endswith("num_batches_tracked"):
+            del changes["missing"]  # it may be
         for problem, changed in changes.items():
             model = shared(name)
             before = bits(model)
-            with pytest.raises(ValueError, match=f"1 problems(.|\n)*{problem}: {tensor}"):
+            with pytest.raises(ValueError, match=f"1 problem(.|\n)*{problem}: {tensor}"):
                 torch_weights.load(model, changed)
             assert bits(model) == before
+
+
+def renamed(state, rename):
+    return {rename(name): value for name, value in state.items()}
+
+
+WRAPPED = {
+    "torch.compile": (lambda name: f"_orig_mod.{name}", ["_orig_mod."]),
+    "DataParallel": (lambda name: f"module.{name}", ["module."]),
+    "Lightning": (lambda name: f"model.{name}", ["model."]),
+    "a network of a class": (lambda name: f"net.{name}", ["net."]),
+    "several": (lambda name: f"module._orig_mod.model.net.{name}", ["module.", "net."]),
+    "twice": (lambda name: f"module.module.{name}", ["module."]),
+    "a compiled part": (lambda name: name.replace("conv1.", "conv1._orig_mod."), ["_orig_mod."]),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_what_a_wrapper_adds_to_names_is_taken_off_and_told(wrapper):
+    rename, told = WRAPPED[wrapper]
+    model, state = build("simple_cnn"), build_mirror("simple_cnn").state_dict()
+    with pytest.warns(UserWarning, match="of a wrapped model left out") as caught:
+        torch_weights.load(model, renamed(state, rename))
+    assert all(word in str(caught[0].message) for word in told)
+    assert_same_state(torch_weights.export(model), as_numpy(state))
+
+
+@pytest.mark.filterwarnings("ignore:.*of a wrapped model")
+def test_wrapped_names_are_taken_as_strictly_as_others():
+    state = renamed(build_mirror("simple_cnn").state_dict(), lambda name: f"model.{name}")
+    refuse(
+        shared("simple_cnn"), state | {"loss.weight": torch.ones(3)}, "unexpected: model.conv1.0"
+    )
+    refuse(shared("simple_cnn"), state | {"model.a": torch.ones(3)}, "1 problem", "unexpected: a")
+    both = state | {"model._orig_mod.conv1.0.bias": torch.ones(3)}  # twice, without the wrapper
+    refuse(shared("simple_cnn"), both, "unexpected: model._orig_mod.conv1.0.bias")
+
+
+@pytest.mark.parametrize("how_many", ["all", "one"])
+def test_counters_of_batch_norm_may_be_missing_as_in_pytorch(how_many):
+    state = build_mirror("simple_cnn").state_dict()
+    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    gone = counters if how_many == "all" else counters[:1]
+    fewer = {name: value for name, value in state.items() if name not in gone}
+    model = build("simple_cnn")
+    with pytest.warns(UserWarning, match=f"num_batches_tracked of {len(gone)} layers? is not in"):
+        torch_weights.load(model, fewer)
+    expected = as_numpy(state) | dict.fromkeys(gone, np.zeros((), np.int64))
+    assert_same_state(torch_weights.export(model), expected)
 
 
 def test_a_kernel_with_swapped_axes_is_misshapen():

@@ -17,7 +17,8 @@ from configs import common
 from jax_train import checks, several
 from jax_train.config.fields import flatten
 from jax_train.data import loading
-from jax_train.engine import augment
+from jax_train.engine import augment, optim
+from jax_train.engine import checks as engine_checks
 from jax_train.engine.models import model_configs
 from jax_train.engine.recipe import create_model
 from jax_train.errors import UserError
@@ -187,6 +188,32 @@ def test_every_field_is_checked_in_one_place_and_has_bad_values_here():
     assert sum(map(len, checks._TABLES)) == len(fields)
 
 
+def test_names_that_are_refused_without_jax_are_those_there_are():
+    assert tuple(optim.OPTIMIZERS) == engine_checks.OPTIMIZERS
+    assert tuple(optim.SCHEDULES) == engine_checks.SCHEDULES
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    ["train.epochs=0", "optim.name=lion", "schedule.warmup_epochs=99", "data.train_split=a["],
+)
+def test_the_command_refuses_a_field_before_jax_is_imported(mistake):
+    code = f"""
+import runpy, sys
+sys.argv = ["train_jax.py", "--config.{mistake}"]
+try:
+    runpy.run_path("train_jax.py", run_name="__main__")
+finally:
+    print([m for m in ("jax", "flax", "optax", "orbax", "matplotlib") if m in sys.modules])
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True, text=True
+    )
+    assert out.returncode == 2
+    assert f"error: config.{mistake.partition('=')[0]}=" in out.stderr
+    assert out.stdout.strip() == "[]"
+
+
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """Neither network nor data; returns what was asked of them."""
@@ -238,7 +265,7 @@ SGD = {"optim__name": "sgd"}
             {"data__mean": (50.0,)},
             r"0 to 1 for each channel.*Divide a mean of 0..255 pixels by 255",
         ),
-        ({"data__mean": (0.5,), "data__std": (0.5, 0.5)}, r"data.std=.*: expected 1 numbers"),
+        ({"data__mean": (0.5,), "data__std": (0.5, 0.5)}, r"data.std=.*: expected 1 number,"),
         ({"model__name": "simple_cn"}, r"expected one of .* Did you mean simple_cnn\?"),
         ({"compare": ("simple_cn",)}, r"config.compare='simple_cn': .*Did you mean simple_cnn\?"),
         ({"compare": ("vit",)}, r"compare=\('vit',\): .*vit is named before"),

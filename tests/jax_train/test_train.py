@@ -1,7 +1,10 @@
 """Whole runs on a few digits: files, resuming, reported weights, refusals."""
 
+import contextlib
 import csv
 import json
+import os
+import sys
 
 import jax
 import numpy as np
@@ -14,7 +17,6 @@ from jax_train.data import load_splits
 from jax_train.data.statistics import channel_statistics
 from jax_train.engine.recipe import resolve
 from jax_train.errors import UserError
-from jax_train.files import write_atomically
 from jax_train.runs import folder as run_folder
 from jax_train.runs.history import COLUMNS, read_metrics
 from jax_train.train import train
@@ -246,20 +248,19 @@ def test_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_start_that_found_the_disk_full_may_be_repeated(tmp_path, monkeypatch):
-    def full(self, content):
-        self.touch()
+    def full(number):
         raise OSError(28, "No space left on device")
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(type(folder), "write_bytes", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match=r"No space left on device.*make room"):
             run_folder.create(folder, tiny.config())
     assert list(folder.iterdir()) == []
-    (folder / "config.json.part").touch()  # as a kill leaves it
+    (folder / ".config.json.1234.part").touch()  # as a kill leaves it
     run_folder.check(folder, tiny.config())
     run_folder.create(folder, tiny.config())
-    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert (folder / "config.json").is_file()
 
 
 def test_finished_run_is_set_aside_and_nothing_is_lost(tmp_path):
@@ -282,8 +283,20 @@ def test_resolving_leaves_the_callers_config_alone():
     assert to_json(config) == before
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
-    (tmp_path / "results.json").mkdir()
-    with pytest.raises(IsADirectoryError):
-        write_atomically(tmp_path / "results.json", "{}")
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+@pytest.mark.parametrize("kind", ["broken", "full", "closed", "none"])
+def test_training_goes_on_though_nothing_can_be_printed(kind, tmp_path, monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    if kind == "full":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), write)
+    stream = os.fdopen(write, "w", buffering=1)
+    if kind == "closed":
+        stream.close()
+    with monkeypatch.context() as patch:
+        for name in ("stdout", "stderr"):
+            patch.setattr(sys, name, None if kind == "none" else stream)
+        results = train(tiny.config(**{"train.epochs": 1}), tmp_path / "run")
+    assert results["steps"] == 4
+    assert (tmp_path / "run" / "results.json").is_file()
+    with contextlib.suppress(OSError):
+        stream.close()

@@ -14,7 +14,6 @@ import itertools
 import os
 import shlex
 import shutil
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from types import SimpleNamespace
 from jax_train.data.sources.archives import RECIPES, Contents, Recipe
 from jax_train.data.sources.tfds_folder import data_root, find_prepared, quiet_tfds, read_splits
 from jax_train.errors import UserError
-from jax_train.printing import progress_bar
+from jax_train.printing import on_terminal, progress_bar, say
 
 PROBE_SECONDS = 8  # to find out that there is no network; also bounds a name server that hangs
 _TIMEOUT = (5, 30)  # seconds to connect, and between two blocks of a download
@@ -84,9 +83,9 @@ def prepare(
         else:
             if progress:
                 size = f"{total / 1e6:,.0f} MB"
-                print(f"{name} is not prepared in {root}: fetching it, {size}", file=sys.stderr)
+                say(f"{name} is not prepared in {root}: fetching it, {size}", error=True)
             infos = {(url_base or recipe.url) + file: info for file, info in infos.items()}
-            with _tfds_bars(progress and sys.stderr.isatty()):  # elsewhere they fill a log
+            with _tfds_bars(progress and on_terminal()):  # elsewhere they fill a log
                 paths = _download(tfds, name, root, infos)
         with _tfds_bars(False):  # one bar of our own instead of its three
             return _write(builder, recipe.read(paths), total, progress)

@@ -109,7 +109,7 @@ def test_an_existing_file_is_replaced_only_when_told(source, tmp_path, capsys):
 def test_a_folder_is_never_replaced(source, tmp_path, capsys):
     (tmp_path / "folder.npz").mkdir()
     assert run(source, tmp_path / "folder.npz", "--overwrite") == 2
-    assert_refused(capsys, tmp_path, "it is a folder")
+    assert_refused(capsys, tmp_path, "folder.npz is a folder")
     assert not list((tmp_path / "folder.npz").iterdir())
 
 
@@ -130,7 +130,7 @@ def test_a_failed_write_leaves_the_older_file(ending, failing, source, tmp_path,
 
 def test_a_missing_folder_is_named(source, tmp_path, capsys):
     assert run(source, tmp_path / "none" / "out.npz") == 2
-    assert_refused(capsys, tmp_path, str(tmp_path / "none"), "folder exists")
+    assert_refused(capsys, tmp_path, str(tmp_path / "none"), "does not exist")
 
 
 # Models and settings
@@ -298,3 +298,37 @@ def test_a_file_of_weights_needs_the_name_of_its_model(tmp_path, capsys):
     paths = ["--from", str(tmp_path / "a.npz"), "--to", str(tmp_path / "b.npz")]
     assert __main__.main(["convert", *paths]) == 2
     assert "such as --model vit" in capsys.readouterr().err
+
+
+# As others save
+
+
+STATE = source_state("simple_cnn")
+SAVED = {
+    "a checkpoint": {"state_dict": STATE, "optimizer": {"state": {}, "lr": 0.1}, "epoch": 3},
+    "another": {"model_state_dict": STATE, "optimizer_state_dict": {"param_groups": [{}]}},
+    "one in another": {"model": {"state_dict": STATE, "epoch": 3}, "args": {"lr": 0.1}},
+    "of Lightning": {"state_dict": {f"model.{k}": v for k, v in STATE.items()}, "loops": {}},
+    "compiled": {"net": {f"module._orig_mod.{k}": v for k, v in STATE.items()}, "acc": 0.9},
+}
+
+
+@pytest.mark.parametrize("how", SAVED)
+def test_weights_come_as_others_save_them(how, tmp_path, capsys):
+    torch.save(SAVED[how], tmp_path / "saved.ckpt")
+    assert run(tmp_path / "saved.ckpt", tmp_path / "out.npz", name="simple_cnn") == 0
+    assert_same_state(read(tmp_path / "out.npz"), STATE)
+    out = capsys.readouterr().out
+    wrapped = how in ("of Lightning", "compiled")
+    assert out.startswith("note: '") == wrapped
+    assert ("of a wrapped model left out of the names." in out) == wrapped
+
+
+@pytest.mark.parametrize(
+    "ending", [".ckpt", ".pth.tar", ".PT", ".Pth", ".BIN", ".SAFETENSORS", ".NPZ", ".CKPT"]
+)
+def test_endings_of_any_case_and_of_others(ending, source, tmp_path):
+    first, second = tmp_path / f"first{ending}", tmp_path / "second.npz"
+    assert run(source, first) == 0
+    assert run(first, second) == 0
+    assert_same_state(read(second), source_state())

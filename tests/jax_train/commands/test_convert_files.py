@@ -217,4 +217,4 @@ def test_a_missing_file_is_named(tmp_path, capsys):
 def test_an_unknown_ending_is_named_with_those_there_are(first, last, source, tmp_path, capsys):
     assert run(tmp_path / first, tmp_path / last) == 2
     wrong = "'.txt'" if first == "a.txt" else "'.h5'"
-    assert_refused(capsys, tmp_path, wrong, ".pt, .pth, .bin, .safetensors, .npz")
+    assert_refused(capsys, tmp_path, wrong, ".pt, .pth, .bin, .ckpt, .pth.tar, .safetensors, .npz")

@@ -361,7 +361,7 @@ def test_measured_statistics_that_cannot_be_used(std):
 
 
 def test_wrong_images():
-    with pytest.raises(UserError, match=r"config\.data\.mean has 3 entries.* 1 channels"):
+    with pytest.raises(UserError, match=r"config\.data\.mean has 3 entries.* 1 channel:"):
         build().evaluate(jnp.asarray(random_images(2, 7, 11, channels=1)))
     with pytest.raises(TypeError, match="uint8"):
         build().evaluate(jnp.zeros((2, 7, 11, 3)))

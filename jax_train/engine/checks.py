@@ -1,0 +1,153 @@
+"""What the fields may hold that the engine reads, as far as can be told without JAX.
+
+Importing JAX takes a second, and a mistyped number is to be refused sooner. What needs devices or
+models is checked in `parallel` and `models`.
+"""
+
+import re
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from jax_train.config import ranges
+from jax_train.printing import counted
+
+OPTIMIZERS = ("adamw", "adam", "sgd")  # the keys of `optim.OPTIMIZERS`
+SCHEDULES = ("cosine", "onecycle", "constant")  # the keys of `optim.SCHEDULES`
+
+
+def _compiles(pattern: object) -> bool:
+    try:
+        return isinstance(pattern, str) and bool(re.compile(pattern))
+    except re.error:
+        return False
+
+
+def _of_channels(check: ranges.Check, least: str, name: str) -> ranges.Check:
+    expected = f"a number {least} 1 for each channel, such as 0.5,0.5,0.5 (pixels are in [0, 1])"
+    cure = f"Divide a {name} of 0..255 pixels by 255."
+    return ranges.optional(ranges.each(check, expected, cure))
+
+
+_RECIPE = {
+    "seed": ranges.whole(0, 2**32 - 1),  # JAX takes 32 bits: a larger one is another
+    "dtype": ranges.one_of(("float32", "bfloat16", "float64")),
+    "train.label_smoothing": ranges.rate,
+    "train.on_nonfinite": ranges.one_of(("stop", "skip")),
+}
+_REGEXES = "valid regexes, quoted and separated by commas: 'bias$','norm'"
+_OPTIM = {
+    "train.epochs": ranges.whole(1, 1_000_000),  # the schedule is a table of all steps
+    "optim.name": ranges.one_of(OPTIMIZERS),
+    "optim.learning_rate": ranges.above(0),
+    "optim.weight_decay": ranges.at_least(0),
+    "optim.decay_exclude": ranges.each(ranges.Check("a regex", _compiles), _REGEXES),
+    "optim.beta1": ranges.rate,
+    "optim.beta2": ranges.rate,
+    "optim.eps": ranges.above(0),
+    "optim.momentum": ranges.rate,
+    "optim.nesterov": ranges.switch,
+    "optim.clip_norm": ranges.at_least(0),
+    "schedule.name": ranges.one_of(SCHEDULES),
+    "schedule.unit": ranges.one_of(("step", "epoch")),
+    "schedule.warmup_epochs": ranges.at_least(0),
+    "schedule.final_factor": ranges.share,
+    "schedule.pct_start": ranges.share,
+    "schedule.div_factor": ranges.above(0),
+    "schedule.final_div_factor": ranges.above(0),
+    "schedule.cycle_momentum": ranges.switch,
+    "schedule.base_momentum": ranges.rate,
+    "schedule.max_momentum": ranges.rate,
+}
+_above_0 = ranges.Check("", lambda std: ranges.share.holds(std) and std > 0)
+_AUGMENT = {
+    "augment.resize": ranges.whole(0, 4096, "pixels (0: no resizing)"),
+    "augment.rotate_degrees": ranges.between(0, 180, "the largest angle in degrees"),
+    "augment.crop_padding": ranges.whole(0, 4096, "pixels (0: no crop)"),
+    "augment.crop_probability": ranges.share,
+    "augment.flip": ranges.switch,
+    "data.mean": _of_channels(ranges.share, "from 0 to", "mean"),
+    "data.std": _of_channels(_above_0, "above 0 up to", "std"),
+}
+_PARALLEL = {
+    "parallel": ranges.one_of(("jit", "pmap")),
+    "mesh.data": ranges.whole(0),
+    "mesh.fsdp": ranges.whole(1),
+    "train.batch_size": ranges.whole(1),
+    "train.accumulate_steps": ranges.whole(1),
+}
+_SIZE, _SIZES = ranges.optional(ranges.whole(1)), "whole numbers of at least 1, such as 64,128"
+_RATE = ranges.optional(ranges.rate)
+_MODELS = {
+    "compare": ranges.each(ranges.text, "quoted names of models, such as 'vit','simple_cnn'"),
+    "model.name": ranges.text,
+    **dict.fromkeys(("model.img_size", "model.in_channels", "model.num_classes"), _SIZE),
+    **dict.fromkeys(("model.patch_size", "model.embed_dim", "model.depth"), _SIZE),
+    **dict.fromkeys(("model.num_heads", "model.mlp_dim"), _SIZE),
+    "model.dropout": _RATE,
+    "model.widths": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
+    "model.head_dims": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
+    "model.head_dropout": _RATE,
+    "model.remat": ranges.switch,
+    "model.scan_layers": ranges.switch,
+}
+CHECKS = _RECIPE | _OPTIM | _AUGMENT | _PARALLEL | _MODELS
+
+
+def check(config: ConfigDict) -> None:
+    """Check what has to go together in the recipe of optimizer, schedule and augmentation.
+
+    Raises:
+      UserError: names the field, its value and what was expected.
+    """
+    _check_schedule(config)
+    check_lengths(config.data.mean, config.data.std)
+    side = config.augment.resize or config.data.image_size
+    if side:
+        output_size(config.augment, side, side)
+
+
+def _check_schedule(config: ConfigDict) -> None:
+    schedule, optim, epochs = config.schedule, config.optim, config.train.epochs
+    cycles = schedule.name == "onecycle" and schedule.cycle_momentum
+    warmup, warmup_field = schedule.warmup_epochs, "schedule.warmup_epochs"
+    if schedule.name == "onecycle" and schedule.unit == "epoch":
+        expected = "'step', because onecycle changes the rate every step"
+        raise ranges.refusal("schedule.unit", schedule.unit, expected)
+    if schedule.name == "onecycle" and warmup > 0:
+        expected = "0.0 with onecycle, which has a warm-up of its own: config.schedule.pct_start"
+        raise ranges.refusal(warmup_field, warmup, expected, f"Add --config.{warmup_field}=0.")
+    if warmup >= epochs:  # a recipe's warm-up is too long for a short run
+        expected = f"a number from 0 up to but not including config.train.epochs={epochs}"
+        cure = f"Add --config.{warmup_field}={min(1, epochs - 1)} to the command."
+        raise ranges.refusal(warmup_field, warmup, expected, cure)
+    if schedule.base_momentum > schedule.max_momentum:
+        expected = f"at most config.schedule.max_momentum={schedule.max_momentum}"
+        raise ranges.refusal("schedule.base_momentum", schedule.base_momentum, expected)
+    if optim.name == "sgd" and optim.nesterov and not (optim.momentum > 0 or cycles):
+        expected = "False without momentum: see config.optim.momentum"
+        raise ranges.refusal("optim.nesterov", optim.nesterov, expected)
+
+
+def check_lengths(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """Raise a UserError where mean and std are of different numbers of channels."""
+    if mean is not None and std is not None and len(mean) != len(std):
+        expected = f"{counted(len(mean), 'number')}, as in config.data.mean={mean}"
+        raise ranges.refusal("data.std", std, expected)
+
+
+def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:
+    """Height and width, in pixels, of what the model gets from images of `height` x `width`.
+
+    Args:
+      config: the `augment` part of the config.
+
+    Raises:
+      UserError: the crop padding is not smaller than the image.
+    """
+    size = (config.resize, config.resize) if config.resize else (height, width)
+    if config.crop_padding >= min(size):
+        expected = f"less than {min(size)} for images of {size[0]}x{size[1]} pixels"
+        cure = "A crop could hold nothing of the picture; an eighth of the side is usual."
+        raise ranges.refusal("augment.crop_padding", config.crop_padding, expected, cure)
+    return size
