@@ -8,6 +8,7 @@ import numpy as np
 from jax_train.analysis import comparison as compare
 from jax_train.analysis.comparison import Compared, Group, agreement, p_text, seconds_per_epoch
 from jax_train.drawing import results
+from jax_train.engine.feed import even_batch
 from jax_train.pages.facts import data_name, notes, splits
 from jax_train.pages.page import Page, count, interval, metric, percent
 from jax_train.pages.pictures import Chosen, closer_look
@@ -65,8 +66,9 @@ def _notes(compared) -> list[str]:
 
 def table(compared: Sequence[Compared]) -> list[tuple[str, str, list[str]]]:
     """Rows (what, explanation, a value for each model)."""
-    sizes = {f"{one.run.config.eval.batch_size:,}" for one in compared}
-    columns = [_values(one, " or ".join(sorted(sizes))) for one in compared]
+    most = [(len(one.split), one.run.config.eval.batch_size) for one in compared]
+    sizes = sorted({even_batch(*sizes) for sizes in most})
+    columns = [_values(one, " or ".join(f"{size:,}" for size in sizes)) for one in compared]
     rows = [(what, hint, [column[what, hint] for column in columns]) for what, hint in columns[0]]
     if len(compared[0].evaluation.class_names) <= 5:
         del rows[2]
