@@ -1,8 +1,9 @@
-# Each target sets up .venv by itself: once, and again only when pyproject.toml changes.
+# Each target sets up .venv (VENV) by itself: once, and again only when pyproject.toml changes.
 PYTHON ?= python3
 CONFIG ?= configs/vit_digits.py
 ARGS ?=
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
 .PHONY: help train compare test test-slow lint format parity curves layouts soak fuzz bench clean
 
@@ -13,52 +14,52 @@ help:
 	@echo "make bench      time every model against PyTorch"
 	@echo "make lint, format, parity, curves, layouts, soak, fuzz, clean: see CONTRIBUTING.md"
 
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
 
 # One stamp for each set of extras; a wider set also serves the narrower ones.
-.venv/.installed-%: pyproject.toml | .venv/bin/python
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e '.$(if $(filter base,$*),,[$*])'
 	@touch $@
 
-train: .venv/.installed-base
+train: $(VENV)/.installed-base
 	$(BIN)/python train_jax.py --config $(CONFIG) --if_finished=again $(ARGS)
 
-compare: .venv/.installed-base
+compare: $(VENV)/.installed-base
 	$(BIN)/python train_jax.py --config configs/vit_vs_cnn_digits.py --if_finished=again $(ARGS)
 
-test: .venv/.installed-test
+test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
-test-slow: .venv/.installed-test
+test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-lint: .venv/.installed-dev
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
 
-format: .venv/.installed-dev
+format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-parity: .venv/.installed-test
+parity: $(VENV)/.installed-test
 	$(BIN)/python -m tests.parity.measure
 
-curves: .venv/.installed-test
+curves: $(VENV)/.installed-test
 	$(BIN)/python -m tests.parity.curves $(ARGS)
 
-layouts: .venv/.installed-test
+layouts: $(VENV)/.installed-test
 	$(BIN)/python -m tests.layouts.measure
 
-soak: .venv/.installed-test
+soak: $(VENV)/.installed-test
 	$(BIN)/python -m tests.soak $(ARGS)
 
-fuzz: .venv/.installed-test
+fuzz: $(VENV)/.installed-test
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
-bench: .venv/.installed-test
+bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-newest build dist *.egg-info

@@ -100,7 +100,7 @@ def get_config() -> ConfigDict:
     config.schedule.max_momentum = 0.95
 
     config.eval = ConfigDict()
-    config.eval.batch_size = 500  # any size: every example is counted exactly once
+    config.eval.batch_size = 500  # at most: small splits in one, all in even ones
     config.eval.every_epochs = 1  # validation and checkpoint; the last epoch always
 
     config.checkpoint = ConfigDict()

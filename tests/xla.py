@@ -1,20 +1,25 @@
 """How XLA compiles what tests compute: the options of one `jax.jit`, and a process's flags."""
 
 import os
+from importlib.metadata import version
+
+# Later versions do not know it.
+_EMITTERS = "xla_cpu_use_fusion_emitters" if version("jaxlib").startswith("0.10.") else None
+
+
+def _options(level: int, few_passes: bool, emitters: bool) -> dict:
+    options = {
+        "xla_backend_optimization_level": level,
+        "xla_llvm_disable_expensive_passes": few_passes,
+    }
+    return options | ({_EMITTERS: emitters} if _EMITTERS else {})
+
 
 # Tests compile far more than they compute.
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
+QUICK = _options(0, True, False)
 QUICK_FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
 # As users' programs are compiled: for what depends on their rounding.
-AS_USERS = {
-    "xla_backend_optimization_level": 3,
-    "xla_llvm_disable_expensive_passes": False,
-    "xla_cpu_use_fusion_emitters": True,
-}
+AS_USERS = _options(3, False, True)
 
 
 def for_many_steps() -> dict | None:

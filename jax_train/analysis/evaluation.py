@@ -14,7 +14,7 @@ from jax_train.analysis.scoring import Scorer, tta_notes
 from jax_train.data import Dataset, Examples, StreamedDataset, count_shared, load_split
 from jax_train.data.sources.by_name import open_source, scheme_of
 from jax_train.data.split import resolve_split
-from jax_train.engine import metrics
+from jax_train.engine import feed, metrics
 from jax_train.errors import UserError
 from jax_train.printing import counted, progress_bar
 from jax_train.runs.trained import TrainedRun, image_shape
@@ -124,7 +124,7 @@ def evaluate(
     *,
     progress: bool = False,
 ) -> Evaluation:
-    """Evaluate a run on a split, in batches of `config.eval.batch_size`.
+    """Evaluate a run on a split, in even batches of up to `config.eval.batch_size`.
 
     Without augmentation, on the run's own test split, the figures are those of results.json; to
     the last bit of the loss if one device trained it and evaluates it.
@@ -144,7 +144,8 @@ def evaluate(
     else:
         _check_shape(run, split)
     _check_classes(run, split)
-    scorer, size, count = Scorer(run, tta), run.config.eval.batch_size, len(split)
+    scorer, count = Scorer(run, tta), len(split)
+    size = feed.even_batch(count, run.config.eval.batch_size)
     sums = metrics.zero_eval_sums(split.num_classes)
     blank = np.zeros((size, *split.image_shape), np.uint8), np.zeros(size, np.int32)
     jax.block_until_ready(scorer.tally(sums, *blank, 0))  # compiles; counts nothing

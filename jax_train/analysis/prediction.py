@@ -10,6 +10,7 @@ import numpy as np
 
 from jax_train.analysis.scoring import Scorer, check_finite
 from jax_train.data.given_images import count_differences, read_images
+from jax_train.engine.feed import even_batch
 from jax_train.printing import progress_bar
 from jax_train.runs.trained import TrainedRun, image_shape
 
@@ -60,7 +61,7 @@ def predict(
       UserError: a file cannot be read, or the model's logits are not finite.
     """
     files = [Path(file) for file in files]
-    shape, scorer, size = image_shape(run), Scorer(run, tta), min(_BATCH, len(files))
+    shape, scorer, size = image_shape(run), Scorer(run, tta), even_batch(len(files), _BATCH)
     classes, probabilities, everything, differences = [], [], [], Counter()
     with progress_bar(len(files), "Predicting", progress) as bar:
         for start in range(0, len(files), size):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_train.engine import augment, metrics, steps
+from jax_train.engine import augment, feed, metrics, steps
 from jax_train.errors import UserError
 from jax_train.runs.trained import TrainedRun
 
@@ -86,11 +86,12 @@ class Scorer:
         logits = functools.partial(steps.logits, run.recipe)
         of_view = functools.partial(_view_log_probabilities, run.recipe, crop_padding(run))
         self._weights, self._views = (run.params, run.stats), views(run, tta) if tta else []
-        self._logits, self._of_view, self._tally = map(jax.jit, (logits, of_view, _tally))
+        tally = functools.partial(_tally, run.recipe.eval_batch_size)
+        self._logits, self._of_view, self._tally = map(jax.jit, (logits, of_view, tally))
 
         @jax.jit  # one program, as in training: the sums are then the same to the last bit
         def tally_images(weights, sums, images, labels, count):
-            return _tally(sums, logits(*weights, images), labels, count)
+            return tally(sums, logits(*weights, images), labels, count)
 
         self._tally_images = tally_images
 
@@ -106,9 +107,8 @@ class Scorer:
 
         Each call runs a batch of that size, so that it is compiled once.
         """
-        short = batch_size - len(images)
-        padded = np.concatenate([images, np.repeat(images[-1:], short, axis=0)])
-        return np.asarray(_softmax(self.scores(padded)))[: len(images)]
+        scores = self.scores(feed.padded(images, batch_size))
+        return np.asarray(_softmax(scores))[: len(images)]
 
     def tally(self, sums: metrics.EvalSums, images: np.ndarray, labels: np.ndarray, count: int):
         """Add the first `count` examples of a batch to the sums.
@@ -143,8 +143,8 @@ def _softmax(scores: jax.Array) -> jax.Array:
     return jax.nn.softmax(scores.astype(jnp.float32))
 
 
-def _tally(sums: metrics.EvalSums, scores: jax.Array, labels: jax.Array, count: jax.Array):
-    new = metrics.eval_sums(scores, labels, jnp.arange(len(labels)) < count)
+def _tally(length: int, sums: metrics.EvalSums, scores, labels: jax.Array, count: jax.Array):
+    new = metrics.eval_sums(scores, labels, jnp.arange(len(labels)) < count, length)
     shares = _softmax(scores)
     true = jnp.take_along_axis(shares, labels[:, None], axis=-1)[:, 0]
     parts = scores.argmax(axis=-1).astype(jnp.int32), shares.max(axis=-1), true

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+
+from jax_train.printing import readable
 
 _BLOCK_BYTES = 4_000_000
 
@@ -22,6 +25,7 @@ class Examples:
       class_names: name of each class.
       source: what the examples were read from; equal for splits of the same data.
       ranges: the examples held, in order, as (base split, start, stop).
+      file: see `Source`.
     """
 
     name: str
@@ -29,6 +33,7 @@ class Examples:
     class_names: tuple[str, ...]
     source: str
     ranges: tuple[tuple[str, int, int], ...]
+    file: Callable[[str, int], str] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -37,6 +42,23 @@ class Examples:
 
     def __len__(self) -> int:
         return sum(stop - start for _, start, stop in self.ranges)
+
+    def places(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of examples at indices [n]: the number of their range, and indices in its base split."""
+        ends = np.cumsum([stop - start for _, start, stop in self.ranges])
+        parts = np.searchsorted(ends, index, side="right")
+        return parts, index - ends[parts] + np.array([stop for *_, stop in self.ranges])[parts]
+
+    def names(self, index: np.ndarray) -> list[str]:
+        """A name for people of each example at indices [n].
+
+        That of its file, or such as 'test image 17' or 'test[:50%] 17'.
+        """
+        if self.file is None:
+            whole = f"{self.split} image" if self.split.isidentifier() else self.split
+            return [f"{whole} {i}" for i in index]
+        places = zip(*self.places(np.asarray(index)), strict=True)
+        return [readable(Path(self.file(self.ranges[part][0], int(i)))) for part, i in places]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -102,6 +102,7 @@ class _Store:
     def facts(self, split: str, ranges, class_names: tuple[str, ...]) -> dict:
         """Return what is known of a split's examples, as keywords of `Examples`."""
         known = {"name": self._source.name, "source": self._source.identity, "split": split}
+        known |= {"file": self._source.file}
         return known | {"ranges": ranges, "class_names": class_names}
 
     def image_shape(self, base: str) -> tuple[int, int, int]:

@@ -50,6 +50,8 @@ class Source:
       splits: base split -> number of examples in each of its shards.
       open: base split -> random access to it, decoding nothing yet but perhaps one image.
       fingerprint: changes with the source's files; None: too quick to read to be cached.
+      file: (base split, index) -> path of that example's file within the data; None: an example
+        is no file.
     """
 
     name: str
@@ -57,3 +59,4 @@ class Source:
     splits: dict[str, tuple[int, ...]]
     open: Callable[[str], Records]
     fingerprint: str | None
+    file: Callable[[str, int], str] | None = None

@@ -23,6 +23,7 @@ DPI = 200
 SMALL, NORMAL = 9, 10.5  # points
 AMOUNT = "viridis"  # both read well with any colour vision, and in grey
 SIGNED = "RdBu_r"
+BRIGHT = 4  # times even attention are drawn in full colour: what is nearly even looks dull
 _LINE = 80  # characters of the note that fit in a line
 _TILE = 16  # values along the longer side of a mosaic's tiles, at least
 
@@ -109,6 +110,12 @@ def short(text: str, most: int = 18) -> str:
     return shorten(readable(" ".join(str(text).split())), most)
 
 
+def short_name(name: str, most: int = 18) -> str:
+    """The end of a name, of at most so many characters: there files of one folder differ."""
+    name = " ".join(name.split())
+    return name if len(name) <= most else "…" + name[1 - most :]
+
+
 def new_figure(height: float, title: str, note: str = "") -> Figure:
     """A figure of the common width with a title and, below, a smaller note; both are wrapped.
 
@@ -133,6 +140,23 @@ def image_rows(
     height = 1.2 + rows * (0.92 * tall * WIDTH / columns + 0.6)
     figure = new_figure(height, title, note)
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def fit(figure: Figure, axes: np.ndarray) -> None:
+    """Make a figure as high as images in rows of axes [rows,columns] need to fill the width."""
+    for _ in range(2):  # the layout follows the height
+        figure.draw_without_rendering()
+        lacking = np.vectorize(_lacking_height, otypes=[float])(axes)
+        figure.set_figheight(figure.get_figheight() + lacking.max(axis=1).sum())
+
+
+def _lacking_height(axes: Axes) -> float:
+    """Inches that an image lacks to be as wide as its place; less than 0 where some are empty."""
+    if not axes.images:
+        return -np.inf
+    size = axes.figure.get_size_inches()
+    given, taken = (axes.get_position(original=place).size * size for place in (True, False))
+    return given[0] * taken[1] / taken[0] - given[1]
 
 
 def label(axes: Axes, title: str = "", below: str = "") -> None:
@@ -164,7 +188,9 @@ def show_grey(axes: Axes, values: np.ndarray) -> None:
     axes.imshow(values, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 
 
-def show_overlay(axes: Axes, grey: np.ndarray, values: np.ndarray, extent=None) -> None:
+def show_overlay(
+    axes: Axes, grey: np.ndarray, values: np.ndarray, extent=None, even: float = 0.0
+) -> None:
     """Lay a map over an image: from nothing at 0 to full colour at its largest value.
 
     Args:
@@ -172,10 +198,12 @@ def show_overlay(axes: Axes, grey: np.ndarray, values: np.ndarray, extent=None) 
       grey: the image, [H,W] in [0, 1].
       values: the map, at least 0, of any size; the last image of the axes holds it unchanged.
       extent: left, right, bottom, top of the map in pixels of the image; None: all of it.
+      even: what all values of an even map would be; full colour is at least `BRIGHT` times that.
     """
     show_grey(axes, 0.3 + 0.5 * grey)  # black and white behind it would change the colours
     whole = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)
-    colours = {"cmap": AMOUNT, "vmin": 0, "vmax": float(values.max()) or 1, "alpha": 0.65}
+    most = max(float(values.max()), BRIGHT * even) or 1
+    colours = {"cmap": AMOUNT, "vmin": 0, "vmax": most, "alpha": 0.65}
     axes.imshow(values, extent=extent or whole, interpolation="nearest", **colours)
     axes.axis(whole)
 
@@ -223,11 +251,20 @@ def show_mosaic(
     return image
 
 
-def colour_bar(figure: Figure, image, axes, text: str, **options) -> None:
-    """A colour bar with its unit."""
+def colour_bar(figure: Figure, image, axes, text: str, **options):
+    """A colour bar with its unit, which is returned."""
     bar = figure.colorbar(image, ax=axes, **options)
     bar.set_label(text, fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
+    return bar
+
+
+def even_note(even: float) -> str:
+    """What the colours of a map of attention weights are to be read by."""
+    return (
+        f"Even attention is {100 * even:.3g} % everywhere; full colour is at the largest value, or "
+        f"at {100 * BRIGHT * even:.3g} % where that is more."
+    )
 
 
 def below_map(values: np.ndarray) -> str:

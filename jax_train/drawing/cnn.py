@@ -31,7 +31,7 @@ def feature_maps(
     note = "Each stage has its own scale of colours. Numbers: channels, strongest first."
     figure = canvas.new_figure(0.9 + sum(heights), "What each stage answers to", note)
     top, *places = figure.subplots(len(features) + 1, 1, height_ratios=heights)
-    canvas.show_image(top, example.pixels, f"{canvas.short(example.name)}: {example.verdict}")
+    canvas.show_image(top, example.pixels, f"{canvas.short_name(example.name)}: {example.verdict}")
     rows = zip(places, features, channels, strict=True)
     for number, (axes, maps, chosen) in enumerate(rows, start=1):
         shown, (h, w) = maps[..., chosen].transpose(2, 0, 1), maps.shape[:2]
@@ -73,7 +73,7 @@ def grad_cams(
     title = "What speaks for the predicted class (Grad-CAM)"
     figure, axes = canvas.image_rows(len(examples), columns, height / width, title, note)
     for row, example in enumerate(examples):
-        name = canvas.short(example.name, 14)
+        name = canvas.short_name(example.name, 14)
         canvas.show_image(axes[row, 0], example.pixels, name, example.verdict_lines)
         for column in range(1, columns):
             if column > len(maps):
@@ -86,6 +86,7 @@ def grad_cams(
             h, w = values.shape
             size = "1 value: no place" if h * w == 1 else f"{h}×{w} values"
             canvas.label(place, f"stage {stages[column - 1] + 1}", size)
+    canvas.fit(figure, axes)
     alt = (
         f"Grad-CAM of the predicted class for {counted(len(examples), 'image')} at stage "
         f"{', '.join(str(s + 1) for s in stages)}, laid over the images."
@@ -111,13 +112,14 @@ def query_attention(
       stages: their numbers, from 0.
     """
     (height, width), rows, columns = example.pixels.shape[:2], len(stages), len(queries)
-    note = "The cross is the asking position. Brightest: most attended, written below; "
-    note += "the scale of each map is its own. A value stands for 2×2 positions."
+    even = 1 / maps[0, 0].size
+    note = f"The cross is the asking position. {canvas.even_note(even)} The largest stands below. "
+    note += "A value stands for 2×2 positions."
     inches = 2.8 + rows * (0.9 * WIDTH / columns * height / width + 0.45)
     figure = canvas.new_figure(inches, "Where positions look", note)
     head, body = figure.subfigures(2, 1, height_ratios=(1.5, rows * 1.6))
     top = head.subplots()
-    canvas.show_image(top, example.pixels, f"{canvas.short(example.name)}: {example.verdict}")
+    canvas.show_image(top, example.pixels, f"{canvas.short_name(example.name)}: {example.verdict}")
     axes = body.subplots(rows, columns, squeeze=False)
     grey = example.pixels.mean(axis=2)
     for c, (y, x) in enumerate(queries):
@@ -125,7 +127,8 @@ def query_attention(
         _cross(top, x, y, colour)
         for r, stage in enumerate(stages):
             values, place = maps[r, c], axes[r, c]
-            canvas.show_overlay(place, grey, values, _extent(values, 0, 2))
+            even = 1 / values.size
+            canvas.show_overlay(place, grey, values, _extent(values, 0, 2), even)
             _cross(place, x, y, colour)
             canvas.label(place, "", canvas.below_map(values))
             if c == 0:

@@ -30,10 +30,10 @@ def curves(histories: dict[str, History]) -> list[Picture]:
     """
     if len(histories) == 1:
         (history,) = histories.values()
-        losses = accuracies = {_TRAIN: history.train, _VAL: history.val}
+        losses = accuracies = {_TRAIN: history.even_train, _VAL: history.val}
         titles = "Loss by epoch", "Accuracy by epoch"
     else:
-        losses = {name: history.train for name, history in histories.items()}
+        losses = {name: history.even_train for name, history in histories.items()}
         accuracies = {name: history.val for name, history in histories.items()}
         titles = "Training loss by epoch", "Validation accuracy by epoch"
     pictures = []
@@ -47,7 +47,7 @@ def curves(histories: dict[str, History]) -> list[Picture]:
 def draw_curves(metrics: Path, png: Path, title: str) -> None:
     """Draw loss and top-1 accuracy of a metrics.csv by epoch, beside each other."""
     history = read_history(metrics.parent)
-    lines = {_TRAIN: history.train, _VAL: history.val, "test (final)": history.test}
+    lines = {_TRAIN: history.even_train, _VAL: history.val, "test (final)": history.test}
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(printable(title), parse_math=False)
     for axes, name in zip(figure.subplots(1, 2), _FIGURES, strict=True):

@@ -55,18 +55,23 @@ def attention_by_head(example: Example, attention: np.ndarray, tokens: np.ndarra
     note += "What a head lacks to 100 % goes to the class token itself. " + _plane_note(tokens)
     figure = canvas.new_figure(height, "Where the class token looks, by block and head", note)
     left, right = figure.subplots(1, 2, width_ratios=(0.24, 0.76))
-    canvas.show_image(left, example.pixels, canvas.short(example.name), example.verdict_lines)
+    canvas.show_image(left, example.pixels, canvas.short_name(example.name), example.verdict_lines)
     left.set_anchor("N")
     rows = [f"block {i + 1}" for i in range(blocks)]
     columns = [f"{head}{i + 1}" for i in range(heads)]
-    norm = PowerNorm(0.5, vmin=0, vmax=100 * attention.max())
+    even = 1 / (attention.shape[2] + 1)  # the class token may attend to itself
+    most = max(float(attention.max()), canvas.BRIGHT * even)
+    norm = PowerNorm(0.5, vmin=0, vmax=100 * most)
     image = canvas.show_mosaic(right, tiles, rows, columns, cmap=canvas.AMOUNT, norm=norm)
     below = {"location": "bottom", "shrink": 0.9}
-    canvas.colour_bar(figure, image, right, "attention to a patch (%)", **below)
+    text = f"attention to a patch (%); even: {100 * even:.3g}, at the line"
+    bar = canvas.colour_bar(figure, image, right, text, **below)
+    bar.ax.axvline(100 * even, color="white", linewidth=2)
+    canvas.fit(figure, np.array([[left, right]]))
     alt = (
         f"Attention of the class token on image {example.name}: {blocks} blocks by {heads} heads. "
         f"The largest weight is {100 * attention.max():.0f} % on one patch; even attention would "
-        f"be {100 / (attention.shape[2] + 1):.1f} %."
+        f"be {100 * even:.1f} %."
     )
     return Picture("attention_by_head", figure, alt)
 
@@ -82,30 +87,31 @@ def attention_over_images(
       rollout: [B,N], the class token's row of `explain.rollout`.
       tokens: token map [M,H,W].
     """
-    depth = len(attention)
+    depth, even = len(attention), 1 / (attention.shape[-1] + 1)
     shown = sorted({0, depth // 2, depth - 1})
     columns = [(f"block {i + 1} of {depth}", attention[i].mean(axis=1)) for i in shown]
     columns.append(("rollout", rollout))
     note = (
-        "Brightest: most attended, written below; the scale of each map is its own. "
-        "One colour all over: even attention. Blocks: mean of the heads. "
+        f"{canvas.even_note(even)} The largest stands below. Blocks: mean of the heads. "
         "Rollout: all blocks together. "
     ) + _plane_note(tokens)
     title, (planes, h, w) = "What the class token attends to", tokens.shape
     figure, axes = canvas.image_rows(len(examples), len(columns) + 1, planes * h / w, title, note)
     for row, example in enumerate(examples):
-        name = canvas.short(example.name, 14)
+        name = canvas.short_name(example.name, 14)
         canvas.show_image(axes[row, 0], example.pixels, name, example.verdict_lines)
         for place, (title, values) in zip(axes[row, 1:], columns, strict=True):
             painted = _stacked(values[row][..., tokens])
-            canvas.show_overlay(place, _behind(example.pixels, planes), painted)
+            canvas.show_overlay(place, _behind(example.pixels, planes), painted, even=even)
             _separate(place, tokens)
             canvas.label(place, title, canvas.below_map(values[row]))
         for place in axes[row]:
             place.set_anchor("N")
+    canvas.fit(figure, axes)
     alt = (
         f"{counted(len(examples), 'image')}, each beside the class token's attention in blocks "
-        f"{', '.join(str(i + 1) for i in shown)} of {depth} and beside attention rollout."
+        f"{', '.join(str(i + 1) for i in shown)} of {depth} and beside attention rollout. Even "
+        f"attention would be {100 * even:.2g} %."
     )
     return Picture("attention", figure, alt)
 
@@ -225,7 +231,7 @@ def image_and_patches(example: Example, embed: PatchEmbed) -> Picture:
     side, p = embed.img_size // embed.patch_size, embed.patch_size
     figure = canvas.new_figure(3.9, f"An image and its {side}×{side} patches of {p}×{p} pixels")
     left, right = figure.subplots(1, 2)
-    canvas.show_image(left, example.pixels, canvas.short(example.name), example.verdict)
+    canvas.show_image(left, example.pixels, canvas.short_name(example.name), example.verdict)
     tiles = explain.squares(patches, embed).reshape(side, side, p, p, -1)
     if tiles.shape[-1] == 3:
         canvas.show_colour_mosaic(right, np.moveaxis(tiles, -1, 0))
@@ -234,6 +240,7 @@ def image_and_patches(example: Example, embed: PatchEmbed) -> Picture:
     right.set_facecolor("#56b4e9")  # patches may be white
     canvas.label(right, "patches", "read row by row")
     right.spines[:].set_visible(False)
+    canvas.fit(figure, np.array([[left, right]]))
     alt = f"Image {example.name} beside its {side * side} patches of {p} by {p} pixels."
     return Picture("patches", figure, alt)
 
@@ -244,7 +251,7 @@ def _image_and_runs(example, runs, embed) -> Picture:
     figure = canvas.new_figure(6, title, note)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
     top, bottom = left.subplots(2, 1, height_ratios=(1, 2.2))
-    canvas.show_image(top, example.pixels, canvas.short(example.name), example.verdict)
+    canvas.show_image(top, example.pixels, canvas.short_name(example.name), example.verdict)
     _show_runs(bottom, example, embed)
     axes = right.subplots()
     axes.imshow(runs, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")

@@ -215,7 +215,10 @@ def build(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> Au
         output_size(config, *images.shape[1:3])
         for name in names:
             images, targets = operations[name](images, targets, keys)
-        return normalise(_to_unit(images), mean, std), targets
+        images = normalise(_to_unit(images), mean, std)
+        # Scaling and subtracting the mean are rounded once or twice, as the loop allows that they
+        # become part of. Behind the barrier that loop is their own, whatever the program.
+        return jax.lax.optimization_barrier(images), targets
 
     def evaluate(images):
         return run([name for name in operations if name in _IN_EVALUATION], images, None, None)[0]

@@ -16,13 +16,32 @@ from jax_train.engine.state import Data
 Calls = Iterator[tuple[int, tuple]]
 
 
+def even_batch(count: int, most: int, unit: int = 1) -> int:
+    """Size of the batches that examples are evaluated in, of one size to be compiled once.
+
+    As few batches as can be and hardly any filler: less than a `unit` for each of them.
+
+    Args:
+      count: of the examples, at least 1.
+      most: of them in a batch, rounded up to the unit.
+      unit: that divides the size, such as the number of devices.
+    """
+    batches = -(-count // (-(-most // unit) * unit))
+    return -(-count // (batches * unit)) * unit
+
+
+def padded(images: np.ndarray, size: int) -> np.ndarray:
+    """Images [n,...], n at least 1, filled up to `size` with the last one."""
+    return np.concatenate([images, np.repeat(images[-1:], size - len(images), axis=0)])
+
+
 class Resident:
     """A split in memory that lies whole on every device; a step gathers its batch by index."""
 
     batch_argument = None
 
     def __init__(self, split: data.Dataset, layout: Layout):
-        self._layout, self._count = layout, len(split)
+        self._layout, self.count = layout, len(split)
         arrays = Data(np.asarray(split.images), np.asarray(split.labels, np.int32))
         self.arrays = layout.replicate(arrays)
 
@@ -41,7 +60,7 @@ class Resident:
 
     def eval_calls(self, batch_size: int) -> Iterator[tuple]:
         """Arguments of each call over the whole split."""
-        for start in range(0, self._count, batch_size):
+        for start in range(0, self.count, batch_size):
             yield self.arrays, self._layout.replicate(np.int32(start))
 
 
@@ -52,7 +71,7 @@ class Streamed:
     arrays = ()
 
     def __init__(self, split, layout: Layout):
-        self._split, self._layout = split, layout
+        self._split, self._layout, self.count = split, layout, len(split)
 
     def train_function(self, recipe: Recipe, length: int) -> Callable:
         """As in `Resident`, of one step."""
@@ -72,7 +91,7 @@ class Streamed:
 
     def eval_calls(self, batch_size: int) -> Iterator[tuple]:
         """As in `Resident`."""
-        count = len(self._split)
+        count = self.count
         starts = np.arange(0, count, batch_size)
         places = starts[:, None] + self._layout.local_places(batch_size)
         order = np.where(places < count, places, 0)

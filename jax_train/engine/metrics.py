@@ -85,12 +85,17 @@ def train_sums(losses: jax.Array, logits: jax.Array, targets: jax.Array) -> Trai
     )
 
 
-def eval_sums(logits: jax.Array, labels: jax.Array, valid: jax.Array) -> EvalSums:
-    """Sums of an evaluation batch of which only the examples with `valid` [B] count."""
+def eval_sums(logits: jax.Array, labels: jax.Array, valid: jax.Array, length: int = 0) -> EvalSums:
+    """Sums of an evaluation batch of which only the examples with `valid` [B] count.
+
+    The losses are summed as those of at least `length` examples: in which order XLA adds, and so
+    the last bit, follows from their number.
+    """
     classes = logits.shape[-1]
+    losses = jnp.where(valid, cross_entropy(logits, labels), 0)
     confusion = jnp.zeros((classes, classes), jnp.int32)
     return EvalSums(
-        jnp.where(valid, cross_entropy(logits, labels), 0).sum(),
+        jnp.pad(losses, (0, max(0, length - len(losses)))).sum(),
         confusion.at[labels, logits.argmax(axis=-1)].add(valid.astype(jnp.int32)),
         (in_top_k(logits, labels, 5) & valid).sum(dtype=jnp.int32),
     )

@@ -138,12 +138,6 @@ class Layout:
         if self._waits:
             jax.block_until_ready(result)
 
-    # Batches that fit
-
-    def round_up(self, batch_size: int) -> int:
-        """The smallest multiple of the number of devices that is at least batch_size."""
-        return -(-batch_size // self.num_devices) * self.num_devices
-
     def check_batch_size(self, batch_size: int, parts: int = 1) -> None:
         """Raise a UserError unless devices and parts divide the batch, naming sizes that work."""
         unit = self.num_devices * parts

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_train.data import Dataset
-from jax_train.engine import metrics, optim, parallel, steps
+from jax_train.engine import feed, metrics, optim, parallel, steps
 from jax_train.engine.recipe import abstract_weights, create_recipe, initial_state
 from jax_train.engine.state import Progress, TrainState, Weights
 from jax_train.errors import UserError
@@ -51,7 +51,6 @@ class Program:
         self.recipe = create_recipe(config, self.schedule, self.layout, self.steps_per_epoch)
         # XLA's CPU convolutions are many times slower inside a loop.
         self.steps_per_call = train.steps_per_call or (1 if jax.default_backend() == "cpu" else 32)
-        self._eval_batch = self.layout.round_up(config.eval.batch_size)
         self._compiled, self._calls = {}, 0
         self._trace(train_set)
 
@@ -136,13 +135,15 @@ class Program:
     def evaluate(self, weights: Weights, split_feed, num_classes: int) -> metrics.EvalSums:
         """Sums over a whole split, on the host."""
         sums = self.layout.replicate(metrics.zero_eval_sums(num_classes))
-        key = jax.tree.map(jnp.shape, split_feed.arrays)
-        for call in split_feed.eval_calls(self._eval_batch):
+        most, devices = self.config.eval.batch_size, self.layout.num_devices
+        batch_size = feed.even_batch(split_feed.count, most, devices)
+        key = batch_size, jax.tree.map(jnp.shape, split_feed.arrays)
+        for call in split_feed.eval_calls(batch_size):
             arguments = (*weights, sums, *call)
             if key not in self._compiled:
                 batch = split_feed.batch_argument
                 how = {"donate": (2,), "batch": None if batch is None else batch + 3}
-                function = split_feed.eval_function(self.recipe, self._eval_batch)
+                function = split_feed.eval_function(self.recipe, batch_size)
                 self._compiled[key] = self.layout.compile(function, arguments, **how)
             sums = self._compiled[key](*arguments)
             self.layout.wait(sums)

@@ -28,11 +28,13 @@ class Model:
       graphdef: static part of the model, from `nnx.split`.
       augmentation: from raw pixels to model input.
       dtype: of the computation; parameters stay as they are stored.
+      eval_batch_size: the largest batch of an evaluation; see `metrics.eval_sums`.
     """
 
     graphdef: Any
     augmentation: Augmentation
     dtype: str = "float32"
+    eval_batch_size: int = 0
 
     def merge(self, params: Any, stats: Any) -> nnx.Module:
         """The model with these weights, computing in `dtype`."""
@@ -148,6 +150,7 @@ def describe_model(config: ConfigDict, axis_name: str | None = None) -> Model:
         graphdef=_abstract_model(FrozenConfigDict({"model": config.model}), axis_name)[0],
         augmentation=augment.build(config.augment, config.data.mean, config.data.std),
         dtype=config.dtype,
+        eval_batch_size=config.eval.batch_size,
     )
 
 

@@ -168,7 +168,9 @@ def eval_on_batch(
 
 
 def _add_evaluated(recipe, params, stats, sums, batch, valid):
-    new = metrics.eval_sums(logits(recipe, params, stats, batch.images), batch.labels, valid)
+    length = recipe.eval_batch_size if recipe.layout.num_devices == 1 else 0
+    scores = logits(recipe, params, stats, batch.images)
+    new = metrics.eval_sums(scores, batch.labels, valid, length)
     return _add(sums, recipe.layout.total(new))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jax_train.analysis import comparison as compare
 from jax_train.analysis.comparison import Compared, Group, agreement, p_text, seconds_per_epoch
 from jax_train.drawing import results
+from jax_train.engine.feed import even_batch
 from jax_train.pages.facts import data_name, notes, splits
 from jax_train.pages.page import Page, count, interval, metric, percent
 from jax_train.pages.pictures import Chosen, closer_look
@@ -65,12 +66,12 @@ def _notes(compared) -> list[str]:
 
 def table(compared: Sequence[Compared]) -> list[tuple[str, str, list[str]]]:
     """Rows (what, explanation, a value for each model)."""
-    sizes = {f"{one.run.config.eval.batch_size:,}" for one in compared}
-    columns = [_values(one, " or ".join(sorted(sizes))) for one in compared]
+    most = [(len(one.split), one.run.config.eval.batch_size) for one in compared]
+    sizes = sorted({even_batch(*sizes) for sizes in most})
+    columns = [_values(one, " or ".join(f"{size:,}" for size in sizes)) for one in compared]
     rows = [(what, hint, [column[what, hint] for column in columns]) for what, hint in columns[0]]
-    if len(compared[0].evaluation.class_names) <= 5:
-        del rows[2]
-    return rows
+    few = len(compared[0].evaluation.class_names) <= 5  # then any answer is among the top five
+    return [row for row in rows if not (few and row[0] == "Top-5 accuracy")]
 
 
 def _values(one: Compared, batch_sizes: str) -> dict[tuple[str, str], str]:
@@ -166,13 +167,13 @@ def _says(compared: Sequence[Compared], number: int) -> list[dict]:
 def _group(page: Page, compared, group: Group) -> dict:
     first = compared[0]
     shown, names = group.images[:_SHOWN], first.evaluation.class_names
-    images = []
-    for number, pixels in zip(shown, first.split.take(shown)[0], strict=True):
+    images, all_pixels = [], first.split.take(shown)[0]
+    for number, name, pixels in zip(shown, first.split.names(shown), all_pixels, strict=True):
         true = names[first.evaluation.labels[number]]
-        alt = f"Test image {number}: {true}"
+        alt = f"{name}: {true}"
         thumb = page.thumbnail(f"{group.slug}_image_{number}", pixels, alt)
         says = _says(compared, number)
-        images.append({"image": thumb, "number": int(number), "true": true, "says": says})
+        images.append({"image": thumb, "name": name, "true": true, "says": says})
     return {"title": group.title, "count": len(group.images), "images": images}
 
 
@@ -180,10 +181,10 @@ def _looks(page: Page, compared, group: Group) -> dict:
     """Where each model looks on the first image of a group."""
     number, first = int(group.images[0]), compared[0]
     true = first.evaluation.class_names[first.evaluation.labels[number]]
-    models = []
+    models, names = [], first.split.names([number])
     for k, one in enumerate(compared):
-        chosen = Chosen((f"test image {number}",), *one.split.take([number]))
+        chosen = Chosen(tuple(names), *one.split.take([number]))
         looks = [look.named(f"_{k + 1}_image_{number}") for look in closer_look(one.run, chosen)]
         models.append({"name": one.name, "pictures": [page.picture(look) for look in looks]})
     says = _says(compared, number)
-    return {"title": group.title, "number": number, "true": true, "models": models, "says": says}
+    return {"title": group.title, "name": names[0], "true": true, "models": models, "says": says}

@@ -27,12 +27,14 @@ class Image:
     """A picture as a page holds it.
 
     Attributes:
+      id: different for each of a page.
       src: data URI of a PNG.
       alt: what it shows, for those who cannot see it.
       width: pixels.
       height: pixels.
     """
 
+    id: str
     src: str
     alt: str
     width: int
@@ -47,7 +49,7 @@ class Page:
     """
 
     def __init__(self, path: Path):
-        self.path, self.folder = path, path.with_suffix("")
+        self.path, self.folder, self._count = path, path.with_suffix(""), 0
 
     def picture(self, picture: Picture) -> Image:
         """Save a picture and return it for the page.
@@ -55,7 +57,7 @@ class Page:
         Raises:
           UserError: the folder cannot be written.
         """
-        return _embed(picture.save(self.folder).read_bytes(), picture.alt)
+        return self._embed(picture.save(self.folder).read_bytes(), picture.alt)
 
     def thumbnail(self, name: str, pixels: np.ndarray, alt: str) -> Image:
         """Save a small picture of an image, uint8 [H,W,C], and return it for the page.
@@ -65,7 +67,16 @@ class Page:
         """
         png = _small_png(pixels)
         _write(self.folder / f"{name}.png", png)
-        return _embed(png, alt)
+        return self._embed(png, alt)
+
+    def _embed(self, png: bytes, alt: str) -> Image:
+        from PIL import Image as Pillow
+
+        self._count += 1
+        with Pillow.open(io.BytesIO(png)) as image:
+            width, height = image.size
+        src = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        return Image(f"picture-{self._count}", src, alt, width, height)
 
     def write(self, template: str, **values) -> str:
         """Fill a template in, write the page, and return a line that says where it is.
@@ -84,14 +95,6 @@ def _write(path: Path, content: bytes) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}. Choose another place.") from error
-
-
-def _embed(png: bytes, alt: str) -> Image:
-    from PIL import Image as Pillow
-
-    with Pillow.open(io.BytesIO(png)) as image:
-        width, height = image.size
-    return Image(f"data:image/png;base64,{base64.b64encode(png).decode()}", alt, width, height)
 
 
 def _small_png(pixels: np.ndarray) -> bytes:

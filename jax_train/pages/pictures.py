@@ -70,7 +70,7 @@ def choose_examples(run: TrainedRun, split: str | None, index: Sequence[int] = (
     more, labels = data.take(first)
     chosen = list(index) or sorted(np.unique(labels, return_index=True)[1])[:4]
     images, labels = data.take(np.array(chosen))
-    return Chosen(tuple(f"{split} {number}" for number in chosen), images, labels, more)
+    return Chosen(tuple(data.names(chosen)), images, labels, more)
 
 
 # Pictures

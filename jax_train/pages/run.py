@@ -89,11 +89,11 @@ def mistakes(page: Page, evaluation: Evaluation, split) -> list[dict]:
     wrong = np.flatnonzero(evaluation.predictions != evaluation.labels)
     order = np.argsort(-evaluation.confidences[wrong], kind="stable")
     worst, names = wrong[order][:_MISTAKES], evaluation.class_names
-    rows = []
-    for rank, (i, pixels) in enumerate(zip(worst, split.take(worst)[0], strict=True), start=1):
+    rows, shown = [], zip(worst, split.names(worst), split.take(worst)[0], strict=True)
+    for rank, (i, name, pixels) in enumerate(shown, start=1):
         said, true = names[evaluation.predictions[i]], names[evaluation.labels[i]]
-        alt = f"Test image {i}: {true}, taken for {said}"
-        row = {"number": int(i), "said": said, "true": true}
+        alt = f"{name}: {true}, taken for {said}"
+        row = {"name": name, "said": said, "true": true}
         row["image"] = page.thumbnail(f"mistake_{rank:02}_image_{i}", pixels, alt)
         row["confidence"] = percent(evaluation.confidences[i], 0)
         row["share"] = percent(evaluation.true_probabilities[i], 0)

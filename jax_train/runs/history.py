@@ -25,6 +25,26 @@ class History:
     test: np.ndarray
 
     @property
+    def even_train(self) -> np.ndarray:
+        """Rows [k,3] as of `train`, each a mean over about as many steps.
+
+        A log point soon after the end of an epoch, or an end soon after a log point, is a mean of
+        few steps and strays; such rows are joined until they span as much as the widest.
+        """
+        spans = np.maximum(np.diff(self.train[:, 0], prepend=0), 1e-9)
+        sums = np.column_stack([spans, spans[:, None] * self.train[:, 1:]])
+        least, joined = 0.9 * spans.max(initial=0), []  # (epoch, sums of its rows)
+        for epoch, row in zip(self.train[:, 0], sums, strict=True):
+            if joined and joined[-1][1][0] < least:
+                row = joined.pop()[1] + row
+            joined.append((epoch, row))
+        if len(joined) > 1 and joined[-1][1][0] < least / 5:
+            epoch, row = joined.pop()
+            joined.append((epoch, joined.pop()[1] + row))
+        rows = [(epoch, *row[1:] / row[0]) for epoch, row in joined]
+        return np.array(rows, float).reshape(-1, 3)
+
+    @property
     def last_train_loss(self) -> float:
         """Mean training loss of the log points in the last epoch, in nats."""
         epochs, losses, _ = self.train.T

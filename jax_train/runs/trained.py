@@ -11,8 +11,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from jax_train import data
+from jax_train.engine import feed, steps
 from jax_train.engine import recipe as build
-from jax_train.engine import steps
 from jax_train.engine.state import Progress, TrainState
 from jax_train.errors import UserError
 from jax_train.runs import folder as run_folder
@@ -62,14 +62,11 @@ class TrainedRun:
 
     def logits(self, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
         """Logits [N,K] of raw images uint8 [N,H,W,C], as evaluation in training gives them."""
-        batch_size = min(batch_size, len(images))
-        parts = []
-        for start in range(0, len(images), batch_size):
-            part = images[start : start + batch_size]
-            short = batch_size - len(part)  # one shape, so that it is compiled once
-            padded = np.concatenate([part, np.repeat(part[-1:], short, axis=0)])
-            parts.append(np.asarray(self._logits(self.params, self.stats, padded))[: len(part)])
-        return np.concatenate(parts)
+        size, parts = feed.even_batch(len(images), batch_size), []
+        for start in range(0, len(images), size):
+            batch = feed.padded(images[start : start + size], size)
+            parts.append(np.asarray(self._logits(self.params, self.stats, batch)))
+        return np.concatenate(parts)[: len(images)]
 
 
 def open_run(folder: str | Path) -> TrainedRun:

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-import torch
 from absl import flags
 from flax import nnx
 from ml_collections import config_flags
@@ -40,6 +39,7 @@ from jax_train.config.fields import clear_none_tuples, flatten, to_json
 from jax_train.data.sources import archives
 from jax_train.data.sources import folder as data_folder
 from jax_train.errors import UserError
+from tests.with_torch import torch
 
 ACCEPTED, REFUSED = "accepted", "refused"
 

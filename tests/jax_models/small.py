@@ -11,11 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 from flax import nnx
 
 import jax_models
-import torch_ref
+from tests.with_torch import torch, torch_ref
 
 
 def whole(gradient):
@@ -289,7 +288,7 @@ def build(name: str, seed: int = 0, **changes) -> nnx.Module:
     return jax_models.create_model(name, rngs=nnx.Rngs(seed), **settings)
 
 
-def build_mirror(name: str, seed: int = 0, **changes) -> torch.nn.Module:
+def build_mirror(name: str, seed: int = 0, **changes) -> "torch.nn.Module":
     """A new small mirror, with random values in place of ones and zeros."""
     torch.manual_seed(seed)
     mirror = torch_ref.create_model(name, **(SMALL[name].settings | changes))

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 from scipy import stats
 
 from jax_models import dropout
 from jax_models.rngs import fold_in, mix
 from tests.jax_models.small import COVERED, SMALL, build, build_mirror, draw_images
+from tests.with_torch import torch
 
 with_dropout = pytest.mark.parametrize(
     "name", [name for name in COVERED if "dropout" in SMALL[name].settings]

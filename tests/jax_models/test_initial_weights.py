@@ -8,14 +8,13 @@ import functools
 import jax
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 from scipy import stats
 
 import jax_models
-import torch_ref
 from jax_models import torch_weights
 from tests.jax_models.small import COVERED, SMALL
+from tests.with_torch import torch, torch_ref
 
 NUM_DRAWS = 11
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 from jax_models import conv_layers, layers, ops
+from tests.with_torch import torch
 
 
 def draw(*shape, seed=0):

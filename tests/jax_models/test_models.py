@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 import jax_models
-import torch_ref
 from jax_models import cpu
 from tests.jax_models.small import COVERED, MODELS, SMALL, bits, build, draw_images, shared
+from tests.with_torch import torch, torch_ref
 
 every_model = pytest.mark.parametrize("name", COVERED)
 

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 import jax_models
-import torch_ref
 from jax_models import registry
 from tests.jax_models.small import MODELS
+from tests.with_torch import torch_ref
 
 
 @pytest.fixture

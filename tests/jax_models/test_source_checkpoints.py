@@ -5,11 +5,11 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 from jax_models import torch_weights
 from tests.jax_models.small import COVERED, bits, build, build_mirror, draw_images
+from tests.with_torch import safetensors_torch, torch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*of a wrapped model left out")
 
@@ -164,10 +164,9 @@ def test_a_class_token_given_beside_is_loaded(prefix, tmp_path):
 
 
 def test_a_class_token_beside_a_safetensors_file_is_loaded(tmp_path):
-    from safetensors.torch import save_file
 
     state, token = without_token()
-    save_file(state, tmp_path / "source.safetensors")
+    safetensors_torch.save_file(state, tmp_path / "source.safetensors")
     model = build("mnist_vit")
     torch_weights.load_file(model, tmp_path / "source.safetensors", class_random=token)
     assert_same_state(torch_weights.export(model), state | {"class_random": token})

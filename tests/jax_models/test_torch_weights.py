@@ -12,13 +12,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
-import safetensors.torch
-import torch
 from flax import nnx
 
 from jax_models import torch_weights
 from jax_models.torch_weights import tensors
 from tests.jax_models.small import COVERED, SMALL, bits, build, build_mirror, draw_images, shared
+from tests.with_torch import safetensors_torch, torch
 
 every_model = pytest.mark.parametrize("name", COVERED)
 
@@ -76,9 +75,9 @@ def test_tensors_that_require_grad_will_do(name):
 
 
 @every_model
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_other_float_types_are_cast_to_the_models(name, dtype):
-    model = build(name)
+    model, dtype = build(name), getattr(torch, dtype)
     before = {path: value[:2] for path, value in bits(model).items()}
     state_dict = {
         k: v.to(dtype) if v.is_floating_point() else v
@@ -405,7 +404,7 @@ def test_a_file_reads_on_both_sides(name, kind, tmp_path):
     torch_weights.save_safetensors(model, path)
     torch_weights.load_file(other, path)
     assert bits(other) == bits(model)
-    mirror.load_state_dict(safetensors.torch.load_file(path), strict=True)
+    mirror.load_state_dict(safetensors_torch.load_file(path), strict=True)
     assert_same_state(mirror.state_dict(), torch_weights.export(model))
     with safetensors.safe_open(path, "pt") as file:
         assert file.metadata() == {"format": "pt"}
@@ -413,10 +412,10 @@ def test_a_file_reads_on_both_sides(name, kind, tmp_path):
 
 
 @every_model
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_file_of_the_mirror_reads(name, dtype, tmp_path):
-    model, mirror = build(name), build_mirror(name).to(dtype)
-    safetensors.torch.save_file(mirror.state_dict(), tmp_path / "a.safetensors")
+    model, mirror = build(name), build_mirror(name).to(getattr(torch, dtype))
+    safetensors_torch.save_file(mirror.state_dict(), tmp_path / "a.safetensors")
     torch_weights.load_file(model, tmp_path / "a.safetensors")
     assert_same_state(torch_weights.export(model), mirror.float().state_dict())
 
@@ -460,7 +459,7 @@ def test_files_of_every_format_load_whole(ending, tmp_path):
     path, mirror, model = tmp_path / f"a{ending}", build_mirror("simple_cnn"), build("simple_cnn")
     state = mirror.state_dict()
     if ending == ".safetensors":
-        safetensors.torch.save_file(state, path)
+        safetensors_torch.save_file(state, path)
     elif ending == ".npz":
         np.savez_compressed(path, **as_numpy(state))
     else:
@@ -575,5 +574,5 @@ def test_weights_move_without_torch(tmp_path):
         json.dumps({name: SMALL[name].settings for name in COVERED}),
     )
     for name in COVERED:
-        file = safetensors.torch.load_file(tmp_path / f"{name}.safetensors")
+        file = safetensors_torch.load_file(tmp_path / f"{name}.safetensors")
         assert_same_state(file, state[name])

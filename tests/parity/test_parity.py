@@ -5,6 +5,8 @@ Tolerances are those of docs/parity.md. They are never loosened to pass.
 
 import pytest
 
+pytest.importorskip("torch")
+
 import jax_models
 import torch_ref
 from tests.parity import ladder, mutations, training

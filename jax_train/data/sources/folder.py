@@ -73,6 +73,7 @@ def folder_source(path: str, image_size: int | None) -> Source:
         splits={name: (len(split.files),) for name, split in splits.items()},
         open=lambda name: _open(splits[name], channels(), image_size),
         fingerprint=fingerprint_of(files, image_size, tuple(splits)),
+        file=lambda name, i: os.path.relpath(splits[name].root / splits[name].files[i][0], root),
     )
 
 

@@ -1,9 +1,9 @@
 """What tests of several files of this folder need."""
 
 import pytest
-import torch
 
 from tests.jax_train.commands.convert_cases import source_state
+from tests.with_torch import torch
 
 
 @pytest.fixture

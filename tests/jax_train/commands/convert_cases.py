@@ -2,10 +2,9 @@
 
 import numpy as np
 import safetensors.numpy
-import torch
 
-import torch_ref
 from jax_train import __main__
+from tests.with_torch import torch, torch_ref
 
 RASTER = {
     "img_size": 10,

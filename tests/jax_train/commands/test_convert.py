@@ -8,10 +8,8 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch
 
 import jax_models
-import torch_ref
 from jax_train import __main__, data
 from jax_train.commands import convert
 from jax_train.errors import UserError
@@ -25,6 +23,7 @@ from tests.jax_train.commands.convert_cases import (
     run,
     source_state,
 )
+from tests.with_torch import torch, torch_ref
 
 # There and back
 

@@ -161,6 +161,50 @@ def test_overlays_drawn_equal_attention_and_rollout():
             assert place.get_xlabel() == f"max {100 * values.max():.3g} %"
 
 
+def test_nearly_even_attention_is_drawn_dull_and_even_is_told():
+    tokens = explain.token_map(small.shared("vit").patch_embed)
+    even = 1 / 10  # nine patches and the class token itself
+    attention = even * RNG.uniform(0.95, 1.05, (2, 1, 3, 9))
+    rollout = even * RNG.uniform(0.95, 1.05, (1, 9))
+    example = example_of(RNG.random((15, 15, 3)))
+    picture = drawing_vit.attention_over_images([example], attention, rollout, tokens)
+    for place in picture.figure.axes[1:]:
+        shares = place.images[-1].norm(shown(place)[-1])
+        assert shares.max() < 0.3
+    assert "Even attention is 10 %" in " ".join(picture.figure.get_supxlabel().split())
+    picture = drawing_vit.attention_by_head(example, attention[:, 0], tokens)
+    image = picture.figure.axes[1].images[0]
+    shares = image.norm(shown(picture.figure.axes[1])[0])
+    assert np.nanmax(shares) < 0.55
+    assert "even: 10" in picture.figure.axes[2].get_xlabel()
+    maps = np.full((1, 1, 6, 4), 1 / 24)
+    picture = drawing_cnn.query_attention(example, maps, [(2, 1)], [0])
+    assert picture.figure.axes[1].images[-1].norm(1 / 24) == pytest.approx(0.25)
+    assert "Even attention is 4.17 %" in " ".join(picture.figure.get_supxlabel().split())
+
+
+def test_a_figure_of_one_row_has_no_empty_bands():
+    tokens = explain.token_map(small.shared("vit").patch_embed)
+    example = example_of(RNG.random((15, 15, 3)))
+    found = [
+        drawing_vit.attention_over_images(
+            [example], RNG.random((2, 1, 3, 9)), RNG.random((1, 9)), tokens
+        ),
+        drawing_cnn.grad_cams([example], [RNG.random((1, 4, 4))] * 3, [0, 1, 2], [(0, 4)] * 3),
+    ]
+    for picture in found:
+        picture.figure.draw_without_rendering()
+        inches = picture.figure.get_figheight()
+        for place in picture.figure.axes:
+            given = place.get_position(original=True).height - place.get_position().height
+            assert given * inches < 0.1
+
+
+def test_names_in_pictures_keep_their_end():
+    assert canvas.short_name("test/siamese cat/IMG_1234.jpg", 14) == "…/IMG_1234.jpg"
+    assert canvas.short_name("test image 17", 14) == "test image 17"
+
+
 def test_runs_are_drawn_on_their_own_colour():
     part = layers.PatchEmbed(8, 2, 3, 7, raster=True, rngs=nnx.Rngs(0))
     tokens = explain.token_map(part)  # 12 values, one and a half rows

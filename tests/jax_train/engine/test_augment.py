@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 
 from configs import common
 from jax_train.engine import augment
 from jax_train.errors import UserError
+from tests.with_torch import torch
 
 SIZES = [(11, 11), (7, 13), (13, 8), (6, 10)]  # odd, even, mixed; non-square both ways
 MEAN, STD = (0.31, 0.47, 0.59), (0.23, 0.19, 0.29)
@@ -319,6 +319,22 @@ def test_an_image_depends_on_its_own_key_only():
     np.testing.assert_allclose(split.reshape(whole.shape), whole, atol=1e-6)
     same_image = np.asarray(train(jnp.repeat(images[:1], 24, 0), keys))
     assert len(np.unique(same_image.reshape(24, -1), axis=0)) > 20  # keys do differ
+
+
+def test_the_model_cannot_change_how_its_images_are_rounded():
+    images, keys = jnp.asarray(random_images(5, 11, 13)), make_keys(5)
+    train, evaluate = augment.build(settings(**EVERYTHING), MEAN, STD)
+    for run in (lambda x: train(x, None, keys)[0], evaluate):
+        last = jax.make_jaxpr(run)(images).eqns[-1]
+        assert last.primitive.name == "optimization_barrier"
+    if jax.__version_info__ < (0, 11):
+        return  # there the barrier goes before loops are made
+    # As users compile, and not as quickly as tests do.
+    full = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+    with jax.enable_x64(True):
+        programs = [evaluate, lambda images: evaluate(images).astype(jnp.float64) @ jnp.eye(3)]
+        alone, within = (jax.jit(f).lower(images).compile(full)(images) for f in programs)
+    np.testing.assert_array_equal(within, alone)
 
 
 def test_images_are_the_same_with_float64_enabled():

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import precision_recall_fscore_support
 
 from jax_train.engine import metrics
+from tests.with_torch import torch
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 
 from configs import common
 from jax_train.engine import optim
 from jax_train.errors import UserError
+from tests.with_torch import torch
 
 PEAK = 3e-3
 

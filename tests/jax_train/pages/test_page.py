@@ -21,7 +21,7 @@ from jax_train.data import load_split
 from jax_train.pages import facts, page
 from jax_train.runs import folder as run_folder
 from jax_train.runs import trained
-from jax_train.runs.history import read_history
+from jax_train.runs.history import History, read_history
 from tests.jax_train.pages import browser, hostile
 
 PAGES = ("vit/report.html", "simple_cnn/report.html", "comparison.html")
@@ -118,6 +118,16 @@ def test_names_are_escaped(parsed, file):
     assert "<script" not in file.read_text()
 
 
+def test_an_example_has_one_name_on_a_page_that_of_its_file(parsed, file, compared_runs):
+    """Also in the alternative texts; markup in it stays text."""
+    told = " ".join(parsed.text + [attrs["alt"] for attrs in parsed.all("img")])
+    found = set(re.findall(r"test/(?:<script>alert\(1\)|a&amp;b|it's \"\$x_1\$\")/\d+\.png", told))
+    assert len(found) > 4
+    folder = compared_runs[0].parent / "R&D <b>pets"
+    assert all((folder / name).is_file() for name in found)
+    assert "test image" not in told.replace("test images", "")
+
+
 def test_page_tells_what_results_json_holds(compared_runs):
     for model in ("vit", "simple_cnn"):
         results = run_folder.results(compared_runs[0] / model)
@@ -180,6 +190,29 @@ def test_browser_shows_all_and_the_body_does_not_scroll_sideways(tab, file, widt
     assert tab.evaluate("document.scripts.length") == 0
 
 
+def test_a_picture_can_be_enlarged_on_a_phone_and_made_small_again(tab, file):
+    tab.open(file, 375)
+    width = "document.querySelector('figure img').getBoundingClientRect().width"
+    assert tab.evaluate(width) < 375
+    tab.evaluate("document.querySelector('figure a').click()")
+    assert tab.evaluate(width) > 800  # 9 points are 16 pixels then
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+    tab.evaluate("document.querySelector('figure .back').click()")
+    assert tab.evaluate(width) < 375
+    assert tab.problems() == []
+
+
+def test_captions_of_wide_tables_stay_and_are_seen_whole(tab, file):
+    tab.open(file, 375)
+    ends = """[...document.querySelectorAll('.scroll')].map(part => {
+        part.scrollLeft = 60;
+        const box = part.querySelector('caption span').getBoundingClientRect();
+        return [box.left, box.right]})"""
+    for left, right in tab.evaluate(ends):
+        assert left >= 0
+        assert right <= 375
+
+
 def test_dark_scheme_is_dark(tab, file):
     ground = "getComputedStyle(document.body).backgroundColor"
     tab.open(file, scheme="light")
@@ -240,6 +273,19 @@ def test_flops_are_those_counted_by_hand(compared_runs, least, monkeypatch):
     )
     assert 2 * macs <= found.forward <= 2.6 * macs
     assert 2.5 * found.forward <= found.train <= 4.5 * found.forward
+
+
+def test_points_of_few_steps_do_not_stray_in_curves():
+    """Log points every 50 steps in epochs of 22: those at 50 and 100 come soon after an epoch."""
+    steps = np.array([22, 44, 50, 66, 88, 100, 110, 132, 133])
+    losses = np.array([4, 3, 9, 2, 1, 8, 2, 1, 7.0])
+    rows = np.column_stack([steps / 22, losses, losses / 10])
+    even = History(rows, rows[:0], rows[:0]).even_train
+    np.testing.assert_allclose(even[:, 0] * 22, [22, 44, 66, 88, 110, 133])
+    expected = [4, 3, (6 * 9 + 16 * 2) / 22, 1, (12 * 8 + 10 * 2) / 22, (22 * 1 + 7) / 23]
+    np.testing.assert_allclose(even[:, 1], expected)
+    np.testing.assert_allclose(even[:, 2], np.array(expected) / 10)
+    assert History(rows[:0], rows[:0], rows[:0]).even_train.shape == (0, 3)
 
 
 def test_history_weighs_the_rows_of_the_last_epoch(tmp_path):
