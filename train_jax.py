@@ -61,11 +61,13 @@ def main(argv: list[str]) -> None:
 
         allocator.tune()  # before JAX starts its threads
     from jax_train import checks
+    from jax_train.engine import models
     from jax_train.machine import processes, stopping
 
     by_hand = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     if _DISTRIBUTED.value or any(value is not None for value in by_hand):
         processes.start(*by_hand)
+    models.leave_out_sizes(config, config_flags.get_override_values(flags.FLAGS["config"]))
     checks.check(config)  # the devices are known now
     from jax_train import several  # after that: it takes a second
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jax_train.commands import compare, convert, evaluate, explain, predict, prepare, report
-from jax_train.errors import UserError, nearest, run_command
+from jax_train.errors import Incomplete, UserError, nearest, run_command
 
 COMMANDS = {
     "prepare": prepare,
@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code: 0, or 2 for what the user can put right."""
+    """Run a command; return the exit code: 0, 1 for parts undone, 2 for what the user can mend."""
     parser = _Parser(prog="python -m jax_train", description="Commands around training.")
     parsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
@@ -39,14 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_arguments(own)
         own.set_defaults(run=command.run)
 
-    def parse_and_run():
+    def parse_and_run() -> int:
         given = list(sys.argv[1:] if argv is None else argv)
         if given and not given[0].startswith("-") and given[0] not in COMMANDS:
             raise UserError(f"{given[0]!r} is no command{nearest(given[0], COMMANDS)}.")
         args, unknown = parser.parse_known_args(given)
         if unknown:  # said by the command, whose --help lists what it takes
             parsers.choices[given[0]].error(f"unrecognized arguments: {' '.join(unknown)}")
-        print(args.run(args))
+        text = args.run(args)
+        print(text)
+        return 1 if isinstance(text, Incomplete) else 0
 
     return run_command(parse_and_run)
 

@@ -15,17 +15,21 @@ class UserError(ValueError):
     """
 
 
-def run_command(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code: 0; 2 after a UserError; 130 when interrupted."""
+class Incomplete(str):
+    """What a command prints that could not do all it was asked: the exit code is 1."""
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit code, or 2 after a UserError, 130 when interrupted."""
     try:
-        command()
+        code = command()
     except UserError as error:
         print(as_paragraph(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def nearest(word: str, known) -> str:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 WIDTH = 80  # columns of what is printed
@@ -11,6 +12,19 @@ WIDTH = 80  # columns of what is printed
 def shorten(text: str, width: int) -> str:
     """Cut a text that is longer than `width` characters, and mark that by '…'."""
     return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def listing(names: Sequence[str], width: int) -> str:
+    """The first of some names, at least one, that fit in `width` characters; … for the rest."""
+    text = ""
+    for place, name in enumerate(names):
+        name = shorten(readable(Path(name)), min(24, width - 3))
+        longer = f"{text}, {name}" if place else name
+        rest = ", …" if place < len(names) - 1 else ""
+        if place and len(longer + rest) > width:
+            return f"{text}, …"
+        text = longer
+    return text
 
 
 def progress_bar(total: int, what: str, show: bool = True):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +22,8 @@ class Examples:
       class_names: name of each class.
       source: what the examples were read from; equal for splits of the same data.
       ranges: the examples held, in order, as (base split, start, stop).
+      views: base split that is a selection -> (the one it is of, indices [n] in that).
+      notes: what the user has to know of the data.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Examples:
     class_names: tuple[str, ...]
     source: str
     ranges: tuple[tuple[str, int, int], ...]
+    views: Mapping[str, tuple[str, np.ndarray]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -107,11 +111,15 @@ def count_shared(a: Examples, b: Examples) -> int:
     """Return how many examples stand in both, each counted once; 0 for different sources."""
     if a.source != b.source:
         return 0
-    bases = {base for base, _, _ in a.ranges}
-    return sum(len(np.intersect1d(_held(a, base), _held(b, base))) for base in bases)
+    held, others = _held(a), _held(b)
+    return sum(len(np.intersect1d(held[base], others[base])) for base in held.keys() & others)
 
 
-def _held(dataset: Examples, base: str) -> np.ndarray:
-    """Return the indices of the examples within a base split."""
-    parts = (np.arange(*part) for name, *part in dataset.ranges if name == base)
-    return np.concatenate([(), *parts])
+def _held(dataset: Examples) -> dict[str, np.ndarray]:
+    """Return the indices of the examples within each base split, of selections in the whole."""
+    parts = {}
+    for name, start, stop in dataset.ranges:
+        base, index = dataset.views.get(name, (name, None))
+        part = np.arange(start, stop) if index is None else index[start:stop]
+        parts.setdefault(base, []).append(part)
+    return {base: np.concatenate(found) for base, found in parts.items()}

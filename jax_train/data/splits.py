@@ -2,12 +2,19 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jax_train.data.examples import Dataset, count_shared
-from jax_train.data.loading import load
+from jax_train.data.loading import Store
+from jax_train.data.split import AUTO, automatic
 from jax_train.data.streamed import StreamedDataset
 from jax_train.errors import UserError
+from jax_train.printing import listing
+
+_NAMES = {"train": "training", "val": "validation", "test": "test"}
+_LOOKED_AT = 100  # images of a split, spread over it, whose pixels are looked at
+_NARROW = 16  # of 256 values: less than this span holds nearly all pixels
 
 
 @dataclass
@@ -19,29 +26,62 @@ class Splits:
     test: Dataset | StreamedDataset
 
     def notes(self) -> list[str]:
-        """One line for each way in which a figure is not of unseen images."""
+        """Each way in which a figure is not of unseen images, or not of all there should be."""
+        there = {name: split for name, split in vars(self).items() if split}
         notes = []
-        for name, split in {"validation": self.val, "test": self.test}.items():
-            if split and (shared := count_shared(self.train, split)):
-                notes.append(f"note: {shared:,} {name} images are among the training images")
+        for name, split in there.items():
+            if name != "train" and (shared := count_shared(self.train, split)):
+                of = f"{shared:,} {_NAMES[name]} images"
+                notes.append(f"note: {of} are among the training images")
         if self.val and (shared := count_shared(self.val, self.test)):
             notes.append(f"note: {shared:,} test images also serve as validation images")
+        for name, split in there.items():
+            notes += [f"note: {note}" for note in _absent(_NAMES[name], split)]
+            notes += [f"note: {note}" for note in _narrow(_NAMES[name], split)]
         return notes
+
+
+def _absent(name: str, split: Dataset | StreamedDataset) -> list[str]:
+    """A note where classes have no image in a split, if that is known without reading it."""
+    if split.labels is None:
+        return []
+    counts = np.bincount(split.labels, minlength=split.num_classes)
+    if counts.all():
+        return []
+    lacking = [split.class_names[label] for label in np.flatnonzero(counts == 0)]
+    text = f"no {name} image of {len(lacking):,} of {split.num_classes:,} classes"
+    left_out = "" if name == "training" else "; macro figures leave them out"
+    return [f"{text} ({listing(lacking, 40)}){left_out}"]
+
+
+def _narrow(name: str, split: Dataset | StreamedDataset) -> list[str]:
+    """A note where the pixels of a split are nearly all alike."""
+    rows = np.linspace(0, len(split) - 1, min(len(split), _LOOKED_AT)).astype(int)
+    counts = np.bincount(split.take(rows)[0].ravel(), minlength=256).cumsum()
+    low, high = np.searchsorted(counts, counts[-1] * np.array([0.0005, 0.9995]))
+    if high - low >= _NARROW:
+        return []
+    held = f"the value {low}" if low == high else f"values from {low} to {high}"
+    return [
+        f"nearly all pixels of the {name} images have {held}, of 0 to 255: is that meant? 16-bit "
+        "files keep their upper 8 bits, so 12-bit values have to be saved times 16"
+    ]
 
 
 def load_split(config: ConfigDict, split: str) -> Dataset | StreamedDataset:
     """Read a split, such as 'test[:100]', of the data that `config.data` names."""
-    fields = config.data
-    options = {name: fields[name] for name in ("image_size", "download", "memory_limit")}
-    return load(fields.name, split, fields.data_dir, **options)
+    return _store(config).load(split)
 
 
 def load_splits(config: ConfigDict) -> Splits:
-    """Read the three splits that `config.data` names."""
-    fields = config.data
-    train_set = load_split(config, fields.train_split)
-    val_set = load_split(config, fields.val_split) if fields.val_split else None
-    test_set = load_split(config, fields.test_split)
+    """Read the three splits that `config.data` names; of 'auto' see `split.automatic`."""
+    store = _store(config)
+    texts = {name: config.data[f"{name}_split"] for name in _NAMES}
+    if AUTO in texts.values():
+        texts = automatic(store.source, texts)
+    train_set, val_set, test_set = (
+        store.load(text) if text or name != "val" else None for name, text in texts.items()
+    )
     for other in filter(None, (val_set, test_set)):
         if other.image_shape != train_set.image_shape:
             raise UserError(
@@ -50,3 +90,12 @@ def load_splits(config: ConfigDict) -> Splits:
                 "folder, set config.data.image_size."
             )
     return Splits(train_set, val_set, test_set)
+
+
+def _store(config: ConfigDict) -> Store:
+    fields = config.data
+    options = {name: fields[name] for name in ("image_size", "download", "memory_limit")}
+    # Runs of before these fields were there lack them.
+    later = {"on_damaged": "stop", "max_megapixels": None}
+    options |= {name: fields.get(name, before) for name, before in later.items()}
+    return Store(fields.name, fields.data_dir, cache_dir=None, **options)

@@ -171,7 +171,7 @@ def test_figures_by_class():
     np.testing.assert_array_equal(often, [2, 4, 0, 7])
     np.testing.assert_array_equal(wrong[[0, 1, 3]], [1, 2, 0])
     for name in ("precision", "recall", "f1"):
-        assert found.figures[f"{name}_macro"] == pytest.approx(by_class[name].mean())
+        assert found.figures[f"{name}_macro"] == pytest.approx(by_class[name][[0, 1, 3]].mean())
 
 
 # What is printed and written

@@ -185,7 +185,8 @@ def test_more_classes_than_there_are_means_all(runs, digits, tmp_path):
         shares = [float(row[f"probability_{rank}"]) for rank in (1, 2, 3)]
         assert shares == sorted(shares, reverse=True)
         assert sum(shares) == pytest.approx(1, abs=1e-4)
-        assert len(row) == 7
+        assert len(row) == 8
+        assert row["error"] == ""
 
 
 def test_mirrors_are_warned_of_where_the_recipe_has_none(runs, digits, capsys):
@@ -241,7 +242,7 @@ def test_wrong_arguments_get_one_paragraph(runs, digits, tmp_path, capsys):
     for arguments, words in (
         ([vit, tmp_path / "none.png"], "none.png: there is no such file"),
         ([vit, tmp_path / "empty"], "No image in the folder"),
-        ([vit, image, tmp_path / "bad.png"], "bad.png (damaged or cut short"),
+        ([vit, tmp_path / "bad.png"], "bad.png (damaged or cut short"),
         ([tmp_path / "empty", image], "is no run folder"),
         ([vit, image, "--top", 0], "--top 0"),
         ([vit, image, "--top", "many"], "invalid int value: 'many'"),

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import random
+import shutil
 import struct
 import time
 import warnings
@@ -41,9 +42,14 @@ def _load(path, split="train", **options):
 
 
 def _only(path, **options):
+    """The one image below a folder, as it is loaded, there being a second class with the same."""
+    (file,) = (file for file in path.rglob("*") if file.is_file())
+    (path / "another").mkdir()
+    shutil.copy(file, path / "another" / file.name)
     loaded = _load(path, **options)
-    assert len(loaded) == 1
-    return loaded.images[0]
+    first, second = loaded.images
+    np.testing.assert_array_equal(first, second)
+    return first
 
 
 def test_labels_names_and_pixels(tmp_path):
@@ -80,15 +86,17 @@ def test_splits_by_folder(tmp_path):
     assert [len(_load(tmp_path, split)) for split in ("train", "test", "val")] == [8, 4, 6]
     joined = _load(tmp_path, "train+test")
     assert joined.ranges == (("train", 0, 8), ("test", 0, 4))
+    assert _load(tmp_path, "validation[:2]").ranges == (("val", 0, 2),)
     with pytest.raises(UserError, match=r"train \(8\), test \(4\), val \(6\)"):
-        _load(tmp_path, "validation")
+        _load(tmp_path, "trane")
 
 
-def test_folders_beside_the_splits_are_mentioned(tmp_path, caplog):
+def test_folders_beside_the_splits_are_mentioned(tmp_path):
     _numbered(tmp_path / "train", ["1.png"])
     _numbered(tmp_path / "unlabelled", ["1.png"])
-    assert len(_load(tmp_path)) == 2
-    assert "left out: unlabelled" in caplog.text
+    loaded = _load(tmp_path)
+    assert len(loaded) == 2
+    assert loaded.notes == ("the folder is read as splits; left out: unlabelled",)
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -162,6 +170,7 @@ def test_resize_and_crop(tmp_path):
     expected = np.asarray(resized.crop((8, 0, 13, 5)))
     found = _only(tmp_path, image_size=5)
     assert np.abs(found.astype(int) - expected).max() <= 1  # of rounding
+    shutil.rmtree(tmp_path / "another")
     _save(tmp_path / "b" / "1.png", wide.transpose(1, 0, 2))
     _save(tmp_path / "b" / "2.png", _flat((250, 0, 0), (3, 3)))
     loaded = _load(tmp_path, image_size=7)
@@ -191,7 +200,7 @@ def test_damaged_files_are_named_up_to_five(tmp_path):
     assert str(tmp_path / "dog" / "5.png") in str(caught.value)
     for i in range(8):
         (tmp_path / "dog" / f"{i}.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"5 .and perhaps more. image files"):
+    with pytest.raises(UserError, match=r"9 image files .* and 4 more\. All are listed in"):
         _load(tmp_path)
 
 
@@ -252,7 +261,7 @@ def _png_that_declares(width, height):
     ],
 )
 def test_fake_and_damaged_images_are_named_with_what_is_wrong(tmp_path, file, content, words):
-    _save(tmp_path / "cat" / "good.png", _flat((1, 2, 3)))
+    _numbered(tmp_path, ["good.png"])
     (tmp_path / "cat" / file).write_bytes(content)
     began = time.monotonic()
     with pytest.raises(UserError, match="1 image file cannot be decoded") as caught:
@@ -270,7 +279,8 @@ def test_the_first_frame_of_an_animation_is_taken_whatever_the_file_is_called(tm
         path = tmp_path / "a" / name
         path.parent.mkdir(exist_ok=True)
         frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(_load(tmp_path).images, [_flat((7, 0, 0))] * 2)
+    _save(tmp_path / "b" / "1.png", _flat((7, 0, 0)))
+    np.testing.assert_array_equal(_load(tmp_path).images, [_flat((7, 0, 0))] * 3)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -286,6 +296,7 @@ def test_exif_that_cannot_be_read_leaves_the_image_as_it_is_stored(tmp_path, exi
 def test_exif_that_breaks_its_reader_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageOps, "exif_transpose", lambda _: struct.unpack(">H", b""))
     path = _save(tmp_path / "a" / "1.png", _flat((1, 2, 3)))
+    _numbered(tmp_path, ["1.png"], ["b"])
     with pytest.raises(UserError, match="its EXIF data is damaged; save it without") as caught:
         _load(tmp_path)
     assert str(path) in str(caught.value)
@@ -294,12 +305,13 @@ def test_exif_that_breaks_its_reader_is_told(tmp_path, monkeypatch):
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     _numbered(tmp_path, ["1.png"])
     os.mkfifo(tmp_path / "cat" / "pipe.png")
-    with pytest.raises(UserError, match=r"cat/pipe\.png is a pipe or a device"):
+    with pytest.raises(UserError, match=r"cat/pipe\.png \(a folder, a pipe or a device"):
         _load(tmp_path)
 
 
 def test_floating_point_images_are_refused(tmp_path):
-    _save(tmp_path / "a" / "1.tif", np.ones((4, 4), np.float32))
+    for name in "ab":
+        _save(tmp_path / name / "1.tif", np.ones((4, 4), np.float32))
     with pytest.raises(UserError, match="floating-point"):
         _load(tmp_path)
 

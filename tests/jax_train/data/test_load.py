@@ -157,7 +157,7 @@ def test_nothing_is_shared_between_two_data_sets(digits, cifar10):
         ("a b", "no known data set"),
         ("", "such as --config.data.name=cifar10"),
         ("fashion_mnist", "file_format='array_record'"),
-        ("/tmp", "Did you mean --config.data.name=folder:/tmp ?"),
+        ("/tmp", "For a folder of images write --config.data.name=folder:/tmp."),
         (
             "cifar10:1.0.0",
             "can be prepared is 3.0.2. Leave the version out: --config.data.name=cifar10.",
