@@ -132,6 +132,8 @@ BAD = {
     "data.data_dir": (3, __file__),
     "data.download": SWITCH,
     "data.image_size": (*OPTIONAL, 64),  # cifar10 is no folder
+    "data.on_damaged": ("refuse", True, None),
+    "data.max_megapixels": (0, -1.0, NAN, "90"),
     "data.memory_limit": NUMBERS,
     "data.train_split": ("train[", "", "train[:10%]+", "train[:200%]", None),
     "data.val_split": ("train[::2]", 3),
