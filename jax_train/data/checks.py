@@ -2,7 +2,6 @@
 
 import os
 import shlex
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -12,7 +11,7 @@ from jax_train.data.split import AUTO, SYNTAX, is_split
 
 
 def _is_folder(value: object) -> bool:
-    return isinstance(value, str) and not Path(value).expanduser().is_file()
+    return isinstance(value, str) and not os.path.isfile(os.path.expanduser(value))
 
 
 _SPLIT = ranges.Check(f"'{AUTO}', or a split such as {SYNTAX}", is_split)
@@ -47,7 +46,7 @@ def check(config: ConfigDict) -> None:
         raise ranges.refusal("data.name", name, "a data set's name", cure)
     if size is not None and not scheme_of(name).resizes:
         cure = "To train on another size set config.augment.resize."
-        if os.sep in name or Path(name).is_dir():
+        if os.sep in name or os.path.isdir(name):
             folder = shlex.quote(f"folder:{name}")
             cure = f"If a folder of images is meant, write --config.data.name={folder}."
         expected = f"None, because the images of {name} have one size already"

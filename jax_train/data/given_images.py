@@ -36,8 +36,8 @@ def find_images(
     """
     found, left_out = [], Counter() if left_out is None else left_out
     for place in map(Path, places):
-        if not place.is_dir():
-            if not place.exists():
+        if not os.path.isdir(place):  # Path's own raise on names that are too long
+            if not os.path.exists(place):
                 raise UserError(f"{place}: there is no such file or folder. Check the path.")
             found.append(place)
             continue

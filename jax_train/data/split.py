@@ -143,4 +143,5 @@ def resolve_split(split: str, source: Source) -> tuple[tuple[str, int, int], ...
 def _help(source: Source) -> str:
     sizes = {base: n for base, n in source.splits.items() if base not in source.views}
     held = ", ".join(f"{base} ({sum(shards):,})" for base, shards in sizes.items())
-    return f"The splits of {source.name} and their sizes are: {held}. Write {SYNTAX}."
+    auto = "; in a run's config also 'auto'" if source.labels else ""
+    return f"The splits of {source.name} and their sizes are: {held}. Write {SYNTAX}{auto}."

@@ -1,6 +1,8 @@
 """The three splits of a run."""
 
+import math
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,7 +16,9 @@ from jax_train.printing import listing
 
 _NAMES = {"train": "training", "val": "validation", "test": "test"}
 _LOOKED_AT = 100  # images of a split, spread over it, whose pixels are looked at
-_NARROW = 16  # of 256 values: less than this span holds nearly all pixels
+_LOOKED_AT_BYTES = 30e6
+_NARROW = 32  # of 256 values: less than this span holds nearly all pixels
+_spans = WeakKeyDictionary()  # split -> its span; the files may be gone when a run ends
 
 
 @dataclass
@@ -56,9 +60,12 @@ def _absent(name: str, split: Dataset | StreamedDataset) -> list[str]:
 
 def _narrow(name: str, split: Dataset | StreamedDataset) -> list[str]:
     """A note where the pixels of a split are nearly all alike."""
-    rows = np.linspace(0, len(split) - 1, min(len(split), _LOOKED_AT)).astype(int)
-    counts = np.bincount(split.take(rows)[0].ravel(), minlength=256).cumsum()
-    low, high = np.searchsorted(counts, counts[-1] * np.array([0.0005, 0.9995]))
+    if split not in _spans:
+        most = max(4, int(_LOOKED_AT_BYTES / math.prod(split.image_shape)))
+        rows = np.linspace(0, len(split) - 1, min(len(split), _LOOKED_AT, most)).astype(int)
+        counts = np.bincount(split.take(rows)[0].ravel(), minlength=256).cumsum()
+        _spans[split] = np.searchsorted(counts, counts[-1] * np.array([0.0005, 0.9995])).tolist()
+    low, high = _spans[split]
     if high - low >= _NARROW:
         return []
     held = f"the value {low}" if low == high else f"values from {low} to {high}"

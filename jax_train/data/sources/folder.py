@@ -19,6 +19,7 @@ from jax_train.data.sources.folder_layout import (
     find_layout,
     images_told,
     loose_images,
+    named_like_splits,
     some,
     subfolders,
 )
@@ -86,8 +87,8 @@ def folder_source(
             f"config.data.image_size is {image_size!r}; expected a positive whole number of "
             "pixels, such as --config.data.image_size=64."
         )
-    root = Path(path).expanduser()
-    if not path or not root.is_dir():
+    root = Path(os.path.expanduser(path))  # Path's own raises where it knows no home
+    if not path or not os.path.isdir(root):  # and here on names that are too long
         raise UserError(
             f"config.data.name is 'folder:{path}', but there is no folder {root.absolute()}. "
             "Expected a folder with one folder of images per class."
@@ -261,8 +262,10 @@ def _doubts(train: _Split) -> Iterator[str]:
         inside[label].add(name.split("/")[1] if name.count("/") > 1 else "")
     same = set.intersection(*inside)
     if len(same) > 1 and "" not in same:
-        classes = f"the classes {some(train.class_names)}"
-        yield f"{classes} all hold the folders {some(sorted(same))}: are they classes?"
+        what = "are they classes?"
+        if named_like_splits(same):
+            what = "all images are for training"
+        yield f"all of {some(train.class_names)} hold the folders {some(sorted(same))}: {what}"
 
 
 # Damaged files

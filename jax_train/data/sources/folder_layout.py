@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ _WORDS = {
     "val": "val valid validation validate validating dev eval evaluation",
 }
 _ROLES = {word: role for role, words in _WORDS.items() for word in words.split()}
-_FORM = re.compile(rf"({'|'.join(_ROLES)})[ _.-]?(set|data|dataset|split|images|imgs)?")
+_MORE = r"[ _.-]?(set|data|dataset|split|images|imgs)?[ _.-]?\d*"  # test_set, val2017
+_FORM = re.compile(rf"({'|'.join(_ROLES)}){_MORE}")
 _DEEPEST = 4  # folders below the one that is named are looked for so far down
 
 
@@ -68,6 +70,8 @@ def find_layout(root: Path) -> Layout:
     Raises:
       UserError: the names say one thing and what is in the folders another.
     """
+    if is_run_folder({entry.name for entry in list_folder(root)}):
+        raise UserError(f"{root} is the folder of a run. Name the folder of the images instead.")
     names = [folder.name for folder in subfolders(root)]
     roles = _roles(names)
     nested = [name for name in names if roles.get(name) == "train" and subfolders(root / name)]
@@ -108,6 +112,9 @@ def _splits(root: Path, names: list[str], roles: dict[str, str]) -> Layout:
         splits["validation"] = "validation"  # a split of its own beside val
     others = [name for name in names if name not in splits.values()]
     notes = (f"the folder is read as splits; left out: {some(others)}",) if others else ()
+    for first, second in combinations(splits, 2):
+        if (root / splits[first]).resolve() == (root / splits[second]).resolve():
+            notes += (f"the folders of {first} and {second} are one: their images serve twice",)
     words = {word: role for word, role in _ROLES.items() if role in splits}
     aliases = words | {folder: role for role, folder in splits.items()}
     aliases = {alias: role for alias, role in aliases.items() if alias not in splits}
@@ -154,6 +161,11 @@ def below(root: Path) -> tuple[Path, list[str]] | None:
             further += inside
         level = further
     return None
+
+
+def named_like_splits(names: Iterable[str]) -> bool:
+    """Whether all of some folders are named like splits."""
+    return all(_FORM.fullmatch(name.casefold()) for name in names)
 
 
 def some(names: Iterable[str]) -> str:

@@ -30,6 +30,8 @@ def _load(path, split="train"):
         ({"cat": 1, "__MACOSX": 1, ".thumbs": 1, "@eaDir/x": 1}, "a single class folder, cat"),
         ({".": 5}, r"holds no folders of images\. It holds 5 images itself"),
         ({"train": 2, "Test": 2}, r"train holds no folders\. Expected one folder of images per"),
+        ({"train": 2, "test1": 2}, r"train holds no folders\. Expected one folder of images per"),
+        ({"train2017": 2, "val2017": 2}, r"train2017 holds no folders"),
         ({"test/cat": 2, "Val/cat": 2}, r"named like splits \(Val, test\), but none like training"),
         ({"cat": 1, "dog": 1, "test/cat": 1, "test/dog": 1}, r"so it is a split and no class\. Mo"),
     ],
@@ -92,10 +94,27 @@ def test_a_class_named_like_a_split_is_told(tmp_path):
     assert loaded.notes == ("the folder test is read as a class, and is named like a split",)
 
 
-def test_classes_that_hold_the_same_folders_are_told(tmp_path):
-    loaded = _load(make(tmp_path, {f"{s}/{c}": 1 for s in "ab" for c in ("cat", "dog")}))
-    (note,) = loaded.notes
-    assert note == "the classes a, b all hold the folders cat, dog: are they classes?"
+@pytest.mark.parametrize(
+    ("inside", "words"),
+    [
+        (("cat", "dog"), "all of a, b hold the folders cat, dog: are they classes?"),
+        (
+            ("test", "train"),
+            "all of a, b hold the folders test, train: all images are for training",
+        ),
+    ],
+)
+def test_classes_that_hold_the_same_folders_are_told(inside, words, tmp_path):
+    loaded = _load(make(tmp_path, {f"{a}/{b}": 1 for a in "ab" for b in inside}))
+    assert loaded.notes == (words,)
+
+
+def test_one_folder_for_two_splits_is_told(tmp_path):
+    make(tmp_path, {"train/cat": 1, "train/dog": 1, "test/cat": 1, "test/dog": 1})
+    (tmp_path / "valid").symlink_to("test")
+    assert _load(tmp_path).notes == (
+        "the folders of test and val are one: their images serve twice",
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,6 +143,19 @@ def test_a_split_may_lack_classes_and_keeps_the_numbers_of_train(tmp_path):
 
 
 # What is none of the images
+
+
+def test_a_run_folder_is_no_data(tmp_path):
+    make(tmp_path, {"checkpoints": 1, "explain": 1})
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is the folder of a run"):
+        _load(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["~nobody of that name/x", "x" * 5000, "a\0b", "\udcff"])
+def test_paths_of_any_form_that_are_no_folder(path):
+    with pytest.raises(UserError, match="there is no folder"):
+        _load(path)
 
 
 def test_run_folders_beside_the_classes_are_no_class(tmp_path, monkeypatch):
