@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,7 +103,7 @@ def folder_source(
         *layout.notes,
         *(f"the folder of {name} is not used: {why}" for name, why in scan.absent.items()),
     ]
-    notes += filter(None, [image_files.told(scan.left_out), *_doubts(scan.splits["train"])])
+    notes += filter(None, [image_files.told(scan.left_out), *_doubts(scan.splits)])
     splits = scan.splits
     channels = cache(lambda: 1 if _all_grey(scan.splits) else 3)  # found out when first needed
     size = image_size and (image_size, image_size)
@@ -255,8 +256,18 @@ def _one_class(root: Path, only: tuple[str, list]) -> str:
     return f"{text} Sort the images into one folder per class."
 
 
-def _doubts(train: _Split) -> Iterator[str]:
-    """Notes on classes that may be something else."""
+def _doubts(splits: dict[str, _Split]) -> Iterator[str]:
+    """Notes on what may be meant otherwise: classes that look like others, files used twice."""
+    train = splits["train"]
+    known = {}
+    for name in train.class_names:
+        if (first := known.setdefault(name.casefold().strip(), name)) != name:
+            yield f"the classes {some([first])} and {some([name])} differ by the writing only"
+    for (first, a), (second, b) in combinations(splits.items(), 2):
+        if shared := len(_inodes(a) & _inodes(b)):
+            yield f"{images_told(shared)} of {second} are also in {first}, through links"
+    if twice := len(train.files) - len(_inodes(train)):
+        yield f"{images_told(twice)} of train stand there twice, through links"
     inside = [set() for _ in train.class_names]
     for name, label, _ in train.files:
         inside[label].add(name.split("/")[1] if name.count("/") > 1 else "")
@@ -266,6 +277,11 @@ def _doubts(train: _Split) -> Iterator[str]:
         if named_like_splits(same):
             what = "all images are for training"
         yield f"all of {some(train.class_names)} hold the folders {some(sorted(same))}: {what}"
+
+
+def _inodes(split: _Split) -> set:
+    """What tells files apart, whatever they are called; of a system without, the names."""
+    return {(s.st_dev, s.st_ino) if s.st_ino else file for file, _, s in split.files}
 
 
 # Damaged files

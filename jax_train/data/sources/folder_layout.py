@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,9 +111,6 @@ def _splits(root: Path, names: list[str], roles: dict[str, str]) -> Layout:
         splits["validation"] = "validation"  # a split of its own beside val
     others = [name for name in names if name not in splits.values()]
     notes = (f"the folder is read as splits; left out: {some(others)}",) if others else ()
-    for first, second in combinations(splits, 2):
-        if (root / splits[first]).resolve() == (root / splits[second]).resolve():
-            notes += (f"the folders of {first} and {second} are one: their images serve twice",)
     words = {word: role for word, role in _ROLES.items() if role in splits}
     aliases = words | {folder: role for role, folder in splits.items()}
     aliases = {alias: role for alias, role in aliases.items() if alias not in splits}

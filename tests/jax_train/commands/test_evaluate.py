@@ -207,6 +207,16 @@ def test_many_classes_with_long_names_fit_80_columns(folders):
     assert f1 == sorted(f1)
 
 
+def test_classes_without_images_have_no_figures(folders):
+    opened = trained.open_run(folders["vit"])
+    found = evaluation_of([[5, 2, 0], [0, 0, 0], [1, 1, 6]], ["cat", "cow", "dog"])
+    line = evaluate.report(opened, found).splitlines()[-2]
+    assert line.split() == ["cow", "0", "-", "-", "-", "-"]
+    note = "1 of 3 classes have no image: macro figures are of the others"
+    assert note in evaluation.notes(opened, found)
+    assert found.figures["recall_macro"] == pytest.approx((5 / 7 + 6 / 8) / 2)
+
+
 def test_classes_taken_for_equally_often_are_counted(folders):
     found = evaluation_of([[5, 2, 2, 0], [0, 6, 3, 0], [1, 1, 6, 1], [0, 0, 0, 4]], ["a", *"bcd"])
     lines = evaluate.report(trained.open_run(folders["vit"]), found).splitlines()[-4:]

@@ -109,12 +109,22 @@ def test_classes_that_hold_the_same_folders_are_told(inside, words, tmp_path):
     assert loaded.notes == (words,)
 
 
-def test_one_folder_for_two_splits_is_told(tmp_path):
-    make(tmp_path, {"train/cat": 1, "train/dog": 1, "test/cat": 1, "test/dog": 1})
+def test_images_that_serve_twice_through_links_are_told(tmp_path):
+    make(tmp_path, {"train/cat": 2, "train/dog": 1, "test/cat": 1, "test/dog": 1})
     (tmp_path / "valid").symlink_to("test")
+    (tmp_path / "test" / "cat" / "link.png").symlink_to(tmp_path / "train" / "cat" / "0.png")
+    (tmp_path / "train" / "cow").symlink_to("cat")
     assert _load(tmp_path).notes == (
-        "the folders of test and val are one: their images serve twice",
+        "1 image of test are also in train, through links",
+        "1 image of val are also in train, through links",
+        "3 images of val are also in test, through links",
+        "2 images of train stand there twice, through links",
     )
+
+
+def test_classes_that_differ_by_the_writing_only_are_told(tmp_path):
+    loaded = _load(make(tmp_path, {"Cat": 1, "cat ": 1, "dog": 1}))
+    assert loaded.notes == ("the classes Cat and cat  differ by the writing only",)
 
 
 @pytest.mark.parametrize(
