@@ -2,50 +2,21 @@
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
-from itertools import combinations
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from jax_train.data import image_files
 from jax_train.data.cache import Folder, cached_json, fingerprint_of
 from jax_train.data.source import DamagedFiles, Records, Source
-from jax_train.data.sources.folder_layout import (
-    below,
-    find_layout,
-    images_told,
-    loose_images,
-    named_like_splits,
-    some,
-    subfolders,
-)
+from jax_train.data.sources.folder_layout import find_layout, some
+from jax_train.data.sources.folder_scan import Split, scan
 from jax_train.errors import UserError
 from jax_train.files import cache_root, write_atomically
 from jax_train.printing import progress_bar
-
-_CURE = ", or leave damaged files out with --config.data.on_damaged=skip"
-
-
-class _Split(NamedTuple):
-    """The files of a split in their fixed order: path below the split's root, label, stat."""
-
-    root: Path
-    class_names: tuple[str, ...]
-    files: tuple[tuple[str, int, os.stat_result], ...]
-
-
-class _Scan(NamedTuple):
-    """What lies in a folder; see `Source` for `absent`."""
-
-    splits: dict[str, _Split]
-    absent: dict[str, str]
-    left_out: Counter
-    unreadable: list[str]
 
 
 def folder_source(
@@ -94,232 +65,142 @@ def folder_source(
             f"config.data.name is 'folder:{path}', but there is no folder {root.absolute()}. "
             "Expected a folder with one folder of images per class."
         )
-    identity, layout = f"folder {root.resolve()}", find_layout(root)
-    scan = _scan(layout.splits)
-    listed = partial(_list_damaged, identity=identity, cache_dir=cache_dir)
-    if scan.unreadable and on_damaged != "skip":
-        raise DamagedFiles(scan.unreadable, listed(scan.unreadable), _CURE)
-    notes = [
-        *layout.notes,
-        *(f"the folder of {name} is not used: {why}" for name, why in scan.absent.items()),
-    ]
-    notes += filter(None, [image_files.told(scan.left_out), *_doubts(scan.splits)])
-    splits = scan.splits
-    channels = cache(lambda: 1 if _all_grey(scan.splits) else 3)  # found out when first needed
-    size = image_size and (image_size, image_size)
-
-    def decode(path: Path) -> np.ndarray:
-        return image_files.decode_image(path, channels(), size, max_megapixels)
-
-    def fingerprint() -> str:
-        names = (
-            (f"{name}/{file}", stat) for name, s in splits.items() for file, _, stat in s.files
-        )
-        return fingerprint_of(names, image_size, max_megapixels, tuple(splits))
-
+    found = scan(layout := find_layout(root))
+    images = _Images(
+        found.splits, image_size, max_megapixels, f"folder {root.resolve()}", cache_dir
+    )
+    notes = found.notes
     if on_damaged == "skip":
-        damaged = _damaged_of(splits, decode, f"damaged\n{identity}", fingerprint(), cache_dir)
-        splits = {name: _without(split, name, damaged) for name, split in splits.items()}
-        if lost := scan.unreadable + [f"{path} ({why})" for _, path, why in damaged]:
-            place = listed(lost)
-            notes.append(
-                f"{len(lost):,} damaged files left out" + f", listed in {place}" * bool(place)
-            )
-
-    def damage(error: DamagedFiles) -> DamagedFiles:
-        files = [f"{path} ({why})" for _, path, why in _find_damaged(splits, decode)]
-        files = files or error.files
-        return DamagedFiles(files, listed(files), _CURE)
-
+        notes = notes + images.leave_out_damaged(found.unreadable)
+    elif found.unreadable:
+        raise images.refusal(found.unreadable)
     return Source(
         name=f"folder:{path}",
-        identity=identity,
-        splits={name: (len(split.files),) for name, split in splits.items()},
-        open=lambda name: _open(splits[name], decode, channels, size, damage),
-        fingerprint=fingerprint(),
+        identity=images.identity,
+        splits={name: (len(split.files),) for name, split in images.splits.items()},
+        open=images.open,
+        fingerprint=images.fingerprint(),
         aliases=layout.aliases,
-        absent=scan.absent,
-        labels=lambda name: _labels(splits[name]),
+        absent=found.absent,
+        labels=lambda name: images.splits[name].labels,
         notes=tuple(notes),
     )
 
 
-# Which files
+class _Images:
+    """The images of a folder's splits, and the damaged files among them."""
 
+    def __init__(
+        self,
+        splits: dict[str, Split],
+        image_size: int | None,
+        max_megapixels: float | None,
+        identity: str,
+        cache_dir: Folder,
+    ):
+        self.splits, self.identity, self._cache_dir = splits, identity, cache_dir
+        self._size, self._max_megapixels = image_size and (image_size, image_size), max_megapixels
+        self._channels = cache(lambda: 1 if _all_grey(splits) else 3)  # when first needed
 
-def _scan(folders: dict[str, Path]) -> _Scan:
-    """Find the files of the splits; raise UserError where their classes do not do."""
-    left_out, unreadable, absent = Counter(), [], {}
-    train = _scan_training(folders["train"], left_out, unreadable)
-    splits = {"train": train}
-    for name, folder in folders.items():
-        if name == "train":
-            continue
-        if why := _unlabelled(folder, train):
-            absent[name] = why
-            continue
-        own = {path.name for path in subfolders(folder)}
-        wanted = [folder / class_name for class_name in train.class_names if class_name in own]
-        found = [_files_of(path, folder, left_out, unreadable) for path in wanted]
-        if any(found):
-            labels = [train.class_names.index(path.name) for path in wanted]
-            splits[name] = _in_order(folder, train.class_names, zip(labels, found, strict=True))
-        else:
-            absent[name] = "it holds no image"
-    left_out["beside the class folders"] += sum(map(loose_images, folders.values()))
-    return _Scan(splits, absent, left_out, unreadable)
+    def fingerprint(self) -> str:
+        """Changes with the files and with what becomes of them."""
+        pairs = self.splits.items()
+        files = ((f"{name}/{file}", stat) for name, s in pairs for file, _, stat in s.files)
+        size = self._size and self._size[0]
+        limit = (self._max_megapixels,) * (self._max_megapixels is not None)
+        return fingerprint_of(files, size, *limit, tuple(self.splits))
 
+    def open(self, name: str) -> Records:
+        """Return random access to a split; its first whole image gives the shape, without a size.
 
-def _scan_training(root: Path, left_out: Counter, unreadable: list[str]) -> _Split:
-    """The files of the split that says which classes there are: at least two, none empty."""
-    classes = subfolders(root)
-    found, empty = {}, []
-    ours = Counter()
-    for folder in classes:
-        own = Counter()
-        files = _files_of(folder, root, own, unreadable)
-        ours += own
-        if files:
-            found[folder.name] = files
-        elif not own["run folder"]:  # runs may be kept beside the data
-            empty.append(folder.name)
-    left_out += ours
-    if not found and not empty:
-        loose = f" It holds {images_told(n)} itself." if (n := loose_images(root)) else ""
-        raise UserError(
-            f"{root} holds no folders of images.{loose} Expected one folder of images per class, "
-            f"such as {root / 'cat' / '1.jpg'}."
-        )
-    if empty:
-        raise UserError(
-            f"No image in {len(empty)} of the {len(classes)} class folders of {root}: "
-            f"{some(empty)}. {image_files.expected_files(ours)} Remove the folder or add "
-            "images to it."
-        )
-    if len(found) == 1:
-        raise UserError(_one_class(root, *found.items()))
-    return _in_order(root, tuple(found), enumerate(found.values()))
-
-
-def _files_of(folder: Path, root: Path, left_out: Counter, unreadable: list[str]) -> list:
-    """The files of a class: path below the split's root, and stat."""
-    files = []
-    for name, stat in image_files.image_files(folder, root, left_out):
-        if stat is not None:
-            files.append((name, stat))
-            continue
+        Raises:
+          UserError: no file is whole.
+        """
+        split = self.splits[name]
+        paths, labels, decode, size = split.paths, split.labels, self._decode, self._size
+        # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
         try:
-            image_files.readable_file(root / name)
-        except ValueError as error:
-            unreadable.append(f"{root / name} ({error})")
-    return files
+            shape = size and ((*size, self._channels()), paths[0])
+            like = shape or image_files.first_shape(paths, decode)
+        except DamagedFiles as error:
+            raise self._damage(error) from error
+
+        def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            images = image_files.decode_all([paths[i] for i in indices], decode, like)
+            return images, labels[indices]
+
+        return Records(like[0], split.class_names, read, self._damage)
+
+    def leave_out_damaged(self, unreadable: Sequence[str]) -> list[str]:
+        """Take the files that cannot be decoded out of the splits; return a note on them.
+
+        Raises:
+          UserError: nothing is left of a class of train or of another split.
+        """
+        told = "The names of damaged files are", "tries all files"
+        label, where = f"damaged\n{self.identity}", self._cache_dir
+        build, known = self._find_damaged, self.fingerprint()
+        damaged = cached_json(label, known, build, _are_damaged, where, told)
+        names = {name for name, _, _ in damaged}
+        self.splits = {name: _without(split, name, names) for name, split in self.splits.items()}
+        lost = [*unreadable, *(f"{path} ({why})" for _, path, why in damaged)]
+        if not lost:
+            return []
+        place = self._list(lost)
+        count = f"{len(lost):,} damaged file{'s' * (len(lost) > 1)} left out"
+        return [f"{count}, listed in {place}" if place else count]
+
+    def refusal(self, files: Sequence[str]) -> DamagedFiles:
+        """The error for damaged files, path and reason of each, which are listed in a file."""
+        cure = ", or leave damaged files out with --config.data.on_damaged=skip"
+        return DamagedFiles(files, self._list(files), cure)
+
+    def _decode(self, path: Path) -> np.ndarray:
+        channels = self._channels()
+        return image_files.decode_image(path, channels, self._size, self._max_megapixels)
+
+    def _damage(self, error: DamagedFiles) -> DamagedFiles:
+        files = [f"{path} ({why})" for _, path, why in self._find_damaged()]
+        return self.refusal(files or error.files)
+
+    def _find_damaged(self) -> list[tuple[str, str, str]]:
+        """Try all files: (name with that of the split, path, reason) of each that is damaged."""
+        names = (f"{name}/{file}" for name, s in self.splits.items() for file, _, _ in s.files)
+        paths = [path for split in self.splits.values() for path in split.paths]
+
+        def reason(path: Path) -> str:
+            found = image_files.try_decoding(path, self._decode)
+            return found if isinstance(found, str) else ""
+
+        threads, damaged = min(8, os.cpu_count() or 1), []
+        with (
+            ThreadPoolExecutor(threads, "decode") as pool,
+            progress_bar(len(paths), "Checking") as bar,
+        ):
+            for name, path, why in zip(names, paths, pool.map(reason, paths), strict=True):
+                damaged += [(name, str(path), why)] if why else []
+                bar.update()
+        return damaged
+
+    def _list(self, files: Sequence[str]) -> Path | None:
+        """Write what is damaged into a file of the cache folder; return its path."""
+        name = hashlib.sha256(os.fsencode(self.identity)).hexdigest()[:16]
+        place = cache_root(self._cache_dir) / "damaged" / f"{name}.txt"
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(place, os.fsencode("".join(f"{file}\n" for file in files)))
+        except OSError:
+            return None
+        return place
 
 
-def _in_order(root: Path, class_names: tuple[str, ...], by_label) -> _Split:
-    files = [(name, label, stat) for label, found in by_label for name, stat in found]
-    files.sort(key=lambda file: hashlib.sha256(os.fsencode(file[0])).digest())
-    return _Split(root, class_names, tuple(files))
+def _are_damaged(value: object) -> bool:
+    """Whether a result from the cache can be one of `_find_damaged`."""
+    return all(len(one) == 3 and all(isinstance(text, str) for text in one) for one in value)
 
 
-def _unlabelled(folder: Path, train: _Split) -> str:
-    """Say why a split cannot be used, if it has no labels; '' if it has.
-
-    Raises:
-      UserError: it has classes that train lacks.
-    """
-    names = {path.name for path in subfolders(folder)}
-    extra = sorted(names - set(train.class_names))
-    if not names:
-        return "it holds no class folders"
-    if len(names) == len(extra) == 1:  # as test/unknown, a way to keep unlabelled images
-        return f"its only folder, {some(extra)}, is no class of train"
-    if extra:
-        missing = sorted(set(train.class_names) - names)
-        parts = [f"{some(missing)} missing"] if missing else []
-        parts.append(f"{some(extra)} not in {train.root.name}")
-        raise UserError(
-            f"The class folders of {folder} differ from those of {train.root}: "
-            f"{'; '.join(parts)}. Expected no other class folders than there."
-        )
-    return ""
-
-
-def _one_class(root: Path, only: tuple[str, list]) -> str:
-    name, files = only
-    text = f"{root} has a single class folder, {some([name])} ({images_told(len(files))})"
-    if loose := loose_images(root):
-        text += f", beside {images_told(loose)}"
-    text += ". Expected one folder of images per class."
-    if found := below(root / name):
-        place, names = found
-        return f"{text} In {place} are {some(names)}: if that is meant, name folder:{place}."
-    return f"{text} Sort the images into one folder per class."
-
-
-def _doubts(splits: dict[str, _Split]) -> Iterator[str]:
-    """Notes on what may be meant otherwise: classes that look like others, files used twice."""
-    train = splits["train"]
-    known = {}
-    for name in train.class_names:
-        if (first := known.setdefault(name.casefold().strip(), name)) != name:
-            yield f"the classes {some([first])} and {some([name])} differ by the writing only"
-    for (first, a), (second, b) in combinations(splits.items(), 2):
-        if shared := len(_inodes(a) & _inodes(b)):
-            yield f"{images_told(shared)} of {second} are also in {first}, through links"
-    if twice := len(train.files) - len(_inodes(train)):
-        yield f"{images_told(twice)} of train stand there twice, through links"
-    inside = [set() for _ in train.class_names]
-    for name, label, _ in train.files:
-        inside[label].add(name.split("/")[1] if name.count("/") > 1 else "")
-    same = set.intersection(*inside)
-    if len(same) > 1 and "" not in same:
-        what = "are they classes?"
-        if named_like_splits(same):
-            what = "all images are for training"
-        yield f"all of {some(train.class_names)} hold the folders {some(sorted(same))}: {what}"
-
-
-def _inodes(split: _Split) -> set:
-    """What tells files apart, whatever they are called; of a system without, the names."""
-    return {(s.st_dev, s.st_ino) if s.st_ino else file for file, _, s in split.files}
-
-
-# Damaged files
-
-
-def _find_damaged(splits: dict[str, _Split], decode: Callable) -> list[tuple[str, str, str]]:
-    """Try all files: (name with that of the split, path, reason) of each that is damaged."""
-    work = [
-        (f"{name}/{f}", split.root / f) for name, split in splits.items() for f, *_ in split.files
-    ]
-
-    def reason(item: tuple[str, Path]) -> str:
-        found = image_files.try_decoding(item[1], decode)
-        return found if isinstance(found, str) else ""
-
-    threads = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads, "decode") as pool, progress_bar(len(work), "Checking") as bar:
-        found = []
-        for (name, path), why in zip(work, pool.map(reason, work), strict=True):
-            found += [(name, str(path), why)] if why else []
-            bar.update()
-    return found
-
-
-def _damaged_of(splits, decode, label: str, fingerprint: str, cache_dir) -> list:
-    """As `_find_damaged`, from the cache where nothing has changed since."""
-
-    def is_valid(value: object) -> bool:
-        return all(len(one) == 3 and all(isinstance(s, str) for s in one) for one in value)
-
-    told = "The names of damaged files are", "tries all files"
-    build = partial(_find_damaged, splits, decode)
-    return cached_json(label, fingerprint, build, is_valid, cache_dir, told)
-
-
-def _without(split: _Split, name: str, damaged: Sequence) -> _Split:
-    names = {file for file, _, _ in damaged}
-    files = tuple(file for file in split.files if f"{name}/{file[0]}" not in names)
+def _without(split: Split, name: str, damaged: set[str]) -> Split:
+    files = tuple(file for file in split.files if f"{name}/{file[0]}" not in damaged)
     lost = {label for _, label, _ in split.files} - {label for _, label, _ in files}
     if lost and (name == "train" or not files):
         classes = some(split.class_names[label] for label in sorted(lost))
@@ -330,42 +211,7 @@ def _without(split: _Split, name: str, damaged: Sequence) -> _Split:
     return split._replace(files=files)
 
 
-def _list_damaged(files: list[str], identity: str, cache_dir: Folder) -> Path | None:
-    """Write the names of all damaged files into a file beside the cache; return its path."""
-    name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
-    place = cache_root(cache_dir) / "damaged" / f"{name}.txt"
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, "".join(f"{file}\n" for file in files).encode(errors="replace"))
-    except OSError:
-        return None
-    return place
-
-
-# Decoding
-
-
-def _open(split: _Split, decode: Callable, channels: Callable, size, damage: Callable) -> Records:
-    """Return random access to a split; its first whole image gives the shape, if no size is set."""
-    paths, labels = [split.root / file for file, _, _ in split.files], _labels(split)
-    # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
-    try:
-        shape = size and ((*size, channels()), paths[0])
-        like = shape or image_files.first_shape(paths, decode)
-    except DamagedFiles as error:
-        raise damage(error) from error
-
-    def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return image_files.decode_all([paths[i] for i in indices], decode, like), labels[indices]
-
-    return Records(like[0], split.class_names, read, damage)
-
-
-def _labels(split: _Split) -> np.ndarray:
-    return np.array([label for _, label, _ in split.files], np.int32)
-
-
-def _all_grey(splits: dict[str, _Split]) -> bool:
+def _all_grey(splits: dict[str, Split]) -> bool:
     """Return whether every image is stored as grey; reads headers up to the first colour image."""
     for split in splits.values():
         for name, _, _ in split.files:
