@@ -12,8 +12,9 @@ import numpy as np
 
 from jax_train.analysis.scoring import Scorer, tta_notes
 from jax_train.data import Dataset, Examples, StreamedDataset, count_shared, load_split
-from jax_train.data.sources.by_name import open_source, scheme_of
+from jax_train.data.sources.by_name import scheme_of
 from jax_train.data.split import resolve_split, with_view
+from jax_train.data.splits import open_store
 from jax_train.engine import metrics
 from jax_train.errors import UserError
 from jax_train.printing import progress_bar
@@ -227,9 +228,8 @@ def notes(run: TrainedRun, evaluation: Evaluation) -> list[str]:
 def training_overlap(run: TrainedRun, held: Examples) -> list[str]:
     """A note where some of the examples are among the training images, which are not read."""
     fields = run.config.data
-    how = {"image_size": fields.image_size, "download": fields.download, "progress": False}
     try:
-        source = open_source(fields.name, fields.data_dir, **how)
+        source = open_store(run.config, progress=False).source
         source = with_view(fields.train_split, source)
         ranges = resolve_split(fields.train_split, source)
     except UserError:  # the run's own data may be gone

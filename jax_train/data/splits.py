@@ -77,12 +77,12 @@ def _narrow(name: str, split: Dataset | StreamedDataset) -> list[str]:
 
 def load_split(config: ConfigDict, split: str) -> Dataset | StreamedDataset:
     """Read a split, such as 'test[:100]', of the data that `config.data` names."""
-    return _store(config).load(split)
+    return open_store(config).load(split)
 
 
 def load_splits(config: ConfigDict) -> Splits:
     """Read the three splits that `config.data` names; of 'auto' see `split.automatic`."""
-    store = _store(config)
+    store = open_store(config)
     texts = {name: config.data[f"{name}_split"] for name in _NAMES}
     if AUTO in texts.values():
         texts = automatic(store.source, texts)
@@ -99,9 +99,10 @@ def load_splits(config: ConfigDict) -> Splits:
     return Splits(train_set, val_set, test_set)
 
 
-def _store(config: ConfigDict) -> Store:
+def open_store(config: ConfigDict, **options) -> Store:
+    """Open the data that `config.data` names; `options` are further ones of `open_source`."""
     fields = config.data
-    options = {name: fields[name] for name in ("image_size", "download", "memory_limit")}
+    options |= {name: fields[name] for name in ("image_size", "download", "memory_limit")}
     # Runs of before these fields were there lack them.
     later = {"on_damaged": "stop", "max_megapixels": None}
     options |= {name: fields.get(name, before) for name, before in later.items()}
