@@ -70,6 +70,9 @@ def main(argv: list[str]) -> None:
     if _DISTRIBUTED.value or any(value is not None for value in by_hand):
         processes.start(*by_hand)
     from jax_train import several  # it checks the rest, which needs the devices
+    from jax_train.engine import models
+
+    models.leave_out_sizes(config, config_flags.get_override_values(flags.FLAGS["config"]))
 
     try:
         train = several.train_and_compare if config.compare else several.train_one

@@ -49,7 +49,12 @@ def get_config() -> ConfigDict:
     config.data.download = True  # fetch and prepare missing data on first use
     config.data.image_size = placeholder(int)  # folder: only; side to resize and crop files to
     config.data.memory_limit = 16.0  # GB of decoded images in a split; above it they stream
-    # Splits in tfds syntax: 'train[:45000]', 'train[90%:]', 'train+test'. '' for no validation.
+    config.data.on_damaged = "stop"  # folder: only; files that cannot be decoded: stop | skip
+    # folder: only; millions of pixels decoded at once: larger JPEGs are halved, up to four times as
+    # many, other files refused. None: Pillow's limit, 89.
+    config.data.max_megapixels = placeholder(float)
+    # Splits in tfds syntax: 'train[:45000]', 'train[90%:]', 'train+test', and of folders also
+    # 'train[90%:] by class'. '' for no validation. 'auto': the data's own, or a tenth of train.
     config.data.train_split = "train[:90%]"
     config.data.val_split = "train[90%:]"
     config.data.test_split = "test"

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_arguments(own)
         own.set_defaults(run=command.run)
 
-    def parse_and_run():
+    def parse_and_run() -> int:
         given = list(sys.argv[1:] if argv is None else argv)
         if given and not given[0].startswith("-") and given[0] not in COMMANDS:
             raise UserError(f"{given[0]!r} is no command{nearest(given[0], COMMANDS)}.")

@@ -16,11 +16,15 @@ class UserError(ValueError):
     """
 
 
+class Incomplete(str):
+    """What a command prints that could not do all it was asked: the exit code is 1."""
+
+
 def run_command(command: Callable[[], str | None]) -> int:
     """Run a command, print what it returns, and return the exit code.
 
-    It is 0; 2 after a UserError, or when the text cannot be written; 130 when interrupted; 141
-    when whoever reads the output has left, as `head` does.
+    It is 0; 1 where that is `Incomplete`; 2 after a UserError, or when the text cannot be written;
+    130 when interrupted; 141 when whoever reads the output has left, as `head` does.
     """
     prepare_streams()
     try:
@@ -28,7 +32,7 @@ def run_command(command: Callable[[], str | None]) -> int:
         failed = None if text is None else say(text)
         if failed and not isinstance(failed, BrokenPipeError):
             raise UserError(f"The output cannot be written: {failed.strerror or failed}.")
-        return BROKEN_PIPE if failed else 0
+        return BROKEN_PIPE if failed else int(isinstance(text, Incomplete))
     except UserError as error:
         say(as_paragraph(f"error: {error}"), error=True)
         return 2

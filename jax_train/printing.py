@@ -13,6 +13,7 @@ import shutil
 import sys
 import textwrap
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 WIDTH = 80  # columns of what is printed
@@ -138,6 +139,19 @@ def on_terminal() -> bool:
         return sys.stderr.isatty()
     except (ValueError, AttributeError):  # closed, or none at all
         return False
+
+
+def listing(names: Sequence[str], width: int) -> str:
+    """The first of some names, at least one, that fit in `width` characters; … for the rest."""
+    text = ""
+    for place, name in enumerate(names):
+        name = shorten(readable(name), min(24, width - 3))
+        longer = f"{text}, {name}" if place else name
+        rest = ", …" if place < len(names) - 1 else ""
+        if place and len(longer + rest) > width:
+            return f"{text}, …"
+        text = longer
+    return text
 
 
 def progress_bar(total: int, what: str, show: bool = True):

@@ -18,7 +18,7 @@ from jax_train.errors import UserError
 from jax_train.machine import allocator, processes
 from jax_train.machine.runtime import enable_compilation_cache
 from jax_train.machine.stopping import StopSignals
-from jax_train.printing import as_paragraph, say
+from jax_train.printing import WIDTH, as_paragraph, counted, listing, say
 from jax_train.reporting import Reporter
 from jax_train.runs import folder as run_folder
 from jax_train.runs.checkpoint import Checkpoints
@@ -136,10 +136,14 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int) -> Non
     if jax.process_count() > 1:
         where += f" in {jax.process_count()} processes"
     say(f"{config.model.name}: {program.parameters:,} parameters")
-    say(f"{config.data.name}: {sizes} images of {'x'.join(map(str, splits.train.image_shape))}")
+    shape, classes = "x".join(map(str, splits.train.image_shape)), splits.train.class_names
+    say(as_paragraph(f"{config.data.name}: {sizes} images of {shape}"))
+    say(f"splits: {', '.join(split.split for split in vars(splits).values() if split)}")
+    start = f"{counted(len(classes), 'class', 'classes')}: "
+    say(start + listing(classes, WIDTH - len(start)))
     say(f"{where}; run folder {workdir}")
-    for note in splits.notes():
-        say(note)
+    for note in (*(f"note: {note}" for note in splits.train.notes), *splits.notes()):
+        say(as_paragraph(note))
     if step:
         epoch = f"{step / program.steps_per_epoch:.4g} of {config.train.epochs}"
         say(f"going on after step {step} of {program.total_steps} (epoch {epoch})")

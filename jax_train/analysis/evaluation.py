@@ -12,8 +12,9 @@ import numpy as np
 
 from jax_train.analysis.scoring import Scorer, tta_notes
 from jax_train.data import Dataset, Examples, StreamedDataset, count_shared, load_split
-from jax_train.data.sources.by_name import open_source, scheme_of
-from jax_train.data.split import resolve_split
+from jax_train.data.sources.by_name import scheme_of
+from jax_train.data.split import resolve_split, with_view
+from jax_train.data.splits import open_store
 from jax_train.engine import feed, metrics
 from jax_train.errors import UserError
 from jax_train.printing import counted, progress_bar
@@ -82,7 +83,10 @@ class Evaluation:
 
     @cached_property
     def by_class(self) -> dict[str, np.ndarray]:
-        """`images`, `precision`, `recall`, `f1`: [K] each; a ratio 0/0 counts as 0."""
+        """`images`, `precision`, `recall`, `f1`: [K] each; a ratio 0/0 counts as 0.
+
+        The macro figures are the means over the classes that have images.
+        """
         return {"images": self.confusion.sum(axis=1)} | metrics.class_figures(self.confusion)
 
     @cached_property
@@ -212,6 +216,11 @@ def notes(run: TrainedRun, evaluation: Evaluation) -> list[str]:
     found = tta_notes(run, evaluation.tta)
     if run.results is None:
         found.append(f"the run is not finished; these weights are of step {run.step:,}")
+    if absent := int((evaluation.by_class["images"] == 0).sum()):
+        count = len(evaluation.class_names)
+        found.append(
+            f"{absent:,} of {count:,} classes have no image: macro figures are of the others"
+        )
     if not np.isfinite(evaluation.confidences).all():
         found.append("some logits are no finite numbers: the training did not converge")
     return found
@@ -220,13 +229,14 @@ def notes(run: TrainedRun, evaluation: Evaluation) -> list[str]:
 def training_overlap(run: TrainedRun, held: Examples) -> list[str]:
     """A note where some of the examples are among the training images, which are not read."""
     fields = run.config.data
-    how = {"image_size": fields.image_size, "download": fields.download, "progress": False}
     try:
-        source = open_source(fields.name, fields.data_dir, **how)
+        source = open_store(run.config, progress=False).source
+        source = with_view(fields.train_split, source)
         ranges = resolve_split(fields.train_split, source)
     except UserError:  # the run's own data may be gone
         return []
     known = {"name": fields.name, "split": fields.train_split, "class_names": held.class_names}
-    shared = count_shared(Examples(**known, source=source.identity, ranges=ranges), held)
+    known |= {"source": source.identity, "views": source.views}
+    shared = count_shared(Examples(**known, ranges=ranges), held)
     of_these = counted(shared, "of these images is", "of these images are")
     return [f"{of_these} among the training images"] if shared else []

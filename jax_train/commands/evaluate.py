@@ -4,7 +4,7 @@ import argparse
 
 from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
 from jax_train.files import check_output, write_csv
-from jax_train.printing import WIDTH, columns, counted, pad, readable, shorten
+from jax_train.printing import WIDTH, as_paragraph, columns, counted, pad, readable, shorten
 
 HELP = "evaluate a trained model on any split, class by class"
 DESCRIPTION = (
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> str:
         run.config.data.data_dir = args.data_dir or run.config.data.data_dir
         examples = data.load_split(run.config, split)
     evaluation = evaluate(run, examples, views, progress=True)
-    found = notes(run, evaluation) + training_overlap(run, examples)
-    lines = [report(run, evaluation), *(f"note: {note}" for note in found)]
+    found = [*notes(run, evaluation), *training_overlap(run, examples), *examples.notes]
+    lines = [report(run, evaluation), *(as_paragraph(f"note: {note}") for note in found)]
     if args.csv:
         write_csv("--csv", args.csv, _csv_rows(evaluation))
         lines.append(f"{args.csv}: {counted(len(evaluation.class_names), 'class', 'classes')}")
@@ -92,7 +92,8 @@ def _table(evaluation) -> list[str]:
     by_class, names = evaluation.by_class, [readable(name) for name in evaluation.class_names]
     shown, lines = range(len(names)), []
     if len(names) > _MOST_CLASSES:
-        shown = by_class["f1"].argsort(kind="stable")[:_WORST]
+        worst_first = by_class["f1"].argsort(kind="stable")
+        shown = worst_first[by_class["images"][worst_first] > 0][:_WORST]
         lines.append(f"  the {_WORST} classes with the lowest F1; --csv FILE writes all")
     width = min(24, max(5, *map(columns, names)))
     lines.append(f"  {'class':{width}}  images  precision   recall       F1  most often taken for")
@@ -101,11 +102,12 @@ def _table(evaluation) -> list[str]:
         taken_for = f"{shorten(names[wrong[k]], 16)} ({often[k]:,})" if often[k] else "-"
         if often[k] and (ties := (evaluation.mistakes[k] == often[k]).sum() - 1):
             taken_for = f"{taken_for} and {ties} more"
-        lines.append(
-            f"  {pad(shorten(names[k], width), width)} {by_class['images'][k]:7,} "
-            f"{by_class['precision'][k]:10.2%} {by_class['recall'][k]:8.2%} "
-            f"{by_class['f1'][k]:8.2%}  {taken_for}"
-        )
+        cells = {"precision": 10, "recall": 8, "f1": 8}
+        figures = " ".join(f"{by_class[key][k]:{room}.2%}" for key, room in cells.items())
+        if not by_class["images"][k]:  # nothing could be right
+            figures = " ".join(f"{'-':>{room}}" for room in cells.values())
+        start = f"  {pad(shorten(names[k], width), width)} {by_class['images'][k]:7,}"
+        lines.append(f"{start} {figures}  {taken_for}")
     return lines
 
 
@@ -114,7 +116,8 @@ def _csv_rows(evaluation) -> list[list]:
     by_class, (wrong, often) = evaluation.by_class, evaluation.most_confused
     rows = [[*("class", *by_class), "most_often_taken_for", "times"]]
     for k, name in enumerate(evaluation.class_names):
-        figures = [f"{by_class[key][k]:.6g}" for key in ("precision", "recall", "f1")]
+        keys = "precision", "recall", "f1"
+        figures = [f"{by_class[key][k]:.6g}" if by_class["images"][k] else "" for key in keys]
         other = evaluation.class_names[wrong[k]] if often[k] else ""
         rows.append([name, int(by_class["images"][k]), *figures, other, int(often[k])])
     return rows

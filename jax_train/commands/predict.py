@@ -1,17 +1,20 @@
 """`python -m jax_train predict`: the classes of image files."""
 
 import argparse
+from collections import Counter
 
 from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
-from jax_train.errors import UserError
+from jax_train.errors import Incomplete, UserError
 from jax_train.files import check_output, write_csv
-from jax_train.printing import WIDTH, columns, counted, pad, readable, shorten
+from jax_train.printing import WIDTH, as_paragraph, columns, counted, pad, readable, shorten
 
 HELP = "predict the classes of image files with a trained model"
 DESCRIPTION = (
     "Predict the classes of image files with the model of a run. Images of any size are brought "
-    "to the model's: shorter side resized, centre cropped."
+    "to the model's: shorter side resized, centre cropped. Files that cannot be read are listed; "
+    "the exit code is then 1."
 )
+_MOST_UNREAD = 5  # shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +37,7 @@ def run(args: argparse.Namespace) -> str:
     from jax_train.analysis.prediction import predict
     from jax_train.analysis.scoring import parse_tta, tta_notes
     from jax_train.data.given_images import find_images
+    from jax_train.data.image_files import told
 
     views = parse_tta(args.tta)
     if args.top < 1:
@@ -41,15 +45,28 @@ def run(args: argparse.Namespace) -> str:
     if args.all and not args.csv:
         raise UserError("--all writes all probabilities into a file: give --csv FILE too.")
     check_output("--csv", args.csv, args.overwrite)
-    files = find_images(args.images)
+    left_out = Counter()
+    files = find_images(args.images, left_out)
     run = open_run(args.run_folder)
     found = predict(run, files, top=args.top, tta=views, keep_all=args.all, progress=True)
     lines = _table(found)
-    lines += [f"note: {note}" for note in (*tta_notes(run, views), *_changes(found, run))]
+    notes = *tta_notes(run, views), *_changes(found, run), *filter(None, [told(left_out)])
+    lines += [as_paragraph(f"note: {note}") for note in notes]
     if args.csv:
         write_csv("--csv", args.csv, _csv_rows(found))
-        lines.append(f"{args.csv}: {counted(len(found.files), 'file')}")
-    return "\n".join(lines)
+        lines.append(f"{args.csv}: {counted(len(found.files) + len(found.unread), 'file')}")
+    if found.unread:
+        lines += ["", *_unread(found)]
+    return (Incomplete if found.unread else str)("\n".join(lines))
+
+
+def _unread(found) -> list[str]:
+    """The files that could not be read, with the reasons."""
+    shown = list(found.unread.items())[:_MOST_UNREAD]
+    count = len(found.unread)
+    lines = [f"{count:,} of {counted(count + len(found.files), 'file')} cannot be read:"]
+    lines += [as_paragraph(f"{readable(file)}: {why}") for file, why in shown]
+    return lines + [f"and {count - len(shown):,} more; --csv FILE lists all"] * (count > len(shown))
 
 
 def _changes(found, run) -> list[str]:
@@ -94,17 +111,18 @@ def _table(found) -> list[str]:
 
 
 def _csv_rows(found) -> list[list[str]]:
-    """Header and rows of the CSV file: file, then class and probability by rank, then all."""
+    """Header and rows of the CSV file: file, class and probability by rank, then all; error."""
     ranks = range(1, found.classes.shape[1] + 1)
     header = ["file", *(f"{what}_{rank}" for rank in ranks for what in ("class", "probability"))]
     if found.all_probabilities is not None:
         header += [f"p({name})" for name in found.class_names]
-    rows = [header]
+    rows = [[*header, "error"]]
     for i, file in enumerate(found.files):
         row = [str(file)]
         for k, share in zip(found.classes[i], found.probabilities[i], strict=True):
             row += [found.class_names[k], f"{share:.6g}"]
         if found.all_probabilities is not None:
             row += [f"{share:.6g}" for share in found.all_probabilities[i]]
-        rows.append(row)
-    return rows
+        rows.append([*row, ""])
+    blank = [""] * (len(header) - 1)
+    return rows + [[str(file), *blank, why] for file, why in found.unread.items()]

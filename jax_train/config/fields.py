@@ -10,6 +10,9 @@ from jax_train.errors import UserError
 # A run may go on under other values of these: they change no result.
 _FREE = ("compare", "data.data_dir", "data.download", "data.memory_limit", "parallel", "mesh.")
 _FREE += ("log.", "checkpoint.every_", "train.on_nonfinite")
+# Fields that runs of earlier versions lack, and what held then.
+_LATER = {"data.on_damaged": "stop", "data.max_megapixels": None}
+_FROM_DATA = (None, "auto")  # filled in when the data is read
 _KINDS = {
     int: "a whole number",
     float: "a number",
@@ -60,14 +63,14 @@ def to_json(config: ConfigDict) -> str:
 def differences(config: ConfigDict, stored: Path) -> list[str]:
     """Return a line `config.field: … there, … asked for` for each field that differs and matters.
 
-    Fields of `config` left at None were, or will be, filled in from the data; `stored` is the
-    config.json of a run.
+    Fields of `config` left at None or 'auto' were, or will be, filled in from the data; `stored` is
+    the config.json of a run.
 
     Raises:
       UserError: the file cannot be read.
     """
     try:
-        old = flatten(ConfigDict(json.loads(stored.read_text())))
+        old = _LATER | flatten(ConfigDict(json.loads(stored.read_text())))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{stored} cannot be read ({error}). Choose another --workdir, or delete that folder."
@@ -76,5 +79,5 @@ def differences(config: ConfigDict, stored: Path) -> list[str]:
     return [
         f"config.{field}: {old.get(field)} there, {value} asked for"
         for field, value in asked.items()
-        if value is not None and value != old.get(field) and not field.startswith(_FREE)
+        if value not in _FROM_DATA and value != old.get(field) and not field.startswith(_FREE)
     ]

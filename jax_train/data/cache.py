@@ -88,10 +88,12 @@ def cached_json(
     build: Callable[[], object],
     is_valid: Callable[[object], bool],
     cache_dir: Folder = None,
+    told: tuple[str, str] = ("Counts of the pixel values are", "counts"),
 ) -> object:
     """Return a small result of JSON's types from an entry of its own; arguments as of `cached`.
 
-    `is_valid` says whether a stored result can be used, and may raise ValueError or TypeError.
+    `is_valid` says whether a stored result can be used, and may raise ValueError or TypeError;
+    `told` says what it is, and what the next run does again if it cannot be stored.
     """
     place = _place(label, fingerprint, cache_dir).with_suffix(".json")
     try:
@@ -108,7 +110,7 @@ def cached_json(
             _write(temporary / place.name, json.dumps(entry).encode())
             os.replace(temporary / place.name, place)
     except OSError as error:
-        _warn("Counts of the pixel values are", "counts", place, error)
+        _warn(*told, place, error)
     return value
 
 

@@ -1,19 +1,20 @@
 """What `config.data` may hold, as far as can be told without looking at the data."""
 
-from pathlib import Path
+import os
+import shlex
 
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
-from jax_train.data.sources.by_name import scheme_of
-from jax_train.data.split import SYNTAX, is_split
+from jax_train.data.sources.by_name import meant_folder, scheme_of
+from jax_train.data.split import AUTO, SYNTAX, is_split
 
 
 def _is_folder(value: object) -> bool:
-    return isinstance(value, str) and not Path(value).expanduser().is_file()
+    return isinstance(value, str) and not os.path.isfile(os.path.expanduser(value))
 
 
-_SPLIT = ranges.Check(f"a split such as {SYNTAX}", is_split)
+_SPLIT = ranges.Check(f"'{AUTO}', or a split such as {SYNTAX}", is_split)
 CHECKS = {
     "data.name": ranges.Check(
         "a data set's name, such as cifar10 or folder:PATH",
@@ -23,6 +24,8 @@ CHECKS = {
     "data.download": ranges.switch,
     "data.image_size": ranges.optional(ranges.whole(1)),
     "data.memory_limit": ranges.at_least(0, "gigabytes, a number"),
+    "data.on_damaged": ranges.one_of(("stop", "skip")),
+    "data.max_megapixels": ranges.optional(ranges.above(0)),
     "data.train_split": _SPLIT,
     "data.val_split": ranges.Check(
         f"{_SPLIT.expected}; '' for none", lambda value: value == "" or is_split(value)
@@ -38,7 +41,13 @@ def check(config: ConfigDict) -> None:
       UserError: names the field, its value and what was expected.
     """
     size, name = config.data.image_size, config.data.name
+    if meant := meant_folder(name):
+        cure = f"For a folder of images write --config.data.name={shlex.quote(meant)}."
+        raise ranges.refusal("data.name", name, "a data set's name", cure)
     if size is not None and not scheme_of(name).resizes:
         cure = "To train on another size set config.augment.resize."
+        if os.sep in name or os.path.isdir(name):
+            folder = shlex.quote(f"folder:{name}")
+            cure = f"If a folder of images is meant, write --config.data.name={folder}."
         expected = f"None, because the images of {name} have one size already"
         raise ranges.refusal("data.image_size", size, expected, cure)

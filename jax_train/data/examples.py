@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -26,6 +25,8 @@ class Examples:
       source: what the examples were read from; equal for splits of the same data.
       ranges: the examples held, in order, as (base split, start, stop).
       file: see `Source`.
+      views: base split that is a selection -> (the one it is of, indices [n] in that).
+      notes: what the user has to know of the data.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Examples:
     source: str
     ranges: tuple[tuple[str, int, int], ...]
     file: Callable[[str, int], str] | None = None
+    views: Mapping[str, tuple[str, np.ndarray]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -58,7 +61,12 @@ class Examples:
             whole = f"{self.split} image" if self.split.isidentifier() else self.split
             return [f"{whole} {i}" for i in index]
         places = zip(*self.places(np.asarray(index)), strict=True)
-        return [readable(Path(self.file(self.ranges[part][0], int(i)))) for part, i in places]
+        return [readable(self.file(*self._place(self.ranges[part][0], i))) for part, i in places]
+
+    def _place(self, base: str, i: int) -> tuple[str, int]:
+        """Where an example of a base split stands in the data's own ones."""
+        base, index = self.views.get(base, (base, None))
+        return base, int(i if index is None else index[i])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -129,11 +137,15 @@ def count_shared(a: Examples, b: Examples) -> int:
     """Return how many examples stand in both, each counted once; 0 for different sources."""
     if a.source != b.source:
         return 0
-    bases = {base for base, _, _ in a.ranges}
-    return sum(len(np.intersect1d(_held(a, base), _held(b, base))) for base in bases)
+    held, others = _held(a), _held(b)
+    return sum(len(np.intersect1d(held[base], others[base])) for base in held.keys() & others)
 
 
-def _held(dataset: Examples, base: str) -> np.ndarray:
-    """Return the indices of the examples within a base split."""
-    parts = (np.arange(*part) for name, *part in dataset.ranges if name == base)
-    return np.concatenate([(), *parts])
+def _held(dataset: Examples) -> dict[str, np.ndarray]:
+    """Return the indices of the examples within each base split, of selections in the whole."""
+    parts = {}
+    for name, start, stop in dataset.ranges:
+        base, index = dataset.views.get(name, (name, None))
+        part = np.arange(start, stop) if index is None else index[start:stop]
+        parts.setdefault(base, []).append(part)
+    return {base: np.concatenate(found) for base, found in parts.items()}

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from stat import S_ISREG
 
 import numpy as np
 
 from jax_train.data import image_files
+from jax_train.data.source import DamagedFiles
 from jax_train.errors import UserError
 from jax_train.printing import counted
 
@@ -20,34 +20,43 @@ FAR = 4  # a change of size by more than this factor is worth a note
 _COLOURFUL = 8  # mean range of R, G, B of a pixel, of 255; grey JPEGs stored as colour stay below
 
 
-def find_images(places: Sequence[str | os.PathLike]) -> list[Path]:
+def find_images(
+    places: Sequence[str | os.PathLike], left_out: Counter[str] | None = None
+) -> list[Path]:
     """Return the image files that are named, and those of the folders that are named.
 
-    Folders are searched with their subfolders, in the order of the names; hidden files and files
-    without an image's suffix are left out. A file that is named itself is taken as it is.
+    Folders are searched with their subfolders, in the order of the names, as by
+    `image_files.image_files`. A file that is named itself is taken as it is.
+
+    Args:
+      places: files and folders.
+      left_out: takes the numbers of the files in the folders that are left out, by reason.
 
     Raises:
       UserError: a folder holds no image or cannot be searched, or a path does not exist.
     """
-    found = []
+    found, left_out = [], Counter() if left_out is None else left_out
     for place in map(Path, places):
-        if not place.is_dir():
-            if not place.exists():
+        if not os.path.isdir(place):  # Path's own raise on names that are too long
+            if not os.path.exists(place):
                 raise UserError(f"{place}: there is no such file or folder. Check the path.")
             found.append(place)
             continue
-        ignored = Counter()
-        names = sorted(name for name, _ in image_files.image_files(place, place, ignored))
+        here = Counter()
+        names = sorted(name for name, _ in image_files.image_files(place, place, here))
         if not names:
-            told = image_files.suffixes_told(ignored)
+            told = image_files.expected_files(here)
             raise UserError(f"No image in the folder {place}. {told}")
+        left_out.update(here)
         found += [place / name for name in names]
     return found
 
 
-def read_images(
-    paths: Sequence[str | os.PathLike], image_shape: tuple[int, int, int]
-) -> np.ndarray:
+def try_images(
+    paths: Sequence[str | os.PathLike],
+    image_shape: tuple[int, int, int],
+    max_megapixels: float | None = None,
+) -> tuple[np.ndarray, dict[int, str]]:
     """Read image files of any size and mode, as a `folder:` data set reads them.
 
     An image is turned upright by its EXIF tag, made grey or RGB, cropped to the shape's ratio
@@ -58,13 +67,14 @@ def read_images(
     Args:
       paths: the files, at least one.
       image_shape: height and width in pixels, and channels: 1 (grey) or 3 (RGB).
+      max_megapixels: see `image_files.open_image`.
 
     Returns:
-      uint8 [N, H, W, C], in the order of `paths`.
+      uint8 [n, H, W, C], in the order of `paths`, and the place in `paths` of each file that is
+      missing, damaged, no image or too large, with the reason.
 
     Raises:
-      UserError: files are missing, damaged, no images, or have more pixels than Pillow's
-        MAX_IMAGE_PIXELS; names up to five with what is wrong. Or the channels are others.
+      UserError: the channels are others.
     """
     if image_shape[2] not in (1, 3):
         raise UserError(
@@ -72,13 +82,34 @@ def read_images(
             "grey (1 channel) or RGB (3). Evaluate it on its own data instead."
         )
     paths = [Path(path) for path in paths]
+    decode = partial(_read, image_shape=image_shape, max_megapixels=max_megapixels)
     with _in_threads() as in_threads:
-        decode = partial(_read, image_shape=image_shape)
-        return image_files.decode_all(paths, decode, (tuple(image_shape), paths[0]), in_threads)
+        found = list(in_threads(lambda path: image_files.try_decoding(path, decode), paths))
+    damaged = {place: why for place, why in enumerate(found) if isinstance(why, str)}
+    images = [pixels for pixels in found if not isinstance(pixels, str)]
+    return np.stack(images) if images else np.empty((0, *image_shape), np.uint8), damaged
+
+
+def read_images(
+    paths: Sequence[str | os.PathLike],
+    image_shape: tuple[int, int, int],
+    max_megapixels: float | None = None,
+) -> np.ndarray:
+    """Read image files of which each has to be whole: uint8 [N, H, W, C]; see `try_images`.
+
+    Raises:
+      UserError: as `try_images`, or a file is no whole image; names up to five.
+    """
+    images, damaged = try_images(paths, image_shape, max_megapixels)
+    if damaged:
+        raise DamagedFiles([f"{paths[place]} ({why})" for place, why in damaged.items()])
+    return images
 
 
 def count_differences(
-    paths: Sequence[str | os.PathLike], image_shape: tuple[int, int, int]
+    paths: Sequence[str | os.PathLike],
+    image_shape: tuple[int, int, int],
+    max_megapixels: float | None = None,
 ) -> Counter[str]:
     """Count the images that `read_images` had to change in a way that can mislead a model.
 
@@ -88,7 +119,9 @@ def count_differences(
       parts; that is dropped).
     """
     with _in_threads() as in_threads:
-        found = in_threads(lambda path: _differences(Path(path), image_shape), paths)
+        found = in_threads(
+            lambda path: _differences(Path(path), image_shape, max_megapixels), paths
+        )
         return Counter(kind for kinds in found for kind in kinds)
 
 
@@ -100,19 +133,19 @@ def _in_threads() -> Iterator[Callable]:
         yield pool.map
 
 
-def _read(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
-    try:
-        if not S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
-            raise ValueError("a folder, a pipe or a device; expected an image file")
-        open(path, "rb").close()
-    except OSError as error:
-        raise ValueError(f"cannot be opened: {error.strerror}") from error
-    return image_files.decode_image(path, image_shape[2], tuple(image_shape[:2]))
+def _read(
+    path: Path, image_shape: tuple[int, int, int], max_megapixels: float | None
+) -> np.ndarray:
+    image_files.readable_file(path)
+    size = tuple(image_shape[:2])
+    return image_files.decode_image(path, image_shape[2], size, max_megapixels)
 
 
-def _differences(path: Path, image_shape: tuple[int, int, int]) -> set[str]:
+def _differences(
+    path: Path, image_shape: tuple[int, int, int], max_megapixels: float | None
+) -> set[str]:
     kinds = set()
-    with image_files.open_image(path) as image:
+    with image_files.open_image(path, max_megapixels) as image:
         if not 1 / FAR <= min(image.size) / min(image_shape[:2]) <= FAR:
             kinds.add("resized")
         is_grey = image.mode in image_files.GREY
@@ -120,7 +153,7 @@ def _differences(path: Path, image_shape: tuple[int, int, int]) -> set[str]:
             alpha = image.convert("RGBA").getchannel("A")
             kinds |= {"transparent"} if alpha.getextrema()[0] < 255 else set()
     if not is_grey:  # stored as colour, which does not mean that there is any
-        colours = _read(path, (*image_shape[:2], 3))
+        colours = _read(path, (*image_shape[:2], 3), max_megapixels)
         spread = colours.max(axis=2).astype(np.float32) - colours.min(axis=2)
         is_grey = spread.mean() <= (_COLOURFUL if image_shape[2] == 1 else 0)
     if is_grey != (image_shape[2] == 1):

@@ -1,9 +1,10 @@
 """Image files: found below a folder, and decoded with Pillow."""
 
+import contextlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from stat import S_ISREG
@@ -11,58 +12,212 @@ from typing import BinaryIO
 
 import numpy as np
 
-from jax_train.data.source import REPORTED, DamagedFiles
+from jax_train.data.source import DamagedFiles
 from jax_train.errors import UserError
+from jax_train.printing import readable, shorten
 
-_KINDS = "bmp gif jfif jpeg jpg pbm pgm png pnm ppm tif tiff webp"
-SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split())
-# Pillow's readers for these; of its others one runs Ghostscript, whatever the file is called. The
-# likely ones come first: each one tried before costs 10 % of the decoding of a small image.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "PPM", "TIFF")
+# Pillow's readers and the endings of their files; the likely ones come first: each one tried before
+# costs 10 % of the decoding of a small image. Left out are Pillow's readers that run another
+# program (EPS, PS: Ghostscript; WMF), and those of measurements and films.
+_ALWAYS = {
+    "PNG": "png apng",
+    "JPEG": "jpg jpeg jfif jpe mpo",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "BMP": "bmp",
+    "DIB": "dib",
+    "PPM": "pbm pgm pnm ppm",
+    "TIFF": "tif tiff",
+}
+_PERHAPS = {
+    "AVIF": "avif avifs",
+    "HEIF": "heic heif hif",
+    "JPEG2000": "jp2 j2k jpc jpf jpx j2c",
+    "JXL": "jxl",
+    "QOI": "qoi",
+    "PSD": "psd",
+}
+_BY_CONTENT = ("ICO", "DDS", "SGI", "SUN", "PCX")  # rare: their endings mean other things too
+_BY_ENDING = {"TGA": "tga"}  # these files do not say what they are
+_CURES = {
+    "AVIF": "pip install -U pillow",
+    "HEIF": "pip install pillow-heif",
+    "JXL": "pip install pillow-jxl-plugin",
+}
+
+
+def _endings(kinds: dict[str, str]) -> dict[str, str]:
+    return {f".{ending}": kind for kind, endings in kinds.items() for ending in endings.split()}
+
+
+_PLAIN, _OTHER = frozenset(_endings(_ALWAYS)), _endings(_PERHAPS | _BY_ENDING)
 GREY = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"])
+# Folders that systems make: of zip files from a Mac, network disks, file managers, notebooks.
+_OF_THE_SYSTEM = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "__pycache__"}
+_OF_THE_SYSTEM |= {"system volume information"}
 
 
-def image_files(folder: Path, root: Path, ignored: Counter) -> Iterable:
-    """Yield (path below root with `/`, stat) of the images; count the other files by suffix."""
-    for where, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.startswith("."):
-                continue
-            path = Path(where, name)
-            if path.suffix.lower() not in SUFFIXES:
-                ignored[path.suffix.lower() or "no suffix"] += 1
-                continue
-            try:
-                stat = path.stat()
-            except OSError as error:
-                raise UserError(f"{path} cannot be read: {error.strerror}. Remove it.") from error
-            if not S_ISREG(stat.st_mode):
-                raise UserError(  # reading a pipe would wait for ever
-                    f"{path} is a pipe or a device; expected an image file. Remove it."
-                )
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's images, by its name."""
+    return name.startswith(".") or name.casefold() in _OF_THE_SYSTEM
+
+
+def has_image_ending(name: str) -> bool:
+    """Whether a file is taken for an image by its name alone."""
+    return Path(name).suffix.lower() in _PLAIN
+
+
+def is_run_folder(names: set[str]) -> bool:
+    """Whether the names in a folder are those of a run of this project, begun or finished."""
+    begun = {".lock", "config.json.part"}
+    return {"config.json", "checkpoints"} <= names or (".lock" in names and names <= begun)
+
+
+def list_folder(folder: Path) -> list[os.DirEntry]:
+    """Return what a folder holds, in the order of the names.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(
+            f"The folder {folder} cannot be read: {error.strerror}. Allow it, or move it away."
+        ) from error
+
+
+def image_files(
+    folder: Path, root: Path, left_out: Counter
+) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Find the images below a folder, also behind links to folders; each folder once.
+
+    What has an image's ending is taken to be one; of other files those that Pillow knows by their
+    content.
+
+    Args:
+      folder: to search; hidden files and folders, and folders of runs, are left out.
+      root: `folder` or a folder above it.
+      left_out: takes the numbers of the files that are left out, by reason.
+
+    Yields:
+      (path below root with `/`, stat); None where a file with an image's ending cannot be read:
+      a broken link, a pipe, a device.
+
+    Raises:
+      UserError: a folder cannot be read.
+    """
+    for path in _files(folder, left_out):
+        try:
+            stat = path.stat()
+        except OSError:
+            stat = None
+        if stat is not None and not S_ISREG(stat.st_mode):
+            stat = None  # reading a pipe would wait for ever
+        if reason := _why_not(path, stat is not None):
+            left_out[reason] += 1
+        else:
             yield path.relative_to(root).as_posix(), stat
 
 
-def suffixes_told(ignored: Counter) -> str:
-    """Say which files, counted by suffix, are no images, and what the suffix of one can be."""
-    left_out = ", ".join(f"{n} x {suffix}" for suffix, n in ignored.most_common(5))
-    start = f"Files ignored for their suffix: {left_out}. " if ignored else ""
-    return f"{start}Expected files with one of {', '.join(sorted(SUFFIXES))}."
+def _files(folder: Path, left_out: Counter) -> Iterator[Path]:
+    """Yield what is no folder; links to folders are followed last, so that names stay."""
+    place = Path(os.path.realpath(folder))
+    seen = set(map(str, place.parents))  # a link to one of them would never end
+    pending, links = [folder], []
+    while pending or links:
+        where = pending.pop() if pending else links.pop(0)
+        if (real := os.path.realpath(where)) in seen:
+            continue
+        seen.add(real)
+        entries = list_folder(where)
+        if is_run_folder({entry.name for entry in entries}):
+            left_out["run folder"] += 1
+            continue
+        for entry in entries:
+            if is_hidden(entry.name):
+                left_out["hidden"] += has_image_ending(entry.name)
+            elif not is_folder(entry):
+                yield Path(entry.path)
+            else:
+                (links if entry.is_symlink() else pending).append(Path(entry.path))
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether it is a folder or a link to one."""
+    with contextlib.suppress(OSError):  # a link to itself
+        return entry.is_dir()
+    return False
+
+
+def _why_not(path: Path, is_file: bool) -> str:
+    """Say why a file is no image to read; '' if it is one, or should be by its ending."""
+    suffix = path.suffix.lower()
+    if suffix in _PLAIN:
+        return ""
+    if (kind := _OTHER.get(suffix)) and kind in formats(suffix):
+        return ""
+    if not is_file:
+        return "broken link or no file"
+    if _is_image(path):
+        return ""
+    kind = kind or _unread_kind(path)
+    cure = f" ({_CURES[kind]})" if kind in _CURES and kind not in formats() else ""
+    return f"{shorten(readable(suffix), 16) or 'without ending'}{cure}"
+
+
+def _is_image(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        open_image(path).close()
+    except Image.DecompressionBombError:
+        return True  # told when it is decoded
+    except Exception:  # Pillow's readers raise many kinds on what is no image
+        return False
+    return True
+
+
+def _unread_kind(path: Path) -> str | None:
+    """Which kind of image a file is by its first bytes, of those that Pillow may lack."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except OSError:
+        return None
+    if start[4:8] == b"ftyp":  # ISO 14496-12: the brand follows
+        brands = {b"avif": "AVIF", b"avis": "AVIF"}
+        heif = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+        return (brands | dict.fromkeys(heif, "HEIF")).get(start[8:12])
+    return "JXL" if start[:2] == b"\xff\x0a" or start[4:8] == b"JXL " else None
+
+
+def told(left_out: Counter) -> str:
+    """Say what was left out, by reason, the most frequent first; '' if nothing was."""
+    reasons = {reason: n for reason, n in left_out.most_common() if n}
+    parts = [f"{n:,} x {reason}" for reason, n in list(reasons.items())[:6]]
+    if len(reasons) > len(parts):
+        parts.append(f"{sum(list(reasons.values())[6:]):,} others")
+    return f"left out: {', '.join(parts)}" if parts else ""
+
+
+def expected_files(left_out: Counter) -> str:
+    """Say what was found instead of images, and which are read."""
+    start = f"{told(left_out).capitalize()}. " if told(left_out) else ""
+    return f"{start}Expected images that Pillow can read, such as .jpg, .png or .webp."
 
 
 def decode_all(
     paths: Sequence[Path],
     decode: Callable[[Path], np.ndarray],
     like: tuple[tuple[int, ...], Path],
-    in_order: Callable = map,
 ) -> np.ndarray:
     """Return the images of files as uint8 [n, H, W, C].
 
     Args:
       paths, decode: the files, and what gives the pixels of one.
       like: the shape [H, W, C] all must have, and the file it was taken from.
-      in_order: a `map`, perhaps one over threads.
 
     Raises:
       DamagedFiles: files cannot be decoded.
@@ -70,12 +225,10 @@ def decode_all(
     """
     shape, first = like
     images, damaged = allocate(len(paths), shape), []
-    results = in_order(lambda path: _pixels_or_damage(path, decode), paths)
-    for i, (path, result) in enumerate(zip(paths, results, strict=True)):
+    for i, path in enumerate(paths):
+        result = try_decoding(path, decode)
         if isinstance(result, str):
-            damaged.append(result)
-            if len(damaged) == REPORTED:
-                break
+            damaged.append(f"{path} ({result})")
         elif damaged:
             continue  # only looking for further damaged files
         elif result.shape != shape:
@@ -92,15 +245,15 @@ def decode_all(
 
 
 def first_shape(
-    paths: Sequence[Path], decode: Callable[[Path], np.ndarray]
+    paths: Iterable[Path], decode: Callable[[Path], np.ndarray]
 ) -> tuple[tuple[int, ...], Path]:
     """Return the shape of the first whole file, and the file; or raise DamagedFiles."""
     damaged = []
-    for path in paths[:REPORTED]:
-        result = _pixels_or_damage(path, decode)
+    for path in paths:
+        result = try_decoding(path, decode)
         if not isinstance(result, str):
             return result.shape, path
-        damaged.append(result)
+        damaged.append(f"{path} ({result})")
     raise DamagedFiles(damaged)
 
 
@@ -122,28 +275,75 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 @cache
-def formats() -> tuple[str, ...]:
-    """Those of the formats that this build of Pillow reads; with others it reads none at all."""
+def formats(suffix: str = "") -> tuple[str, ...]:
+    """The readers that there are for a file with this ending; with others none is read at all."""
     from PIL import Image
 
     Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    with contextlib.suppress(ImportError):
+        import pillow_jxl  # noqa: F401  adds its reader
     # It is refused where it is decoded: filters of warnings are not safe in threads.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+    own = (_OTHER[suffix],) if _OTHER.get(suffix) in _BY_ENDING else ()
+    return tuple(name for name in (*_ALWAYS, *_PERHAPS, *_BY_CONTENT, *own) if name in Image.OPEN)
 
 
-def open_image(file: Path | BinaryIO):
-    """Return Pillow's image of a file, its pixels not decoded yet."""
+def open_image(file: Path | BinaryIO, max_megapixels: float | None = None):
+    """Return Pillow's image of a file, its pixels not decoded yet.
+
+    A JPEG of more pixels than the limit will be decoded at half its sides.
+
+    Args:
+      file: to open; only a path has an ending that may say what it is.
+      max_megapixels: most that are decoded at once, in millions; None: Pillow's MAX_IMAGE_PIXELS.
+
+    Raises:
+      DecompressionBombError: more pixels than the limit, or of a JPEG than four times the limit.
+      OSError and others: Pillow's, for what is no image that it reads.
+    """
     from PIL import Image
 
-    return Image.open(file, formats=formats())
+    if max_megapixels and Image.MAX_IMAGE_PIXELS:  # of the whole process: it is what was asked for
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, int(max_megapixels * 1e6))
+    limit = int(max_megapixels * 1e6) if max_megapixels else Image.MAX_IMAGE_PIXELS
+    kinds = formats(file.suffix.lower() if isinstance(file, Path) else "")
+    try:
+        image = Image.open(file, formats=kinds)
+    except Image.DecompressionBombError:  # of twice Pillow's limit, whichever kind it is
+        if not isinstance(file, Path) or (image := _open_jpeg(file)) is None:
+            raise
+    pixels = image.width * image.height
+    if limit and image.format in ("JPEG", "MPO") and limit < pixels <= 4 * limit:
+        image.draft(None, (image.width // 2, image.height // 2))
+    elif limit and pixels > limit:
+        size = f"{image.width}x{image.height}"
+        image.close()
+        raise Image.DecompressionBombError(
+            f"{size} pixels; expected up to {limit:,}, or config.data.max_megapixels"
+        )
+    return image
 
 
-def _pixels_or_damage(path: Path, decode: Callable[[Path], np.ndarray]) -> np.ndarray | str:
+def _open_jpeg(path: Path):
+    """Return a JPEG without Pillow's look at its size; None if it is none."""
+    from PIL import JpegImagePlugin
+
+    try:
+        return JpegImagePlugin.JpegImageFile(path)
+    except SyntaxError:
+        return None
+
+
+def try_decoding(path: Path, decode: Callable[[Path], np.ndarray]) -> np.ndarray | str:
+    """Return the pixels that `decode` gives, or why it cannot."""
     try:
         return decode(path)
     except Exception as error:  # Pillow's readers raise many kinds on damaged files
-        return f"{path} ({_reason(path, error)})"
+        return _reason(path, error)
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -169,22 +369,32 @@ def _content(path: Path) -> str:
         return f"cannot be read: {error.strerror}"
     if not start:
         return "empty: 0 bytes"
+    kind = _unread_kind(path)
+    if kind and kind not in formats():
+        return f"of the kind {kind}, which Pillow reads after {_CURES[kind]}"
     line = start.decode("utf-8", "replace").strip().partition("\n")[0][:32]
     if line.isprintable() and "\ufffd" not in line:
         return f"no image but text that starts with {line!r}"
-    return f"no whole image of the formats {', '.join(sorted(formats()))}"
+    return f"no whole image of the formats {', '.join(sorted(_ALWAYS))}"
 
 
-def decode_image(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarray:
+def readable_file(path: Path) -> None:
+    """Raise ValueError, with the reason, where a path is no file that can be opened."""
+    try:
+        if not S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+            raise ValueError("a folder, a pipe or a device; expected an image file")
+        open(path, "rb").close()
+    except OSError as error:
+        raise ValueError(f"cannot be opened: {error.strerror}") from error
+
+
+def decode_image(
+    path: Path, channels: int, size: tuple[int, int] | None, max_megapixels: float | None = None
+) -> np.ndarray:
     """Return one image, upright, as uint8 [H, W, channels]; H and W as of `size`, if any."""
     from PIL import Image, ImageOps
 
-    with open_image(path) as opened:
-        # Pillow itself refuses only twice as many.
-        if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
-            raise Image.DecompressionBombError(
-                f"{opened.width}x{opened.height} pixels; expected up to {Image.MAX_IMAGE_PIXELS:,}"
-            )
+    with open_image(path, max_megapixels) as opened:
         opened.load()
         try:
             image = ImageOps.exif_transpose(opened)

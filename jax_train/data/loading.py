@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,9 +14,9 @@ from jax_train.data.cache import Arrays, cached, find_cached
 from jax_train.data.checks import CHECKS
 from jax_train.data.examples import Dataset
 from jax_train.data.image_files import allocate
-from jax_train.data.source import Source
+from jax_train.data.source import Records, Source
 from jax_train.data.sources.by_name import open_source, scheme_of
-from jax_train.data.split import resolve_split
+from jax_train.data.split import resolve_split, with_view
 from jax_train.data.streamed import StreamedDataset, whole_pass
 from jax_train.errors import UserError
 
@@ -29,6 +30,8 @@ def load(
     download: bool = True,
     cache_dir: str | os.PathLike | None = None,
     memory_limit: float | None = None,
+    on_damaged: str = "stop",
+    max_megapixels: float | None = None,
 ) -> Dataset | StreamedDataset:
     """Load a split of a data set.
 
@@ -37,7 +40,8 @@ def load(
         'name/config'. cifar10, cifar100 and mnist are prepared on first use; others must
         be prepared already, in the array_record format.
       split: in TFDS's syntax, such as 'train', 'train[:45000]', 'train[10%:20%]' or
-        'train+test' (https://www.tensorflow.org/datasets/splits).
+        'train+test' (https://www.tensorflow.org/datasets/splits); of folders also a slice of each
+        class, such as 'train[80%:90%] by class'.
       data_dir: folder of prepared TFDS data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
       image_size: for folders only: side in pixels of the square that images are resized
         (shorter side) and cropped (centre) to.
@@ -46,6 +50,9 @@ def load(
       memory_limit: gigabytes (1e9 bytes) that the images of the split, one byte per value, may
         take; a larger split is returned as a `StreamedDataset`, which is decoded
         while it is used and never cached. None: no limit.
+      on_damaged: for folders only: 'stop' refuses files that cannot be decoded, 'skip' leaves them
+        out.
+      max_megapixels: for folders only: see `image_files.open_image`.
 
     Returns:
       The images and labels. A split that is one range is a view of the cached base split; of a
@@ -54,40 +61,58 @@ def load(
     Raises:
       UserError: the data, the split, or a file of the data is not usable; says which and why.
     """
-    if memory_limit not in (None, math.inf):
-        check_value("data.memory_limit", memory_limit, CHECKS["data.memory_limit"])
-    limit = math.inf if memory_limit is None else memory_limit * 1e9  # in bytes
-    source = open_source(name, data_dir, image_size, download)
-    store = _Store(source, image_size, cache_dir)
-    ranges = resolve_split(split, source)
-    if limit < math.inf:
-        _check_shapes(split, source, {base: store.image_shape(base) for base, _, _ in ranges})
-        image_bytes = math.prod(store.image_shape(ranges[0][0]))
-        if image_bytes * sum(stop - start for _, start, stop in ranges) > limit:
-            return store.stream(split, ranges)
-        limit /= image_bytes  # now in images
-    parts = [store.arrays(*part, whole=sum(source.splits[part[0]]) <= limit) for part in ranges]
-    shapes = zip(ranges, parts, strict=True)
-    _check_shapes(split, source, {base: part.images.shape[1:] for (base, _, _), part in shapes})
-    images, labels, (class_names, *_) = zip(*parts, strict=True)
-    return Dataset(
-        **store.facts(split, ranges, class_names),
-        images=images[0] if len(parts) == 1 else np.concatenate(images),
-        labels=labels[0] if len(parts) == 1 else np.concatenate(labels),
-    )
+    options = {"image_size": image_size, "download": download, "on_damaged": on_damaged}
+    options |= {"max_megapixels": max_megapixels, "cache_dir": cache_dir}
+    return Store(name, data_dir, memory_limit=memory_limit, **options).load(split)
 
 
-class _Store:
-    """A source with its cache: each base split is decoded, mapped or opened once, when needed."""
+class Store:
+    """A data set with its cache: each base split is decoded, mapped or opened once, when needed.
 
-    def __init__(self, source: Source, image_size, cache_dir):
-        self._source, self._image_size, self._cache_dir = source, image_size, cache_dir
-        self._open = cache(source.open)
-        self._whole = cache(lambda base: self._decoded(base, 0, sum(source.splits[base]), ""))
+    Args are those of `load`.
+
+    Attributes:
+      source: where the data comes from.
+    """
+
+    def __init__(
+        self, name: str, data_dir: str | None, *, memory_limit: float | None, image_size, cache_dir,
+        **options,
+    ):  # fmt: skip
+        if memory_limit not in (None, math.inf):
+            check_value("data.memory_limit", memory_limit, CHECKS["data.memory_limit"])
+        self._limit = math.inf if memory_limit is None else memory_limit * 1e9  # in bytes
+        options |= {"image_size": image_size, "cache_dir": cache_dir}
+        self.source = open_source(name, data_dir, **options)
+        self._image_size, self._cache_dir = image_size, cache_dir
+        self._open = cache(self._open_base)
+        self._whole = cache(lambda base: self._decoded(base, 0, self._size(base), ""))
+
+    def load(self, split: str) -> Dataset | StreamedDataset:
+        """Return a split; raises UserError as `load`."""
+        self.source = with_view(split, self.source)
+        ranges, limit = resolve_split(split, self.source), self._limit
+        if limit < math.inf:
+            shapes = {base: self.image_shape(base) for base, _, _ in ranges}
+            _check_shapes(split, self.source, shapes)
+            image_bytes = math.prod(self.image_shape(ranges[0][0]))
+            if image_bytes * sum(stop - start for _, start, stop in ranges) > limit:
+                return self.stream(split, ranges)
+            limit /= image_bytes  # now in images
+        parts = [self.arrays(*part, whole=self._size(part[0]) <= limit) for part in ranges]
+        shapes = zip(ranges, parts, strict=True)
+        found = {base: part.images.shape[1:] for (base, _, _), part in shapes}
+        _check_shapes(split, self.source, found)
+        images, labels, (class_names, *_) = zip(*parts, strict=True)
+        return Dataset(
+            **self.facts(split, ranges, class_names),
+            images=images[0] if len(parts) == 1 else np.concatenate(images),
+            labels=labels[0] if len(parts) == 1 else np.concatenate(labels),
+        )
 
     def arrays(self, base: str, start: int, stop: int, *, whole: bool) -> Arrays:
         """Return a range; unless the `whole` base split may be decoded, of the range alone."""
-        if whole or self._source.fingerprint is None or self._find(base):
+        if whole or self.source.fingerprint is None or self._find(base):
             found = self._whole(base)
             return found._replace(images=found.images[start:stop], labels=found.labels[start:stop])
         return self._decoded(base, start, stop, f"\n{start}:{stop}")
@@ -96,13 +121,23 @@ class _Store:
         """Return a split that is decoded while it is used."""
         records = {base: self._open(base) for base, _, _ in ranges}
         facts = self.facts(split, ranges, records[ranges[0][0]].class_names)
-        how = {"fingerprint": self._source.fingerprint, "cache_dir": self._cache_dir}
-        return StreamedDataset(**facts, records=records, **how)
+        how = {"fingerprint": self.source.fingerprint, "cache_dir": self._cache_dir}
+        return StreamedDataset(**facts, records=records, labels=self._labels(ranges), **how)
+
+    def _labels(self, ranges: tuple[tuple[str, int, int], ...]) -> np.ndarray | None:
+        if self.source.labels is None:
+            return None
+        parts = []
+        for base, start, stop in ranges:
+            whole, index = self.source.views.get(base, (base, slice(None)))
+            parts.append(self.source.labels(whole)[index][start:stop])
+        return np.concatenate(parts)
 
     def facts(self, split: str, ranges, class_names: tuple[str, ...]) -> dict:
         """Return what is known of a split's examples, as keywords of `Examples`."""
-        known = {"name": self._source.name, "source": self._source.identity, "split": split}
-        known |= {"file": self._source.file}
+        source = self.source
+        known = {"name": source.name, "source": source.identity, "split": split}
+        known |= {"file": source.file, "views": source.views, "notes": source.notes}
         return known | {"ranges": ranges, "class_names": class_names}
 
     def image_shape(self, base: str) -> tuple[int, int, int]:
@@ -110,11 +145,21 @@ class _Store:
         found = self._find(base)
         return found.images.shape[1:] if found else self._open(base).image_shape
 
+    def _size(self, base: str) -> int:
+        return sum(self.source.splits[base])
+
+    def _open_base(self, base: str) -> Records:
+        if base not in self.source.views:
+            return self.source.open(base)
+        whole, index = self.source.views[base]
+        records = self._open(whole)
+        return replace(records, read=lambda rows: records.read(index[rows]))
+
     def _label(self, base: str) -> str:
-        return f"{self._source.identity}\n{base}\n{self._image_size}"
+        return f"{self.source.identity}\n{base}\n{self._image_size}"
 
     def _find(self, base: str) -> Arrays | None:
-        return find_cached(self._label(base), self._source.fingerprint, self._cache_dir)
+        return find_cached(self._label(base), self.source.fingerprint, self._cache_dir)
 
     def _decoded(self, base: str, start: int, stop: int, part: str) -> Arrays:
         """Return a range from the cache, or decode it; `part` names it among those of the base."""
@@ -123,7 +168,7 @@ class _Store:
             return _gather(self.stream(base, ((base, start, stop),)))
 
         label = self._label(base) + part
-        return cached(label, self._source.fingerprint, build, self._cache_dir)
+        return cached(label, self.source.fingerprint, build, self._cache_dir)
 
 
 def _gather(dataset: StreamedDataset) -> Arrays:

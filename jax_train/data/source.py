@@ -1,7 +1,8 @@
 """What a data source gives: its splits, and random access to their examples."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -11,15 +12,22 @@ REPORTED = 5  # damaged files named in one error
 
 
 class DamagedFiles(UserError):
-    """Image files that cannot be decoded; `files` are path and reason of up to five of them."""
+    """Image files that cannot be decoded.
 
-    def __init__(self, files: Sequence[str]):
-        self.files = tuple(files[:REPORTED])
-        count = len(self.files)
-        more = " (and perhaps more)" if count == REPORTED else ""
+    Args:
+      files: path and reason of each; the message names up to five.
+      listed: a file that names them all, if there is one.
+      cure: what can be done but to replace or remove them.
+    """
+
+    def __init__(self, files: Sequence[str], listed: Path | None = None, cure: str = ""):
+        self.files, count = tuple(files), len(files)
+        more = f" and {count - REPORTED:,} more" if count > REPORTED else ""
+        all_named = f" {'All are' if count > 1 else 'It is'} listed in {listed}." if listed else ""
         super().__init__(
-            f"{count}{more} image file{'s' if count > 1 else ''} cannot be decoded: "
-            f"{'; '.join(self.files)}. Replace or remove {'them' if count > 1 else 'it'}."
+            f"{count:,} image file{'s' if count > 1 else ''} cannot be decoded: "
+            f"{'; '.join(files[:REPORTED])}{more}.{all_named} "
+            f"Replace or remove {'them' if count > 1 else 'it'}{cure}."
         )
 
 
@@ -33,11 +41,13 @@ class Records:
       read: indices [n] within the base split, at least one -> images uint8 [n, H, W, C] and labels
         int32 [n]; may be called from several threads. Raises UserError; `DamagedFiles` where more
         of the same may follow.
+      damage: the error that names all damaged files of the data, for a `DamagedFiles`.
     """
 
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    damage: Callable[[DamagedFiles], DamagedFiles] = lambda error: error
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,11 @@ class Source:
       fingerprint: changes with the source's files; None: too quick to read to be cached.
       file: (base split, index) -> path of that example's file within the data; None: an example
         is no file.
+      aliases: further name -> the base split it means.
+      absent: name -> why there is no such base split, where more is known than that.
+      labels: base split -> int32 [N], where they are known without reading images.
+      views: base split -> (another one, indices [N] of its examples in that).
+      notes: what the user has to know of the data.
     """
 
     name: str
@@ -60,3 +75,8 @@ class Source:
     open: Callable[[str], Records]
     fingerprint: str | None
     file: Callable[[str, int], str] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+    labels: Callable[[str], np.ndarray] | None = None
+    views: Mapping[str, tuple[str, np.ndarray]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

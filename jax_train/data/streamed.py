@@ -14,8 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from jax_train.data.examples import Dataset, Examples, block_size, checked_order
-from jax_train.data.source import REPORTED, DamagedFiles, Records
-from jax_train.errors import UserError
+from jax_train.data.source import DamagedFiles, Records
 from jax_train.printing import progress_bar
 
 # Examples go through the threads in blocks: records are read quicker together, and large images
@@ -29,6 +28,7 @@ class StreamedDataset(Examples):
 
     Attributes:
       records: random access to each base split that `ranges` names; all of one image shape.
+      labels: int32 [N], where they are known without reading images.
       fingerprint: changes with the source's files; None: nothing of it is cached.
       cache_dir: see `files.cache_root`.
     """
@@ -37,6 +37,7 @@ class StreamedDataset(Examples):
     records: Mapping[str, Records]
     fingerprint: str | None
     cache_dir: str | os.PathLike | None
+    labels: np.ndarray | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -79,25 +80,18 @@ class StreamedDataset(Examples):
         """Yield images and labels of all examples in order, a few megabytes at once.
 
         Raises:
-          UserError: examples are damaged; of files it names up to five of the whole split.
+          UserError: examples are damaged; of files it names all of the data.
         """
-        damaged = []
         with contextlib.closing(self._decode(np.arange(len(self)), _cpus(), 0)) as decoded:
             for block in decoded:
                 try:
-                    images, labels = block.result()
+                    yield block.result()
                 except DamagedFiles as error:
-                    damaged += error.files
-                    if len(damaged) >= REPORTED:
-                        break
-                except UserError:
-                    if not damaged:
-                        raise
-                else:
-                    if not damaged:  # else only looking for further damaged files
-                        yield images, labels
-        if damaged:
-            raise DamagedFiles(damaged)
+                    damage, found = self.records[self.ranges[0][0]].damage, error
+                    break
+            else:
+                return
+        raise damage(found)
 
     def _steps(self, order: np.ndarray, threads: int, prefetch: int) -> Iterator:
         """Yield the steps, cut from the blocks that the threads decode."""

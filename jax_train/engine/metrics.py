@@ -118,8 +118,8 @@ def eval_figures(sums: EvalSums) -> dict[str, float]:
 
     Returns:
       loss (mean, nats), top1, top5, and precision, recall and F1: `macro` is the mean over the
-      classes, `micro` counts all examples alike. With one label an example the three micro figures
-      equal top1; they are given because recipes report them.
+      classes that have examples, `micro` counts all examples alike. With one label an example the
+      three micro figures equal top1; they are given because recipes report them.
     """
     confusion = np.asarray(sums.confusion)
     count, right = confusion.sum(), np.trace(confusion)
@@ -142,11 +142,11 @@ def class_figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
 def classification_figures(confusion: np.ndarray) -> dict[str, float]:
     """Macro and micro precision, recall and F1 of a confusion matrix [true, predicted].
 
-    Classes that are neither true nor predicted anywhere are left out of the means, as
-    `sklearn.metrics.precision_recall_fscore_support(zero_division=0)` does.
+    Classes without a true example are left out of the means: nothing can be right there. So does
+    `sklearn.metrics.precision_recall_fscore_support(labels=np.unique(true), zero_division=0)`.
     """
     by_class = class_figures(confusion)
-    seen = confusion.sum(axis=0) + confusion.sum(axis=1) > 0
-    figures = {f"{name}_macro": float(values[seen].mean()) for name, values in by_class.items()}
+    there = confusion.sum(axis=1) > 0
+    figures = {f"{name}_macro": float(values[there].mean()) for name, values in by_class.items()}
     micro = float(np.trace(confusion) / confusion.sum())
     return figures | {f"{name}_micro": micro for name in by_class}

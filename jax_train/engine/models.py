@@ -1,5 +1,7 @@
 """The models that a config names: which they are, their keywords, and whether they can be built."""
 
+from collections.abc import Iterable
+
 from ml_collections import ConfigDict
 
 import jax_models
@@ -34,6 +36,23 @@ def check(config: ConfigDict) -> None:
 
 def _is_set(value) -> bool:
     return value is not None and value is not False
+
+
+def leave_out_sizes(config: ConfigDict, given: Iterable[str]) -> None:
+    """Unset, in place, what a recipe says of its own model where another was named by hand.
+
+    Args:
+      config: as it is after the command line.
+      given: the fields of the command line. Those of `config.model` stay, to be checked.
+    """
+    given, names = set(given), (config.model.name, *config.compare)
+    if "model.name" not in given or not set(names) <= set(jax_models.list_models()):
+        return
+    known = {"name", "remat", "scan_layers"}.union(*map(jax_models.model_keywords, names))
+    with config.unlocked():
+        for field in set(config.model) - known:
+            if f"model.{field}" not in given:
+                config.model[field] = None
 
 
 def model_configs(config: ConfigDict) -> dict[str, ConfigDict]:

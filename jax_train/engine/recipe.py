@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import jax_models
 from jax_models.conv_layers import BatchNorm
 from jax_train.data import Splits
+from jax_train.data.split import AUTO
 from jax_train.data.statistics import channel_statistics
 from jax_train.engine import augment, optim, seeds
 from jax_train.engine.augment import Augmentation
@@ -96,6 +97,10 @@ def resolve(config: ConfigDict, splits: Splits) -> ConfigDict:
                     f"config.model.{key}={given}, but the data has {value}. Leave it unset."
                 )
             config.model[key] = value if key in known else None
+        for name in ("train", "val", "test"):
+            if config.data[f"{name}_split"] == AUTO:
+                chosen = getattr(splits, name)
+                config.data[f"{name}_split"] = chosen.split if chosen else ""
         if config.data.mean is None or config.data.std is None:
             mean, std = channel_statistics(splits.train)
             config.data.mean = mean if config.data.mean is None else config.data.mean

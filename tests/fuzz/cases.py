@@ -39,6 +39,7 @@ from jax_train.config.fields import clear_none_tuples, flatten, to_json
 from jax_train.data.sources import archives
 from jax_train.data.sources import folder as data_folder
 from jax_train.errors import UserError
+from tests.fuzz import folders
 from tests.with_torch import torch
 
 ACCEPTED, REFUSED = "accepted", "refused"
@@ -489,16 +490,18 @@ def image(random) -> str:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder, "cat", f"1{suffix}")
-        path.parent.mkdir()
+        for name in ("cat", "dog"):
+            Path(folder, name).mkdir()
         path.write_bytes(data)
+        Path(folder, "dog", "1.bmp").write_bytes(image_of("BMP"))
         try:
             source = data_folder.folder_source(folder, 4)
-            images = source.open("train").read(np.array([0]))[0]
+            images = source.open("train").read(np.arange(2))[0]
         except UserError as error:
             assert str(path) in str(error)
             assert data != image_of(kind), f"refused what is right: {error}"
             return REFUSED
-    assert images.shape in ((1, 4, 4, 1), (1, 4, 4, 3))
+    assert images.shape == (2, 4, 4, 3)
     return ACCEPTED
 
 
@@ -538,6 +541,11 @@ def archive(random) -> str:
     return ACCEPTED
 
 
+def folder(random) -> str:
+    """A random folder of images: its splits and labels, or a UserError."""
+    return ACCEPTED if folders.load(random) else REFUSED
+
+
 CASES = {
     "state dict, ViT": functools.partial(state_dict, name="vit"),
     "state dict, CNN": functools.partial(state_dict, name="simple_cnn"),
@@ -547,4 +555,5 @@ CASES = {
     "overrides": overrides,
     "image": image,
     "archive": archive,
+    "folder": folder,
 }

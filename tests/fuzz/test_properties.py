@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz import cases, runner
 
-EXAMPLES = {"state dict, ViT": 100, "state dict, CNN": 150, "overrides": 400}
+EXAMPLES = {"state dict, ViT": 100, "state dict, CNN": 150, "overrides": 400, "folder": 40}
 DEADLINE = datetime.timedelta(seconds=1)  # each takes milliseconds; a busy machine takes more
 
 

@@ -19,7 +19,7 @@ from jax_train.config.fields import flatten
 from jax_train.data import loading
 from jax_train.engine import augment, optim
 from jax_train.engine import checks as engine_checks
-from jax_train.engine.models import model_configs
+from jax_train.engine.models import leave_out_sizes, model_configs
 from jax_train.engine.recipe import create_model
 from jax_train.errors import UserError
 from jax_train.train import train
@@ -133,6 +133,8 @@ BAD = {
     "data.data_dir": (3, __file__),
     "data.download": SWITCH,
     "data.image_size": (*OPTIONAL, 64),  # cifar10 is no folder
+    "data.on_damaged": ("refuse", True, None),
+    "data.max_megapixels": (0, -1.0, NAN, "90"),
     "data.memory_limit": NUMBERS,
     "data.train_split": ("train[", "", "train[:10%]+", "train[:200%]", None),
     "data.val_split": ("train[::2]", 3),
@@ -287,6 +289,40 @@ SGD = {"optim__name": "sgd"}
 def test_what_is_refused_says_what_to_do(changes, message):
     with pytest.raises(UserError, match=message):
         checks.check(changed(**changes))
+
+
+def test_sizes_of_a_recipes_model_do_not_bind_another_one_named_by_hand():
+    recipe = get_config("folder")
+    recipe.model.name = "vit"
+    leave_out_sizes(recipe, {"model.name": "vit", "train.epochs": 1})
+    assert recipe.model.widths is None
+    checks.check(recipe)
+    recipe = get_config("vit_digits")
+    recipe.model.name, recipe.compare = "simple_cnn", ("raster_vit",)
+    leave_out_sizes(recipe, {"model.name": "simple_cnn"})
+    assert recipe.model.num_heads == 4  # of the other model
+    recipe.model.widths, recipe.model.name, recipe.compare = (8,), "vit", ()
+    leave_out_sizes(recipe, {"model.name": "vit", "model.widths": (8,)})
+    with pytest.raises(UserError, match=r"widths=\(8,\): .*vit has no such keyword"):
+        checks.check(recipe)  # what was given by hand is not forgotten
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("/home/me/pets", "write --config.data.name=folder:/home/me/pets."),
+        ("./pets", "write --config.data.name=folder:./pets."),
+        ("photos/pets", "If a folder of images is meant, write --config.data.name=folder:photos/p"),
+        ("pets", "If a folder of images is meant, write --config.data.name=folder:pets."),
+        ("cifar10", "To train on another size set config.augment.resize."),
+    ],
+)
+def test_a_path_is_answered_with_the_name_it_needs(name, words, tmp_path, monkeypatch):
+    (tmp_path / "pets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        checks.check(changed(data__name=name, data__image_size=64))
+    assert words in str(caught.value)
 
 
 def test_values_that_go_together_pass():

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import folder as folder_recipe
 from jax_train import data
 from jax_train import train as loop
 from jax_train.config.fields import to_json
@@ -21,6 +22,7 @@ from jax_train.runs import folder as run_folder
 from jax_train.runs.history import COLUMNS, read_metrics
 from jax_train.train import train
 from tests import tiny
+from tests.pictures import make
 
 
 def final_weights(folder):
@@ -135,6 +137,27 @@ def test_run_without_validation_reports_its_last_weights(tmp_path):
     assert results["val"] is None
     assert (results["reported_weights"], results["reported_epoch"]) == ("last", 2)
     assert {r["split"] for r in rows(tmp_path / "run")} == {"train", "test"}
+
+
+def test_the_start_says_which_classes_and_splits_there_are(tmp_path, capsys):
+    names = [f"{i} a bird with a long name" for i in range(9)]
+    make(tmp_path / "birds", dict.fromkeys(names, 6) | {".": 2}, (8, 8))
+    config = folder_recipe.get_config()
+    fields = {"data.name": f"folder:{tmp_path / 'birds'}", "data.image_size": 8}
+    fields |= {"augment.crop_padding": 1, "model.widths": (3,), "train.epochs": 1}
+    config.update_from_flattened_dict(fields)
+    train(config, tmp_path / "run")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert "birds: 36 train, 9 validation, 9 test images of 8x8x3" in text
+    parts = "train[:80%] by class", "train[80%:90%] by class", "train[90%:] by class"
+    assert f"splits: {', '.join(parts)}" in lines
+    assert f"9 classes: {names[0][:23]}…, {names[1][:23]}…, …" in lines
+    assert "note: left out: 2 x beside the class folders" in lines
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert tuple(stored[f"{name}_split"] for name in ("train", "val", "test")) == parts
+    run_folder.check(tmp_path / "run", config)  # 'auto' goes on
 
 
 def test_images_used_twice_are_told(capsys):

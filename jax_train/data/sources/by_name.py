@@ -1,5 +1,7 @@
 """From the name of a data set to its source."""
 
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -25,16 +27,22 @@ class Scheme(NamedTuple):
     title: Callable[[str], str] = str
 
 
+def _path(name: str) -> str:
+    return name.removeprefix("folder:")
+
+
 _SCHEMES = {  # by how their names are written
     "digits": Scheme(lambda name, **_: digits_source()),
     "folder:PATH": Scheme(
-        lambda name, *, image_size, **_: folder_source(name.removeprefix("folder:"), image_size),
+        lambda name, *, data_dir, download, progress, **how: folder_source(_path(name), **how),
         resizes=True,
-        title=lambda name: Path(name.removeprefix("folder:")).name or name,
+        title=lambda name: Path(_path(name)).name or name,
     ),
 }
 _PREPARED = Scheme(
-    lambda name, *, image_size, **options: tfds_source(name, **options, others=tuple(_SCHEMES))
+    lambda name, *, data_dir, download, progress, **_: tfds_source(
+        name, data_dir, download=download, progress=progress, others=tuple(_SCHEMES)
+    )
 )
 
 
@@ -54,10 +62,33 @@ def scheme_of(name: str) -> Scheme:
     return next(fitting, _PREPARED)
 
 
+def meant_folder(name: str) -> str | None:
+    """Return `folder:PATH` where a data set's name is a path without that; else None."""
+    if not isinstance(name, str) or scheme_of(name).resizes:
+        return None
+    scheme, _, rest = name.partition(":")
+    if scheme.casefold() in ("folder", "file", "dir", "path", "images") and rest:
+        return f"folder:{rest.removeprefix('//')}"
+    is_path = name.startswith(("/", "./", "../", ".\\", "~")) or name in (".", "..")
+    is_path |= re.match(r"[A-Za-z]:[\\/]", name) is not None or "\\" in name
+    return f"folder:{name}" if is_path else None
+
+
 def open_source(
-    name: str, data_dir: str | None, image_size: int | None, download: bool, progress: bool = True
+    name: str,
+    data_dir: str | None,
+    *,
+    image_size: int | None,
+    download: bool,
+    progress: bool = True,
+    **options,
 ) -> Source:
     """Return the source of a data set's name; see `jax_train.data.load` for the arguments."""
+    if meant := meant_folder(name):
+        raise UserError(
+            f"config.data.name is {name!r}, which is no data set. For a folder of images write "
+            f"--config.data.name={shlex.quote(meant)}."
+        )
     scheme = scheme_of(name)
     if image_size is not None and not scheme.resizes:
         raise UserError(
@@ -65,5 +96,5 @@ def open_source(
             "already: the field is for --config.data.name=folder:PATH. Leave it out, and set "
             "--config.augment.resize=64, for example, to train on another size."
         )
-    options = {"data_dir": data_dir, "image_size": image_size, "download": download}
+    options |= {"data_dir": data_dir, "image_size": image_size, "download": download}
     return scheme.open(name, progress=progress, **options)

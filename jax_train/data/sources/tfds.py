@@ -71,7 +71,10 @@ def _open_tfds(folder: Path, split: str) -> Records:
         for path in builder.info.splits[split].filepaths:
             if not Path(path).is_file():
                 raise FileNotFoundError(f"{path} is missing")
-        skip = {image_key: tfds.decode.SkipDecoding()}  # TFDS's own decoder logs a warning
+        # TFDS's own decoder asks for OpenCV; and images that are not the data's own cost time.
+        features, image = builder.info.features, tfds.features.Image
+        images = [key for key, feature in features.items() if isinstance(feature, image)]
+        skip = dict.fromkeys(images, tfds.decode.SkipDecoding())
         parse = partial(builder.info.features.deserialize_example_np, decoders=skip)
         records = builder.as_data_source(split).data_source
         shape = builder.info.features[image_key].shape

@@ -171,7 +171,7 @@ def test_figures_by_class():
     np.testing.assert_array_equal(often, [2, 4, 0, 7])
     np.testing.assert_array_equal(wrong[[0, 1, 3]], [1, 2, 0])
     for name in ("precision", "recall", "f1"):
-        assert found.figures[f"{name}_macro"] == pytest.approx(by_class[name].mean())
+        assert found.figures[f"{name}_macro"] == pytest.approx(by_class[name][[0, 1, 3]].mean())
 
 
 # What is printed and written
@@ -205,6 +205,16 @@ def test_many_classes_with_long_names_fit_80_columns(folders):
     assert sum("very" in line for line in lines) == 20
     f1 = [float(line.split("%")[2]) for line in lines if "very" in line]
     assert f1 == sorted(f1)
+
+
+def test_classes_without_images_have_no_figures(folders):
+    opened = trained.open_run(folders["vit"])
+    found = evaluation_of([[5, 2, 0], [0, 0, 0], [1, 1, 6]], ["cat", "cow", "dog"])
+    line = evaluate.report(opened, found).splitlines()[-2]
+    assert line.split() == ["cow", "0", "-", "-", "-", "-"]
+    note = "1 of 3 classes have no image: macro figures are of the others"
+    assert note in evaluation.notes(opened, found)
+    assert found.figures["recall_macro"] == pytest.approx((5 / 7 + 6 / 8) / 2)
 
 
 def test_classes_taken_for_equally_often_are_counted(folders):

@@ -176,6 +176,28 @@ def test_csv_holds_the_ranks_and_all_probabilities(runs, digits, tmp_path, capsy
         np.testing.assert_allclose(written, shares, rtol=1e-4)
 
 
+def test_files_that_cannot_be_read_are_listed_and_the_others_predicted(runs, tmp_path, capsys):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 9), (200, 30, 9)).save(tmp_path / name)
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "aa.png").write_bytes(whole[:45])
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "without").write_bytes(whole)
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    assert run(runs / "cnn", tmp_path, "--csv", tmp_path / "out.csv", "--all") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= max(80, len(str(tmp_path)) + 20)
+    assert "note: left out: 1 x .txt" in lines
+    assert "2 of 5 files cannot be read:" in lines
+    rows = {Path(row["file"]).name: row for row in rows_of(tmp_path / "out.csv")}
+    assert list(rows) == ["a.png", "b.png", "without", "aa.png", "gone.jpg"]
+    assert rows["aa.png"]["error"].startswith("damaged or cut short: ")
+    assert rows["gone.jpg"]["error"] == "cannot be opened: No such file or directory"
+    assert not any(rows["aa.png"][key] for key in rows["aa.png"] if key not in ("file", "error"))
+    assert rows["without"]["class_1"] == rows["a.png"]["class_1"] in ANIMALS
+    assert rows["a.png"]["error"] == ""
+
+
 def test_more_classes_than_there_are_means_all(runs, digits, tmp_path):
     assert run(runs / "cnn", runs / "pets", "--csv", tmp_path / "out.csv", "--top", 99) == 0
     rows = rows_of(tmp_path / "out.csv")
@@ -185,7 +207,8 @@ def test_more_classes_than_there_are_means_all(runs, digits, tmp_path):
         shares = [float(row[f"probability_{rank}"]) for rank in (1, 2, 3)]
         assert shares == sorted(shares, reverse=True)
         assert sum(shares) == pytest.approx(1, abs=1e-4)
-        assert len(row) == 7
+        assert len(row) == 8
+        assert row["error"] == ""
 
 
 def test_mirrors_are_warned_of_where_the_recipe_has_none(runs, digits, capsys):
@@ -241,7 +264,7 @@ def test_wrong_arguments_get_one_paragraph(runs, digits, tmp_path, capsys):
     for arguments, words in (
         ([vit, tmp_path / "none.png"], "none.png: there is no such file"),
         ([vit, tmp_path / "empty"], "No image in the folder"),
-        ([vit, image, tmp_path / "bad.png"], "bad.png (damaged or cut short"),
+        ([vit, tmp_path / "bad.png"], "bad.png (damaged or cut short"),
         ([tmp_path / "empty", image], "is no run folder"),
         ([vit, image, "--top", 0], "--top 0"),
         ([vit, image, "--top", "many"], "invalid int value: 'many'"),

@@ -4,25 +4,24 @@ import io
 import os
 import pickle
 import random
+import shutil
 import struct
+import sys
 import time
 import warnings
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from jax_train import data
+from jax_train.data import image_files
 from jax_train.data.sources.folder import folder_source
 from jax_train.data.statistics import channel_counts
 from jax_train.errors import UserError
-
-
-def _save(path, pixels, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(pixels)).save(path, **options)
-    return path
+from tests.pictures import make, save
 
 
 def _flat(color, size=(6, 8)):
@@ -33,7 +32,7 @@ def _numbered(root, names, classes=("cat", "dog")):
     """One RGB image per name and class; its red value is its number within the class."""
     for label, name in enumerate(classes):
         for i, file in enumerate(names):
-            _save(root / name / file, _flat((i, label, 0)))
+            save(root / name / file, _flat((i, label, 0)))
 
 
 def _load(path, split="train", **options):
@@ -41,9 +40,14 @@ def _load(path, split="train", **options):
 
 
 def _only(path, **options):
+    """The one image below a folder, as it is loaded, there being a second class with the same."""
+    (file,) = (file for file in path.rglob("*") if file.is_file())
+    (path / "another").mkdir()
+    shutil.copy(file, path / "another" / file.name)
     loaded = _load(path, **options)
-    assert len(loaded) == 1
-    return loaded.images[0]
+    first, second = loaded.images
+    np.testing.assert_array_equal(first, second)
+    return first
 
 
 def test_labels_names_and_pixels(tmp_path):
@@ -65,7 +69,7 @@ def test_order_is_mixed_and_the_same_whatever_the_disk_says(tmp_path):
     for i in names:
         for label, name in ((1, "dog"), (0, "cat")):
             number = int(i.removesuffix(".png"))
-            _save(tmp_path / "b" / name / i, _flat((number, label, 0)))
+            save(tmp_path / "b" / name / i, _flat((number, label, 0)))
     a, b = _load(tmp_path / "a"), _load(tmp_path / "b")
     np.testing.assert_array_equal(a.images, b.images)
     share = a.labels[:40].mean()
@@ -80,15 +84,17 @@ def test_splits_by_folder(tmp_path):
     assert [len(_load(tmp_path, split)) for split in ("train", "test", "val")] == [8, 4, 6]
     joined = _load(tmp_path, "train+test")
     assert joined.ranges == (("train", 0, 8), ("test", 0, 4))
+    assert _load(tmp_path, "validation[:2]").ranges == (("val", 0, 2),)
     with pytest.raises(UserError, match=r"train \(8\), test \(4\), val \(6\)"):
-        _load(tmp_path, "validation")
+        _load(tmp_path, "trane")
 
 
-def test_folders_beside_the_splits_are_mentioned(tmp_path, caplog):
+def test_folders_beside_the_splits_are_mentioned(tmp_path):
     _numbered(tmp_path / "train", ["1.png"])
     _numbered(tmp_path / "unlabelled", ["1.png"])
-    assert len(_load(tmp_path)) == 2
-    assert "left out: unlabelled" in caplog.text
+    loaded = _load(tmp_path)
+    assert len(loaded) == 2
+    assert loaded.notes == ("the folder is read as splits; left out: unlabelled",)
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -99,7 +105,7 @@ def test_a_class_may_be_called_train(tmp_path):
 def test_splits_of_different_sizes_do_not_join(tmp_path):
     _numbered(tmp_path / "train", ["1.png"])
     for name in ("cat", "dog"):
-        _save(tmp_path / "test" / name / "1.png", _flat((1, 2, 3), (9, 9)))
+        save(tmp_path / "test" / name / "1.png", _flat((1, 2, 3), (9, 9)))
     assert _load(tmp_path, "test").image_shape == (9, 9, 3)
     with pytest.raises(UserError, match="different shapes"):
         _load(tmp_path, "train+test")
@@ -117,7 +123,7 @@ def test_hidden_and_other_files_are_left_out(tmp_path):
 
 
 def test_transparency_and_palettes_come_out_as_rgb(tmp_path):
-    _save(tmp_path / "rgba" / "a" / "1.png", _flat((10, 20, 30, 0)))
+    save(tmp_path / "rgba" / "a" / "1.png", _flat((10, 20, 30, 0)))
     np.testing.assert_array_equal(_only(tmp_path / "rgba"), _flat((10, 20, 30)))
     (tmp_path / "p" / "a").mkdir(parents=True)
     palette = Image.fromarray(_flat((200, 100, 50))).quantize(4)
@@ -128,14 +134,14 @@ def test_transparency_and_palettes_come_out_as_rgb(tmp_path):
 
 
 def test_grey_images_have_one_channel_unless_one_is_coloured(tmp_path):
-    _save(tmp_path / "train" / "a" / "1.png", _flat((77,)))
-    _save(tmp_path / "train" / "b" / "1.png", _flat((77,)) > 0)  # one bit
-    _save(tmp_path / "test" / "a" / "1.png", _flat((77, 255)))  # grey with transparency
-    _save(tmp_path / "test" / "b" / "1.png", _flat((3,)))
+    save(tmp_path / "train" / "a" / "1.png", _flat((77,)))
+    save(tmp_path / "train" / "b" / "1.png", _flat((77,)) > 0)  # one bit
+    save(tmp_path / "test" / "a" / "1.png", _flat((77, 255)))  # grey with transparency
+    save(tmp_path / "test" / "b" / "1.png", _flat((3,)))
     loaded = _load(tmp_path)
     assert loaded.images.shape == (2, 6, 8, 1)
     assert sorted(loaded.images[:, 0, 0, 0]) == [77, 255]
-    _save(tmp_path / "test" / "b" / "2.png", _flat((1, 2, 3)))
+    save(tmp_path / "test" / "b" / "2.png", _flat((1, 2, 3)))
     loaded = _load(tmp_path)  # training and test images keep to one number of channels
     assert loaded.images.shape == (2, 6, 8, 3)
     assert loaded.images[:, 0, 0].tolist() in ([[77] * 3, [255] * 3], [[255] * 3, [77] * 3])
@@ -143,7 +149,7 @@ def test_grey_images_have_one_channel_unless_one_is_coloured(tmp_path):
 
 @pytest.mark.parametrize("file", ["1.png", "1.tif"])
 def test_16_bit_grey_keeps_its_upper_byte(tmp_path, file):
-    _save(tmp_path / "a" / file, np.array([[0x0000, 0x1234], [0x80FF, 0xFFFF]], np.uint16))
+    save(tmp_path / "a" / file, np.array([[0x0000, 0x1234], [0x80FF, 0xFFFF]], np.uint16))
     assert _only(tmp_path)[..., 0].tolist() == [[0x00, 0x12], [0x80, 0xFF]]
 
 
@@ -151,19 +157,20 @@ def test_exif_turns_the_image_upright(tmp_path):
     pixels = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to view
-    _save(tmp_path / "a" / "1.png", pixels, exif=exif)
+    save(tmp_path / "a" / "1.png", pixels, exif=exif)
     np.testing.assert_array_equal(_only(tmp_path), np.rot90(pixels, -1))
 
 
 def test_resize_and_crop(tmp_path):
     wide = np.random.default_rng(0).integers(0, 256, (10, 42, 3), np.uint8)
-    _save(tmp_path / "a" / "1.png", wide)
+    save(tmp_path / "a" / "1.png", wide)
     resized = Image.fromarray(wide).resize((21, 5), Image.Resampling.BILINEAR)
     expected = np.asarray(resized.crop((8, 0, 13, 5)))
     found = _only(tmp_path, image_size=5)
     assert np.abs(found.astype(int) - expected).max() <= 1  # of rounding
-    _save(tmp_path / "b" / "1.png", wide.transpose(1, 0, 2))
-    _save(tmp_path / "b" / "2.png", _flat((250, 0, 0), (3, 3)))
+    shutil.rmtree(tmp_path / "another")
+    save(tmp_path / "b" / "1.png", wide.transpose(1, 0, 2))
+    save(tmp_path / "b" / "2.png", _flat((250, 0, 0), (3, 3)))
     loaded = _load(tmp_path, image_size=7)
     assert loaded.image_shape == (7, 7, 3)
     assert any(np.array_equal(i, _flat((250, 0, 0), (7, 7))) for i in loaded.images)
@@ -171,7 +178,7 @@ def test_resize_and_crop(tmp_path):
 
 def test_sizes_that_differ_are_named(tmp_path):
     _numbered(tmp_path, [f"{i}.png" for i in range(6)])
-    odd = _save(tmp_path / "cat" / "odd.png", _flat((1, 2, 3), (16, 12)))
+    odd = save(tmp_path / "cat" / "odd.png", _flat((1, 2, 3), (16, 12)))
     with pytest.raises(UserError, match="12x16") as caught:
         _load(tmp_path)
     message = str(caught.value)
@@ -191,7 +198,7 @@ def test_damaged_files_are_named_up_to_five(tmp_path):
     assert str(tmp_path / "dog" / "5.png") in str(caught.value)
     for i in range(8):
         (tmp_path / "dog" / f"{i}.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"5 .and perhaps more. image files"):
+    with pytest.raises(UserError, match=r"9 image files .* and 4 more\. All are listed in"):
         _load(tmp_path)
 
 
@@ -212,7 +219,7 @@ def test_damaged_files_are_named_wherever_they_stand_in_the_split(tmp_path, imag
 
 def test_images_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
     _numbered(tmp_path, ["1.png"])
-    bomb = _save(tmp_path / "cat" / "bomb.png", _flat((0, 0, 0), (15, 10)))
+    bomb = save(tmp_path / "cat" / "bomb.png", _flat((0, 0, 0), (15, 10)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # warns only, up to twice the limit
     with pytest.raises(UserError, match="too large: ") as caught:
         _load(tmp_path, image_size=4)
@@ -252,7 +259,7 @@ def _png_that_declares(width, height):
     ],
 )
 def test_fake_and_damaged_images_are_named_with_what_is_wrong(tmp_path, file, content, words):
-    _save(tmp_path / "cat" / "good.png", _flat((1, 2, 3)))
+    _numbered(tmp_path, ["good.png"])
     (tmp_path / "cat" / file).write_bytes(content)
     began = time.monotonic()
     with pytest.raises(UserError, match="1 image file cannot be decoded") as caught:
@@ -270,7 +277,8 @@ def test_the_first_frame_of_an_animation_is_taken_whatever_the_file_is_called(tm
         path = tmp_path / "a" / name
         path.parent.mkdir(exist_ok=True)
         frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(_load(tmp_path).images, [_flat((7, 0, 0))] * 2)
+    save(tmp_path / "b" / "1.png", _flat((7, 0, 0)))
+    np.testing.assert_array_equal(_load(tmp_path).images, [_flat((7, 0, 0))] * 3)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -285,7 +293,8 @@ def test_exif_that_cannot_be_read_leaves_the_image_as_it_is_stored(tmp_path, exi
 
 def test_exif_that_breaks_its_reader_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageOps, "exif_transpose", lambda _: struct.unpack(">H", b""))
-    path = _save(tmp_path / "a" / "1.png", _flat((1, 2, 3)))
+    path = save(tmp_path / "a" / "1.png", _flat((1, 2, 3)))
+    _numbered(tmp_path, ["1.png"], ["b"])
     with pytest.raises(UserError, match="its EXIF data is damaged; save it without") as caught:
         _load(tmp_path)
     assert str(path) in str(caught.value)
@@ -294,12 +303,13 @@ def test_exif_that_breaks_its_reader_is_told(tmp_path, monkeypatch):
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     _numbered(tmp_path, ["1.png"])
     os.mkfifo(tmp_path / "cat" / "pipe.png")
-    with pytest.raises(UserError, match=r"cat/pipe\.png is a pipe or a device"):
+    with pytest.raises(UserError, match=r"cat/pipe\.png \(a folder, a pipe or a device"):
         _load(tmp_path)
 
 
 def test_floating_point_images_are_refused(tmp_path):
-    _save(tmp_path / "a" / "1.tif", np.ones((4, 4), np.float32))
+    for name in "ab":
+        save(tmp_path / name / "1.tif", np.ones((4, 4), np.float32))
     with pytest.raises(UserError, match="floating-point"):
         _load(tmp_path)
 
@@ -314,11 +324,11 @@ def test_missing_and_empty_folders(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.txt").write_text("")
     (tmp_path / "cat" / "b.txt").write_text("")
-    _save(tmp_path / "dog" / "1.png", _flat((1, 2, 3)))
+    save(tmp_path / "dog" / "1.png", _flat((1, 2, 3)))
     with pytest.raises(UserError, match=r"1 of the 2 class folders .*: cat\. .*2 x \.txt"):
         _load(tmp_path)
     (tmp_path / "flat" / "test").mkdir(parents=True)
-    _save(tmp_path / "flat" / "train" / "1.png", _flat((1, 2, 3)))
+    save(tmp_path / "flat" / "train" / "1.png", _flat((1, 2, 3)))
     with pytest.raises(UserError, match="train holds no folders"):
         _load(tmp_path / "flat")
 
@@ -339,8 +349,6 @@ def test_image_size_must_be_a_positive_whole_number(tmp_path, size):
 
 
 def test_cached_until_a_file_changes(tmp_path, monkeypatch):
-    from jax_train.data import image_files
-
     calls = []
     real = image_files.decode_image
 
@@ -359,7 +367,7 @@ def test_cached_until_a_file_changes(tmp_path, monkeypatch):
         _load(tmp_path / "d", image_size=4)
         _load(tmp_path / "d")
     assert len(calls) == 9
-    _save(tmp_path / "d" / "cat" / "1.png", _flat((99, 0, 0)))
+    save(tmp_path / "d" / "cat" / "1.png", _flat((99, 0, 0)))
     assert 99 in _load(tmp_path / "d").images
     (tmp_path / "d" / "cat" / "2.png").unlink()
     assert len(_load(tmp_path / "d")) == 3
@@ -370,3 +378,176 @@ def test_shared_between_splits_whatever_the_size(tmp_path):
     a = _load(tmp_path, "train[:6]")
     b = _load(tmp_path, "train[4:]", image_size=4)
     assert data.count_shared(a, b) == 2
+
+
+# Which files are images
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("a.avif", "AVIF"),
+        ("a.jp2", "JPEG2000"),
+        ("a.tga", "TGA"),
+        ("a.apng", "PNG"),
+        ("a.ico", "ICO"),
+        ("a.pcx", "PCX"),
+        ("noending", "JPEG"),
+        ("a.txt", "WEBP"),
+        ("a.jpg", "AVIF"),
+        ("a.png~", "PNG"),
+        ("a.JPG.download", "JPEG"),
+    ],
+)
+def test_what_pillow_can_read_is_read_by_its_content(tmp_path, file, kind):
+    make(tmp_path, {"cat": 1, "dog": 1}, (16, 16))
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "dog" / file, kind)
+    loaded = _load(tmp_path, image_size=16)
+    assert np.bincount(loaded.labels).tolist() == [1, 2]
+    assert loaded.notes == ()
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+def test_kinds_that_pillow_lacks_are_left_out_with_the_cure(tmp_path):
+    make(tmp_path, {"cat": 1, "dog": 1})
+    for name in ("a.heic", "b.HEIC", "noending"):
+        (tmp_path / "cat" / name).write_bytes(HEIC)
+    assert _load(tmp_path).notes == (
+        "left out: 2 x .heic (pip install pillow-heif), "
+        "1 x without ending (pip install pillow-heif)",
+    )
+    (tmp_path / "cat" / "c.jpg").write_bytes(HEIC)  # as some telephones name it
+    with pytest.raises(UserError, match=r"c\.jpg \(of the kind HEIF, which .* pillow-heif\)"):
+        _load(tmp_path)
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, monkeypatch):
+    from PIL import ImageFile
+
+    class Reader(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self):
+            self._size, self._mode, self.tile = (8, 6), "RGB", []
+            self.im = Image.new("RGB", (8, 6), (9, 8, 7)).im
+
+    def register():
+        Image.register_open("HEIF", Reader, lambda start: start[4:12] == b"ftypheic")
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register))
+    make(tmp_path, {"cat": 1, "dog": 1})
+    (tmp_path / "cat" / "1.heic").write_bytes(HEIC)
+    (tmp_path / "cat" / "2").write_bytes(HEIC)
+    image_files.formats.cache_clear()
+    try:
+        loaded = _load(tmp_path)
+    finally:
+        Image.OPEN.pop("HEIF", None)
+        Image.ID.remove("HEIF")
+        image_files.formats.cache_clear()
+    assert np.bincount(loaded.labels).tolist() == [3, 1]
+    assert (loaded.images == (9, 8, 7)).all(axis=(1, 2, 3)).sum() == 2
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.ps", "noending"])
+def test_no_other_program_is_run_for_an_image(tmp_path, monkeypatch, name):
+    make(tmp_path, {"cat": 1, "dog": 1})
+    Image.new("RGB", (8, 6)).save(tmp_path / "cat" / name, "EPS")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("it ran"))
+    assert len(_load(tmp_path)) == 2
+    shutil.move(tmp_path / "cat" / name, tmp_path / "cat" / "a.png")
+    with pytest.raises(UserError, match=r"no image but text that starts with '%!PS"):
+        _load(tmp_path)
+
+
+# Large photographs
+
+
+def _photo(path, side, kind="JPEG"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = np.arange(side, dtype=np.uint8)
+    pixels = np.stack(np.broadcast_arrays(rows[:, None], rows, np.uint8(99)), axis=-1)
+    Image.fromarray(pixels).save(path, kind, quality=100)
+    return pixels
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+@pytest.mark.parametrize(("pixels", "decoded"), [(1600, 40), (1599, 20), (401, 20), (400, 20)])
+def test_jpegs_above_the_limit_are_halved_while_decoding(tmp_path, monkeypatch, pixels, decoded):
+    from PIL import JpegImagePlugin
+
+    sizes = []
+    real = JpegImagePlugin.JpegImageFile.load_prepare
+    monkeypatch.setattr(
+        JpegImagePlugin.JpegImageFile,
+        "load_prepare",
+        lambda self: sizes.append(self.size) or real(self),
+    )
+    for name in ("cat", "dog"):
+        whole = _photo(tmp_path / name / "1.jpg", 40)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
+    found = _load(tmp_path, image_size=10).images[0]
+    assert set(sizes) == {(decoded, decoded)}
+    expected = whole.reshape(10, 4, 10, 4, 3).mean(axis=(1, 3))
+    assert np.abs(found - expected).max() < 9
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_the_limit_can_be_set(tmp_path, monkeypatch):
+    for name, kind in (("cat", "JPEG"), ("dog", "PNG")):
+        _photo(tmp_path / name / "1", 40, kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 399)
+    with pytest.raises(UserError, match=r"2 image files .*40x40 pixels; expected up to 399, or co"):
+        _load(tmp_path, image_size=10)
+    assert len(_load(tmp_path, image_size=10, max_megapixels=0.0016)) == 2
+    with pytest.raises(UserError, match=r"1 image file cannot .*dog/1 \(too large"):
+        _load(tmp_path, image_size=10, max_megapixels=0.0008)
+
+
+# Damaged files
+
+
+@pytest.mark.parametrize("memory_limit", [None, 0])
+@pytest.mark.parametrize("image_size", [None, 4])
+def test_all_damaged_files_are_listed_and_can_be_left_out(
+    tmp_path, cache, image_size, memory_limit
+):
+    make(tmp_path, {f"{s}/{c}": 9 for s in ("train", "test") for c in ("cat", "dog")})
+    bad = {tmp_path / s / "cat" / f"{i}.png" for s in ("train", "test") for i in range(4)}
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:99])
+    bad.add(tmp_path / "train" / "dog" / "gone.jpg")
+    options = {"image_size": image_size, "memory_limit": memory_limit}
+    with pytest.raises(UserError, match=r"8 image files .* and 3 more.*on_damaged=skip") as caught:
+        channel_counts(_load(tmp_path, **options))
+    (tmp_path / "train" / "dog" / "gone.jpg").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"gone\.jpg \(cannot be opened"):
+        _load(tmp_path, **options)
+    loaded = _load(tmp_path, on_damaged="skip", **options)
+    assert np.bincount(loaded.labels).tolist() == [5, 9]
+    assert channel_counts(loaded).sum() == 14 * 3 * (16 if image_size else 48)
+    assert len(_load(tmp_path, "test", on_damaged="skip", **options)) == 14
+    (place,) = (cache / "damaged").iterdir()
+    assert loaded.notes == (f"9 damaged files left out, listed in {place}",)
+    assert f"All are listed in {place}." in str(caught.value)
+    listed = place.read_text().splitlines()
+    assert {line.partition(" (")[0] for line in listed} == set(map(str, bad))
+
+
+def test_damaged_files_are_looked_for_once(tmp_path, monkeypatch):
+    make(tmp_path, {"cat": 3, "dog": 2})
+    (tmp_path / "cat" / "1.png").write_bytes(b"")
+    assert len(_load(tmp_path, on_damaged="skip")) == 4
+    monkeypatch.setattr(image_files, "decode_image", lambda *_: pytest.fail("decoded again"))
+    assert len(_load(tmp_path, on_damaged="skip")) == 4
+
+
+def test_a_class_of_damaged_files_alone_is_refused(tmp_path):
+    make(tmp_path, {"cat": 3, "dog": 2})
+    for i in range(2):
+        (tmp_path / "dog" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="Every image of train is damaged, of the classes dog"):
+        _load(tmp_path, on_damaged="skip")

@@ -93,9 +93,10 @@ def quiet():
 def test_every_mode_is_read_as_a_folder_data_set_reads_it(channels, files, tmp_path):
     names = GREY_FILES if channels == 1 else list(FILES)
     assert len(GREY_FILES) == 6
-    (tmp_path / "set" / "one").mkdir(parents=True)
-    for name in names:
-        os.link(files / name, tmp_path / "set" / "one" / name)
+    for place, name in enumerate(names):
+        folder = tmp_path / "set" / ("one", "two")[place % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        os.link(files / name, folder / name)
     loaded = data.load(f"folder:{tmp_path / 'set'}", "train", image_size=16)
     assert loaded.image_shape == (16, 16, channels)
     read = given_images.read_images([files / name for name in names], (16, 16, channels))
@@ -310,8 +311,9 @@ def test_the_shape_comes_from_the_config_or_the_data(tmp_path):
     assert trained.image_shape(run_of(**{"model.img_size": 8})) == (8, 8, 1)
     assert trained.image_shape(run_of(**{"model.img_size": 72, "augment.resize": 72})) == (8, 8, 1)
     assert trained.image_shape(run_of()) == (8, 8, 1)
-    (tmp_path / "one").mkdir()
-    Image.fromarray(COLOUR).save(tmp_path / "one" / "a.png")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(COLOUR).save(tmp_path / name / "a.png")
     folder = {"data.name": f"folder:{tmp_path}", "data.test_split": "train"}
     assert trained.image_shape(run_of(**folder)) == (23, 37, 3)
     assert trained.image_shape(run_of(**folder, **{"data.image_size": 64})) == (64, 64, 1)

@@ -157,7 +157,13 @@ def test_nothing_is_shared_between_two_data_sets(digits, cifar10):
         ("a b", "no known data set"),
         ("", "such as --config.data.name=cifar10"),
         ("fashion_mnist", "file_format='array_record'"),
-        ("/tmp", "Did you mean --config.data.name=folder:/tmp ?"),
+        ("/tmp", "For a folder of images write --config.data.name=folder:/tmp."),
+        ("./my pets", "write --config.data.name='folder:./my pets'."),
+        ("~/pets", "write --config.data.name='folder:~/pets'."),
+        ("..", "write --config.data.name=folder:..."),
+        (r"C:\pets", r"write --config.data.name='folder:C:\pets'."),
+        ("Folder:pets", "write --config.data.name=folder:pets."),
+        ("file:///tmp", "write --config.data.name=folder:/tmp."),
         (
             "cifar10:1.0.0",
             "can be prepared is 3.0.2. Leave the version out: --config.data.name=cifar10.",
@@ -264,6 +270,16 @@ def test_features_that_do_not_fit(cifar10, tmp_path, change, words):
     root = _copy(cifar10, tmp_path, _features(change), "features.json")
     with pytest.raises(UserError, match=words):
         data.load("cifar10", "train", root)
+
+
+def _second_image(features):
+    features["id"] = features["image"]  # its records hold no image
+
+
+def test_other_images_of_an_example_are_not_decoded(cifar10, tmp_path, caplog):
+    root = _copy(cifar10, tmp_path, _features(_second_image), "features.json")
+    assert len(data.load("cifar10", "train", root)) == 40
+    assert not caplog.records  # TFDS's own decoder asks for OpenCV
 
 
 def test_label_out_of_range_names_the_example(cifar10, tmp_path):

@@ -141,7 +141,7 @@ def test_a_folder_of_one_size_takes_the_shape_of_its_first_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying, shown upright
     for i in range(6):
-        path = tmp_path / "cat" / f"{i}.jpg"
+        path = tmp_path / ("cat", "dog")[i % 2] / f"{i}.jpg"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(np.full((6, 9), 40 * i, np.uint8)).save(path, exif=exif)
     memory, streamed = _both(f"folder:{tmp_path}", "train")
@@ -350,8 +350,8 @@ def test_a_small_part_of_a_large_split_is_decoded_alone(cifar10, tmp_path, monke
 
 @pytest.mark.parametrize("limit", [0, 1])
 def test_splits_of_different_sizes_do_not_join(tmp_path, limit):
-    for split, size in (("train", 6), ("test", 9)):
-        path = tmp_path / split / "cat" / "1.png"
+    for split, size, name in (("train", 6, "cat"), ("train", 6, "dog"), ("test", 9, "cat")):
+        path = tmp_path / split / name / "1.png"
         path.parent.mkdir(parents=True)
         Image.fromarray(np.zeros((size, 6), np.uint8)).save(path)
     with pytest.raises(UserError, match=r"different shapes.*--config\.data\.image_size=64"):
