@@ -156,8 +156,13 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("streams", ["", ">&-", "<&- >&- 2>&-", "| true", "2>&1 | head -n 1"])
+STREAMS = [">&-", "<&- >&- 2>&-", "| true", "2>&1 | head -n 1"]
+# Each command on one kind of stream, and one on all of them.
+PAIRS = [(command, STREAMS[-1]) for command in COMMANDS]
+PAIRS += [("help of training", streams) for streams in STREAMS[:-1]]
+
+
+@pytest.mark.parametrize(("command", "streams"), PAIRS)
 def test_a_command_ends_as_it_should_on_any_stream(command, streams):
     arguments, code = COMMANDS[command]
     line = f"{sys.executable} {' '.join(arguments)} {streams}; exit ${{PIPESTATUS[0]}}"
