@@ -266,6 +266,7 @@ pages = pytest.mark.xdist_group("pages")
 @pages
 @pytest.mark.parametrize("name", ["vit", "simple_cnn"])
 def test_the_weights_of_a_run_go_into_the_mirror(name, compared_runs, tmp_path, capsys):
+    pytest.importorskip("torch")
     folder, target = compared_runs[0] / name, tmp_path / "trained.pt"
     assert __main__.main(["convert", "--from", str(folder), "--to", str(target)]) == 0
     assert f"tensors of {name}" in capsys.readouterr().out
