@@ -216,14 +216,16 @@ def notes(run: TrainedRun, evaluation: Evaluation) -> list[str]:
     found = tta_notes(run, evaluation.tta)
     if run.results is None:
         found.append(f"the run is not finished; these weights are of step {run.step:,}")
-    if absent := int((evaluation.by_class["images"] == 0).sum()):
-        count = len(evaluation.class_names)
-        found.append(
-            f"{absent:,} of {count:,} classes have no image: macro figures are of the others"
-        )
     if not np.isfinite(evaluation.confidences).all():
         found.append("some logits are no finite numbers: the training did not converge")
     return found
+
+
+def absent_classes(evaluation: Evaluation) -> list[str]:
+    """A note where classes have no image in the split."""
+    absent, count = int((evaluation.by_class["images"] == 0).sum()), len(evaluation.class_names)
+    text = f"{absent:,} of {count:,} classes have no image: macro figures are of the others"
+    return [text] if absent else []
 
 
 def training_overlap(run: TrainedRun, held: Examples) -> list[str]:

@@ -34,7 +34,13 @@ def run(args: argparse.Namespace) -> str:
       UserError: an argument is wrong, or the run, the data or the file cannot be used.
     """
     from jax_train import data
-    from jax_train.analysis.evaluation import evaluate, load_other, notes, training_overlap
+    from jax_train.analysis.evaluation import (
+        absent_classes,
+        evaluate,
+        load_other,
+        notes,
+        training_overlap,
+    )
     from jax_train.analysis.scoring import parse_tta
 
     views = parse_tta(args.tta)
@@ -48,7 +54,8 @@ def run(args: argparse.Namespace) -> str:
         run.config.data.data_dir = args.data_dir or run.config.data.data_dir
         examples = data.load_split(run.config, split)
     evaluation = evaluate(run, examples, views, progress=True)
-    found = [*notes(run, evaluation), *training_overlap(run, examples), *examples.notes]
+    found = [*notes(run, evaluation), *training_overlap(run, examples)]
+    found += [*absent_classes(evaluation), *examples.notes]
     lines = [report(run, evaluation), *(as_paragraph(f"note: {note}") for note in found)]
     if args.csv:
         write_csv("--csv", args.csv, _csv_rows(evaluation))

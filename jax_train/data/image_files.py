@@ -51,6 +51,8 @@ def _endings(kinds: dict[str, str]) -> dict[str, str]:
 
 
 _PLAIN, _OTHER = frozenset(_endings(_ALWAYS)), _endings(_PERHAPS | _BY_ENDING)
+# Cameras write them beside a JPEG; Pillow reads the small preview in some of them.
+_RAW = frozenset(_endings({"RAW": "dng nef nrw cr2 arw sr2 srw pef orf rw2 3fr iiq kdc dcr"}))
 GREY = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"])
 # Folders that systems make: of zip files from a Mac, network disks, file managers, notebooks.
 _OF_THE_SYSTEM = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "__pycache__"}
@@ -67,10 +69,12 @@ def has_image_ending(name: str) -> bool:
     return Path(name).suffix.lower() in _PLAIN
 
 
-def is_run_folder(names: set[str]) -> bool:
-    """Whether the names in a folder are those of a run of this project, begun or finished."""
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder is that of a run of this project, begun or finished."""
+    if os.path.isfile(folder / "config.json") and os.path.isdir(folder / "checkpoints"):
+        return True
     begun = {".lock", "config.json.part"}
-    return {"config.json", "checkpoints"} <= names or (".lock" in names and names <= begun)
+    return os.path.isfile(folder / ".lock") and {e.name for e in list_folder(folder)} <= begun
 
 
 def list_folder(folder: Path) -> list[os.DirEntry]:
@@ -131,11 +135,10 @@ def _files(folder: Path, left_out: Counter) -> Iterator[Path]:
         if (real := os.path.realpath(where)) in seen:
             continue
         seen.add(real)
-        entries = list_folder(where)
-        if is_run_folder({entry.name for entry in entries}):
+        if is_run_folder(where):
             left_out["run folder"] += 1
             continue
-        for entry in entries:
+        for entry in list_folder(where):
             if is_hidden(entry.name):
                 left_out["hidden"] += has_image_ending(entry.name)
             elif not is_folder(entry):
@@ -160,7 +163,7 @@ def _why_not(path: Path, is_file: bool) -> str:
         return ""
     if not is_file:
         return "broken link or no file"
-    if _is_image(path):
+    if suffix not in _RAW and _is_image(path):
         return ""
     kind = kind or _unread_kind(path)
     cure = f" ({_CURES[kind]})" if kind in _CURES and kind not in formats() else ""

@@ -89,7 +89,7 @@ class Folder:
         return folder
 
     def _add_anything(self) -> None:
-        folder, random = self._place(), self.random
+        other, folder, random = self._place(), self._place(), self.random
         path = folder / f"{self._name()[:100]}{random.choice(_ENDINGS)}"
         if path.exists() or path.is_symlink():
             return
@@ -103,7 +103,7 @@ class Folder:
         elif chance < 0.7:
             self._fill(folder, random.randint(1, 5))
         elif chance < 0.85:
-            targets = [".", "..", "nowhere", path.name, self.root, "/dev/null", self._place()]
+            targets = [".", "..", "nowhere", path.name, self.root, "/dev/null", other]
             path.symlink_to(random.choice(targets), target_is_directory=True)
         elif chance < 0.9:
             os.mkfifo(path)

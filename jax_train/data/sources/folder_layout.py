@@ -46,7 +46,7 @@ def subfolders(folder: Path) -> list[Path]:
     here = folder.resolve()
     loops = {here, *here.parents}
     found = [path for path in found if not is_hidden(path.name) and path.resolve() not in loops]
-    return [path for path in found if not is_run_folder({e.name for e in list_folder(path)})]
+    return [path for path in found if not is_run_folder(path)]
 
 
 def loose_images(folder: Path) -> int:
@@ -69,7 +69,7 @@ def find_layout(root: Path) -> Layout:
     Raises:
       UserError: the names say one thing and what is in the folders another.
     """
-    if is_run_folder({entry.name for entry in list_folder(root)}):
+    if is_run_folder(root):
         raise UserError(f"{root} is the folder of a run. Name the folder of the images instead.")
     names = [folder.name for folder in subfolders(root)]
     roles = _roles(names)

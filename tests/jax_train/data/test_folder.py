@@ -408,6 +408,14 @@ def test_what_pillow_can_read_is_read_by_its_content(tmp_path, file, kind):
     assert loaded.notes == ()
 
 
+def test_raw_files_of_cameras_are_left_out(tmp_path):
+    make(tmp_path, {"cat": 1, "dog": 1})
+    Image.new("RGB", (8, 6)).save(tmp_path / "cat" / "0.DNG", "TIFF")
+    loaded = _load(tmp_path)
+    assert len(loaded) == 2
+    assert loaded.notes == ("left out: 1 x .dng",)
+
+
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 
 
