@@ -32,6 +32,8 @@ _FINISHED = (
     "again"
 )
 _IF_FINISHED = flags.DEFINE_enum("if_finished", "report", ["report", "again"], _FINISHED)
+_LONGER = "go on with a run of fewer epochs, finished or not, to config.train.epochs"
+_EXTEND = flags.DEFINE_bool("extend", False, _LONGER)
 _SEVERAL = "several processes train one model and JAX finds them: SLURM, Open MPI, cloud TPUs"
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, _SEVERAL)
 _BY_HAND = "several processes, set by hand: HOST:PORT of the first one"
@@ -71,7 +73,8 @@ def main(argv: list[str]) -> None:
 
     try:
         train = several.train_and_compare if config.compare else several.train_one
-        text = train(config, workdir, again=_IF_FINISHED.value == "again")
+        again = _IF_FINISHED.value == "again"
+        text = train(config, workdir, again=again, extend=_EXTEND.value)
     except stopping.Stopped as stopped:
         if processes.is_main():
             print(f"{stopped}; the same command goes on from there", file=sys.stderr)

@@ -49,6 +49,8 @@ def get_config() -> ConfigDict:
     config.data.download = True  # fetch and prepare missing data on first use
     config.data.image_size = placeholder(int)  # folder: only; side to resize and crop files to
     config.data.memory_limit = 16.0  # GB of decoded images in a split; above it they stream
+    # Files added, removed or changed since the run began: refuse to go on | accept them.
+    config.data.on_change = "refuse"
     # Splits in tfds syntax: 'train[:45000]', 'train[90%:]', 'train+test'. '' for no validation.
     config.data.train_split = "train[:90%]"
     config.data.val_split = "train[90%:]"

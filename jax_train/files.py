@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -45,6 +47,23 @@ def write_csv(path: str, rows: Sequence[Sequence]) -> None:
         write_atomically(Path(path), csv_text(rows, "\n"))
     except OSError as error:
         raise UserError(f"--csv {path} cannot be written: {error}. Choose another one.") from error
+
+
+def json_text(value: object, **how) -> str:
+    """A value as JSON that every reader takes: a number that is not finite becomes null.
+
+    `how` are options of `json.dumps`.
+    """
+    return json.dumps(finite(value), allow_nan=False, **how)
+
+
+def finite(value: object) -> object:
+    """A value of JSON's types with None for each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def csv_text(rows: Iterable[Sequence], end: str = "\r\n") -> str:

@@ -1,6 +1,8 @@
 """What commands print, at most 80 columns wide, and the CSV files they write."""
 
+import math
 import os
+import re
 import shutil
 import textwrap
 from pathlib import Path
@@ -11,6 +13,13 @@ WIDTH = 80  # columns of what is printed
 def shorten(text: str, width: int) -> str:
     """Cut a text that is longer than `width` characters, and mark that by '…'."""
     return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def figure(value: float | None, form: str) -> str:
+    """A number in a format such as '7.2%'; where there is none (None, nan, inf) a dash as wide."""
+    if value is not None and math.isfinite(value):
+        return format(value, form)
+    return "–".rjust(int(re.match(r"\d*", form)[0] or 0))
 
 
 def progress_bar(total: int, what: str, show: bool = True):

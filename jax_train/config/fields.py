@@ -1,15 +1,21 @@
 """The fields of a config: their names, what they hold, their form as JSON, and differences."""
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from jax_train.errors import UserError
+from configs import common
+from jax_train.files import json_text
 
 # A run may go on under other values of these: they change no result.
-_FREE = ("compare", "data.data_dir", "data.download", "data.memory_limit", "parallel", "mesh.")
-_FREE += ("log.", "checkpoint.every_", "train.on_nonfinite")
+_FREE = ("compare", "data.data_dir", "data.download", "data.memory_limit", "data.on_change")
+_FREE += ("parallel", "mesh.", "log.", "checkpoint.every_", "train.on_nonfinite")
+# Filled in from the data where they are None.
+FROM_DATA = ("model.img_size", "model.in_channels", "model.num_classes", "data.mean", "data.std")
 _KINDS = {
     int: "a whole number",
     float: "a number",
@@ -54,27 +60,64 @@ def expectation(field: str, place: ConfigDict) -> str:
 
 def to_json(config: ConfigDict) -> str:
     """The config as indented JSON."""
-    return json.dumps(config.to_dict(), indent=2, default=list)
+    return json_text(config.to_dict(), indent=2, default=list)
 
 
-def differences(config: ConfigDict, stored: Path) -> list[str]:
-    """Return a line `config.field: … there, … asked for` for each field that differs and matters.
+class Stored(NamedTuple):
+    """The config of a run as its config.json has it, perhaps written by another version.
 
-    Fields of `config` left at None were, or will be, filled in from the data; `stored` is the
-    config.json of a run.
+    Attributes:
+      fields: value of every field of this version; of a field that the file lacks the default,
+        which means what was done before there was the field.
+      missing: fields that the file lacks.
+      unknown: values of fields that this version does not have.
+    """
+
+    fields: dict[str, object]
+    missing: tuple[str, ...]
+    unknown: dict[str, object]
+
+
+def read_stored(path: str | os.PathLike) -> Stored:
+    """Read a config.json.
 
     Raises:
-      UserError: the file cannot be read.
+      OSError, ValueError, TypeError: it cannot be read, or is no config.
     """
-    try:
-        old = flatten(ConfigDict(json.loads(stored.read_text())))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{stored} cannot be read ({error}). Choose another --workdir, or delete that folder."
-        ) from error
-    asked = flatten(ConfigDict(json.loads(to_json(config))))
-    return [
-        f"config.{field}: {old.get(field)} there, {value} asked for"
-        for field, value in asked.items()
-        if value is not None and value != old.get(field) and not field.startswith(_FREE)
-    ]
+    found = flatten(ConfigDict(json.loads(Path(path).read_text())))
+    defaults = flatten(ConfigDict(json.loads(to_json(common.get_config()))))
+    missing = tuple(field for field in defaults if field not in found)
+    unknown = {field: value for field, value in found.items() if field not in defaults}
+    known = {field: found.get(field, default) for field, default in defaults.items()}
+    return Stored(known, missing, unknown)
+
+
+def from_fields(fields: dict[str, object]) -> ConfigDict:
+    """Make a config of flat fields, lists as tuples."""
+    nested = {}
+    for field, value in fields.items():
+        *groups, key = field.split(".")
+        place = nested
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[key] = tuple(value) if isinstance(value, list) else value
+    return ConfigDict(nested)
+
+
+def differences(config: ConfigDict, stored: Stored, ignored: Sequence[str] = ()) -> dict[str, str]:
+    """Return a line `config.field: … there, … asked for` by field that differs and matters.
+
+    Those of `FROM_DATA` that are None in `config` will be filled in, and those that the file lacks
+    cannot be compared; `ignored` are further fields that may differ.
+    """
+    lines = {
+        field: f"config.{field}: {value} there, not known to this version"
+        for field, value in stored.unknown.items()
+        if not field.startswith(_FREE)
+    }
+    for field, value in flatten(ConfigDict(json.loads(to_json(config)))).items():
+        there = stored.fields.get(field)
+        filled = field in FROM_DATA and (value is None or field in stored.missing)
+        if value != there and not filled and field not in ignored and not field.startswith(_FREE):
+            lines[field] = f"config.{field}: {there} there, {value} asked for"
+    return lines

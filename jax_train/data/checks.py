@@ -23,6 +23,7 @@ CHECKS = {
     "data.download": ranges.switch,
     "data.image_size": ranges.optional(ranges.whole(1)),
     "data.memory_limit": ranges.at_least(0, "gigabytes, a number"),
+    "data.on_change": ranges.one_of(("refuse", "accept")),
     "data.train_split": _SPLIT,
     "data.val_split": ranges.Check(
         f"{_SPLIT.expected}; '' for none", lambda value: value == "" or is_split(value)

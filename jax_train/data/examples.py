@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+
+from jax_train.data.contents import Contents
 
 _BLOCK_BYTES = 4_000_000
 
@@ -22,6 +24,7 @@ class Examples:
       class_names: name of each class.
       source: what the examples were read from; equal for splits of the same data.
       ranges: the examples held, in order, as (base split, start, stop).
+      contents: base split -> the files it consists of; see `Source`.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Examples:
     class_names: tuple[str, ...]
     source: str
     ranges: tuple[tuple[str, int, int], ...]
+    contents: Callable[[str], Contents] = lambda base: {}
 
     @property
     def num_classes(self) -> int:

@@ -82,7 +82,7 @@ class _Store:
 
     def __init__(self, source: Source, image_size, cache_dir):
         self._source, self._image_size, self._cache_dir = source, image_size, cache_dir
-        self._open = cache(source.open)
+        self._open, self._contents = cache(source.open), cache(source.contents)
         self._whole = cache(lambda base: self._decoded(base, 0, sum(source.splits[base]), ""))
 
     def arrays(self, base: str, start: int, stop: int, *, whole: bool) -> Arrays:
@@ -102,7 +102,8 @@ class _Store:
     def facts(self, split: str, ranges, class_names: tuple[str, ...]) -> dict:
         """Return what is known of a split's examples, as keywords of `Examples`."""
         known = {"name": self._source.name, "source": self._source.identity, "split": split}
-        return known | {"ranges": ranges, "class_names": class_names}
+        known |= {"ranges": ranges, "class_names": class_names}
+        return known | {"contents": self._contents}
 
     def image_shape(self, base: str) -> tuple[int, int, int]:
         """Return height, width and channels of the images; from the cache it is quicker."""

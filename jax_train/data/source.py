@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jax_train.data.contents import Contents
 from jax_train.errors import UserError
 
 REPORTED = 5  # damaged files named in one error
@@ -50,6 +51,7 @@ class Source:
       splits: base split -> number of examples in each of its shards.
       open: base split -> random access to it, decoding nothing yet but perhaps one image.
       fingerprint: changes with the source's files; None: too quick to read to be cached.
+      contents: base split -> its files, the same wherever they lie and whenever they were written.
     """
 
     name: str
@@ -57,3 +59,4 @@ class Source:
     splits: dict[str, tuple[int, ...]]
     open: Callable[[str], Records]
     fingerprint: str | None
+    contents: Callable[[str], Contents]

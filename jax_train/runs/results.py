@@ -1,13 +1,14 @@
 """results.json and confusion.csv: what a run reached, with what, and its summary for people."""
 
-import json
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from jax_train.files import csv_text, write_atomically
+from jax_train.files import csv_text, json_text, write_atomically
+from jax_train.printing import figure
 
 
 def versions() -> dict[str, str]:
@@ -39,15 +40,15 @@ def _git_commit() -> str | None:
 
 def summary(results: dict, workdir: Path) -> str:
     """The results of a run for people, at most 80 columns wide."""
-    test, val = results["test"], results["val"]
+    speed = figure(results["train_images_per_sec"], ",.0f")
     lines = [
         f"{results['model']} on {results['data']}: {results['parameters']:,} parameters",
         f"  {results['epochs']} epoch{'s'[: results['epochs'] > 1]} in {results['seconds']:,.0f} s "
-        f"({results['train_images_per_sec']:,.0f} images/s)",
+        f"({speed} images/s)",
     ]
-    if val:
-        lines.append(_line("validation", val, results["images"]["val"]))
-    lines.append(_line("test", test, results["images"]["test"]))
+    for name, split in (("validation", "val"), ("test", "test")):
+        if results[split]:
+            lines.append(_line(name, results[split], results["images"][split]))
     which = "the best on validation" if results["reported_weights"] == "best" else "the last"
     lines.append(f"  weights: epoch {results['reported_epoch']}, {which}")
     lines += [f"  {note}" for note in results["notes"]]
@@ -56,18 +57,17 @@ def summary(results: dict, workdir: Path) -> str:
 
 
 def _line(name: str, figures: dict[str, float], images: int) -> str:
-    return (
-        f"  {name + ':':12}top-1 {figures['top1']:7.2%}   top-5 {figures['top5']:7.2%}   "
-        f"loss {figures['loss']:.4f}   {images:,} images"
-    )
+    top1, top5 = (figure(figures[key], "7.2%") for key in ("top1", "top5"))
+    loss = figure(figures["loss"], ".4f")
+    return f"  {name + ':':12}top-1 {top1}   top-5 {top5}   loss {loss}   {images:,} images"
 
 
-def write_results(path: Path, results: dict) -> None:
+def write_results(path: str | os.PathLike, results: dict) -> None:
     """Write results.json."""
-    write_atomically(path, json.dumps(results, indent=2) + "\n")
+    write_atomically(Path(path), json_text(results, indent=2) + "\n")
 
 
-def write_confusion(path: Path, confusion, class_names: Sequence[str]) -> None:
+def write_confusion(path: str | os.PathLike, confusion, class_names: Sequence[str]) -> None:
     """Write a confusion matrix [true, predicted] as CSV, a row for each true class."""
     rows = ([name, *row] for name, row in zip(class_names, confusion.tolist(), strict=True))
-    write_atomically(path, csv_text([["true / predicted", *class_names], *rows]))
+    write_atomically(Path(path), csv_text([["true / predicted", *class_names], *rows]))

@@ -1,5 +1,6 @@
 """From the name of a data set to its source."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,12 @@ from jax_train.data.source import Source
 from jax_train.data.sources.digits import digits_source
 from jax_train.data.sources.folder import folder_source
 from jax_train.data.sources.tfds import tfds_source
+from jax_train.data.sources.tfds_folder import data_root
 from jax_train.errors import UserError
+
+
+def _absolute(path: str | Path) -> str:
+    return os.path.abspath(Path(path).expanduser())
 
 
 class Scheme(NamedTuple):
@@ -18,11 +24,18 @@ class Scheme(NamedTuple):
       open: (name, **options) -> the source, with the options of `open_source`. Raises UserError.
       resizes: whether it brings images to `image_size`.
       title: name -> that of the data for people, without the path to it.
+      located: (name, data_dir) -> the same, understood in every working folder.
+      is_path: whether the name says where the data lies and not what it is.
     """
 
     open: Callable[..., Source]
     resizes: bool = False
     title: Callable[[str], str] = str
+    located: Callable[[str, str | None], tuple[str, str | None]] = lambda name, data_dir: (
+        name,
+        data_dir,
+    )
+    is_path: bool = False
 
 
 _SCHEMES = {  # by how their names are written
@@ -31,10 +44,13 @@ _SCHEMES = {  # by how their names are written
         lambda name, *, image_size, **_: folder_source(name.removeprefix("folder:"), image_size),
         resizes=True,
         title=lambda name: Path(name.removeprefix("folder:")).name or name,
+        located=lambda name, _: (f"folder:{_absolute(name.removeprefix('folder:'))}", None),
+        is_path=True,
     ),
 }
 _PREPARED = Scheme(
-    lambda name, *, image_size, **options: tfds_source(name, **options, others=tuple(_SCHEMES))
+    lambda name, *, image_size, **options: tfds_source(name, **options, others=tuple(_SCHEMES)),
+    located=lambda name, data_dir: (name, _absolute(data_root(data_dir))),
 )
 
 

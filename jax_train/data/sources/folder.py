@@ -12,6 +12,7 @@ import numpy as np
 
 from jax_train.data import image_files
 from jax_train.data.cache import fingerprint_of
+from jax_train.data.contents import contents_of
 from jax_train.data.source import Records, Source
 from jax_train.errors import UserError
 
@@ -73,6 +74,9 @@ def folder_source(path: str, image_size: int | None) -> Source:
         splits={name: (len(split.files),) for name, split in splits.items()},
         open=lambda name: _open(splits[name], channels(), image_size),
         fingerprint=fingerprint_of(files, image_size, tuple(splits)),
+        contents=lambda name: contents_of(
+            (file, splits[name].root / file, stat.st_size) for file, _, stat in splits[name].files
+        ),
     )
 
 

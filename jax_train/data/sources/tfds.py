@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_train.data.cache import fingerprint_of
+from jax_train.data.contents import contents_of
 from jax_train.data.image_files import open_image
 from jax_train.data.source import Records, Source
 from jax_train.data.sources import prepare
@@ -60,6 +61,11 @@ def tfds_source(
         splits=read_splits(folder),
         open=lambda split: _open_tfds(folder, split),
         fingerprint=fingerprint_of(files),
+        contents=lambda split: contents_of(
+            (file, folder / file, stat.st_size)
+            for file, stat in files
+            if f"-{split}.array_record" in file
+        ),
     )
 
 
