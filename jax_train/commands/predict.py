@@ -2,7 +2,12 @@
 
 import argparse
 
-from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
+from jax_train.commands.options import (
+    add_data_place,
+    add_evaluation_options,
+    add_run_folder,
+    open_run,
+)
 from jax_train.errors import UserError
 from jax_train.files import check_csv, write_csv
 from jax_train.printing import WIDTH, readable, shorten
@@ -23,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--csv", metavar="FILE", help="also write the predictions as CSV")
     add("--all", action="store_true", help="write the probabilities of all classes into it")
     add_evaluation_options(parser)
+    add_data_place(parser)
 
 
 def run(args: argparse.Namespace) -> str:
@@ -42,7 +48,7 @@ def run(args: argparse.Namespace) -> str:
         raise UserError("--all writes all probabilities into a file: give --csv FILE too.")
     check_csv(args.csv, args.overwrite)
     files = find_images(args.images)
-    run = open_run(args.run_folder)
+    run = open_run(args.run_folder, args.data, args.data_dir)
     found = predict(run, files, top=args.top, tta=views, keep_all=args.all, progress=True)
     lines = _table(found)
     lines += [f"note: {note}" for note in (*tta_notes(run, views), *_changes(found, run))]

@@ -10,7 +10,6 @@ import numpy as np
 from jax_train.analysis import explain
 from jax_train.analysis.explain import Intermediates
 from jax_train.analysis.scoring import check_finite
-from jax_train.data import load_split
 from jax_train.data.given_images import read_images
 from jax_train.drawing import canvas, cnn, vit
 from jax_train.drawing.canvas import Example, Picture
@@ -59,7 +58,7 @@ def choose_examples(run: TrainedRun, split: str | None, index: Sequence[int] = (
       UserError: the split cannot be read, or has no such image.
     """
     split = split or run.config.data.test_split
-    data = load_split(run.config, split)
+    data = run.split(split)
     for number in index:
         if not 0 <= number < len(data):
             raise UserError(

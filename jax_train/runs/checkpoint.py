@@ -90,15 +90,22 @@ class Checkpoints:
       folder: created when missing; leave the `with` block to finish writing.
       tell: called with a line about each damaged checkpoint.
       read_only: change nothing; a damaged checkpoint is then an error.
+      cure: what to do about that error.
     """
 
     def __init__(
-        self, folder: str | os.PathLike, tell=lambda line: None, *, read_only: bool = False
+        self,
+        folder: str | os.PathLike,
+        tell=lambda line: None,
+        *,
+        read_only: bool = False,
+        cure: str = "",
     ):
         _hush_closed_loops()
         for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self.folder, self._tell, self._read_only = Path(folder).absolute(), tell, read_only
+        self.folder, self._tell, self._cure = Path(folder).absolute(), tell, cure
+        self._read_only = read_only
         best = policy.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             best_fn=_rank,
@@ -187,7 +194,7 @@ class Checkpoints:
         if self._read_only:
             raise UserError(
                 f"The checkpoint of step {step} in {self.folder} is damaged ({damaged}). "
-                "The run's training command sets it aside and goes on from an older one."
+                f"{self._cure}".rstrip()
             ) from damaged
         self._tell(
             f"the checkpoint of step {step} is damaged ({damaged}): it is now "
