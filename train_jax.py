@@ -16,7 +16,6 @@ from ml_collections import config_flags
 
 from configs import common
 from jax_train.config import flags as config_line
-from jax_train.config.fields import clear_none_tuples
 from jax_train.errors import UserError, run_command
 
 _DEFAULT = Path(__file__).resolve().parent / "configs" / "vit_digits.py"
@@ -54,7 +53,6 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag. Did you mean --config {argv[1]} ?")
     config = _CONFIG.value
-    clear_none_tuples(config)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
 
@@ -96,11 +94,13 @@ def parse_flags(argv: list[str]) -> list[str]:
     """
     given, defaults = argv[1:], common.get_config()
     config_line.check(given, defaults, _DEFAULT.parent)
+    given, nones = config_line.take_nones(given, defaults)
     if not any(argument.lstrip("-").split("=")[0] == "config" for argument in given):
         given = [f"--config={_DEFAULT}", *given]
     try:
         rest = flags.FLAGS([argv[0], *given])
-        list(_CONFIG.value)  # what is wrong with the file shows only when it is first touched
+        # What is wrong with the file shows only when it is first touched.
+        _CONFIG.value.update_from_flattened_dict(dict.fromkeys(nones))
     except flags.UnrecognizedFlagError as error:
         here = flags.FLAGS.find_module_defining_flag("workdir")
         own = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(here)]

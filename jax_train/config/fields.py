@@ -26,16 +26,6 @@ _KINDS = {
 _EXAMPLES = {int: "8", float: "0.1", bool: "true", tuple: "0.5,0.5"}  # where the default is empty
 
 
-def clear_none_tuples(config: ConfigDict) -> None:
-    """Turn (None,), which `--config.data.mean=None` parses to, into None, in place."""
-    with config.unlocked():
-        for key, value in config.items():
-            if isinstance(value, ConfigDict):
-                clear_none_tuples(value)
-            elif value == (None,):
-                config[key] = None
-
-
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
     """Return {'optim.name': 'adamw', …}."""
     flat = {}
@@ -50,12 +40,14 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
 def expectation(field: str, place: ConfigDict) -> str:
     """Say what a field, config.GROUP.FIELD, takes; `place` is the group of the defaults.
 
-    Such as: 'expected a whole number, for example --config.train.epochs=20'.
+    Such as: 'expected a whole number, for example --config.train.epochs=20'. Where the default is
+    None, that will do too.
     """
     key = field.rpartition(".")[2]
     kind = place.get_type(key)
     example = str(place[key] or _EXAMPLES.get(kind, "…")).replace("True", "true")
-    return f"expected {_KINDS[kind]}, for example --{field}={example}"
+    none = ", or None" * (place[key] is None)
+    return f"expected {_KINDS[kind]}, for example --{field}={example}{none}"
 
 
 def to_json(config: ConfigDict) -> str:

@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 _LOCK, _DATA = ".lock", data_record.FILE
 # For results of other versions.
 _NO_RESULTS = {"reported_weights": "last", "notes": [], "images": {}, "versions": {}}
+_NO_RESULTS |= dict.fromkeys(("model", "data", "parameters", "epochs", "steps", "reported_epoch"))
+_NO_RESULTS |= dict.fromkeys(("val", "test", "seconds", "train_images_per_sec", "device"))
+_NO_RESULTS |= {"git_commit": None}
 # What a start leaves that found no room for config.json, which is written last.
 _BEFORE = {_LOCK, _DATA, f"{_DATA}.part", "config.json.part"}
 

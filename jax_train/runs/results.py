@@ -40,15 +40,17 @@ def _git_commit() -> str | None:
 
 def summary(results: dict, workdir: Path) -> str:
     """The results of a run for people, at most 80 columns wide."""
-    speed = figure(results["train_images_per_sec"], ",.0f")
+    parameters, seconds, speed = (
+        figure(results[key], ",.0f") for key in ("parameters", "seconds", "train_images_per_sec")
+    )
     lines = [
-        f"{results['model']} on {results['data']}: {results['parameters']:,} parameters",
-        f"  {results['epochs']} epoch{'s'[: results['epochs'] > 1]} in {results['seconds']:,.0f} s "
+        f"{results['model']} on {results['data']}: {parameters} parameters",
+        f"  {results['epochs']} epoch{'s'[: results['epochs'] != 1]} in {seconds} s "
         f"({speed} images/s)",
     ]
     for name, split in (("validation", "val"), ("test", "test")):
         if results[split]:
-            lines.append(_line(name, results[split], results["images"][split]))
+            lines.append(_line(name, results[split], results["images"].get(split)))
     which = "the best on validation" if results["reported_weights"] == "best" else "the last"
     lines.append(f"  weights: epoch {results['reported_epoch']}, {which}")
     lines += [f"  {note}" for note in results["notes"]]
@@ -56,10 +58,10 @@ def summary(results: dict, workdir: Path) -> str:
     return "\n".join(lines)
 
 
-def _line(name: str, figures: dict[str, float], images: int) -> str:
+def _line(name: str, figures: dict[str, float | None], images: int | None) -> str:
     top1, top5 = (figure(figures[key], "7.2%") for key in ("top1", "top5"))
-    loss = figure(figures["loss"], ".4f")
-    return f"  {name + ':':12}top-1 {top1}   top-5 {top5}   loss {loss}   {images:,} images"
+    loss, images = figure(figures["loss"], ".4f"), figure(images, ",")
+    return f"  {name + ':':12}top-1 {top1}   top-5 {top5}   loss {loss}   {images} images"
 
 
 def write_results(path: str | os.PathLike, results: dict) -> None:

@@ -133,6 +133,7 @@ BAD = {
     "data.download": SWITCH,
     "data.image_size": (*OPTIONAL, 64),  # cifar10 is no folder
     "data.memory_limit": NUMBERS,
+    "data.on_change": ("ask", None),
     "data.train_split": ("train[", "", "train[:10%]+", "train[:200%]", None),
     "data.val_split": ("train[::2]", 3),
     "data.test_split": ("a b", "", ()),
