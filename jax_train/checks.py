@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jax_train.config import ranges
 from jax_train.data import checks as data
 from jax_train.engine import augment, models, optim, parallel, recipe
+from jax_train.machine import runtime
 from jax_train.runs import trackers
 
 # Quick ones first: models are built, without weights, to see whether they can be.
@@ -32,8 +33,10 @@ def check(config: ConfigDict) -> None:
     """Check all of a config, whatever does not depend on its data.
 
     Raises:
-      UserError: names a field, its value, what was expected and what to do.
+      UserError: names a field, its value, what was expected and what to do; or JAX was told to use
+        devices that are not there.
     """
     ranges.check_fields(config, CHECKS)
+    runtime.check_devices()
     for room in _ROOMS:
         room.check(config)

@@ -4,6 +4,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import textwrap
 from pathlib import Path
 
@@ -40,6 +41,11 @@ def as_paragraph(text: str) -> str:
         else:
             lines += textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)
+
+
+def note(text: str) -> None:
+    """Print a note for people on stderr."""
+    print(as_paragraph(f"note: {text}"), file=sys.stderr)
 
 
 def readable(path: Path) -> str:

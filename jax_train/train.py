@@ -20,8 +20,7 @@ from jax_train.engine.recipe import resolve
 from jax_train.engine.state import Progress, TrainState
 from jax_train.errors import UserError
 from jax_train.files import finite
-from jax_train.machine import allocator, processes
-from jax_train.machine.runtime import enable_compilation_cache
+from jax_train.machine import allocator, processes, runtime
 from jax_train.machine.stopping import StopSignals
 from jax_train.printing import as_paragraph, figure
 from jax_train.reporting import Reporter
@@ -67,7 +66,7 @@ def _enter(workdir: Path, config, splits, extend: bool, held: bool = False) -> e
 
 def load(config: ConfigDict) -> Splits:
     """Make this process ready to compute what a config asks for, and read its data."""
-    enable_compilation_cache()
+    runtime.prepare()
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     if jax.process_count() > 1:  # the first process prepares the data, the others find it there

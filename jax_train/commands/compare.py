@@ -48,11 +48,11 @@ def compare(
       UserError: the runs cannot be compared, or nothing can be written.
     """
     from jax_train.analysis import comparison
-    from jax_train.machine.runtime import enable_compilation_cache
+    from jax_train.machine import runtime
     from jax_train.pages.comparison import verdicts, write
     from jax_train.pages.page import Page
 
-    enable_compilation_cache()
+    runtime.prepare()
     compared = comparison.load(folders, data, data_dir, progress=True)
     out = Path(folders[0]).parent if out is None else Path(out)
     lines = _table(compared)

@@ -18,10 +18,10 @@ def add_data_place(parser: argparse.ArgumentParser, more: str = "") -> None:
 
 def open_run(folder: str, data: str | None = None, data_dir: str | None = None):
     """Open a run, with a cache for what will be compiled; see `trained.open_run`."""
-    from jax_train.machine.runtime import enable_compilation_cache
+    from jax_train.machine import runtime
     from jax_train.runs import trained
 
-    enable_compilation_cache()
+    runtime.prepare()
     return trained.open_run(folder, data, data_dir)
 
 

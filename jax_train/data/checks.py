@@ -1,16 +1,15 @@
 """What `config.data` may hold, as far as can be told without looking at the data."""
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
 from jax_train.data.sources.by_name import scheme_of
 from jax_train.data.split import SYNTAX, is_split
+from jax_train.files import expand
 
 
 def _is_folder(value: object) -> bool:
-    return isinstance(value, str) and not Path(value).expanduser().is_file()
+    return isinstance(value, str) and not expand(value).is_file()
 
 
 _SPLIT = ranges.Check(f"a split such as {SYNTAX}", is_split)

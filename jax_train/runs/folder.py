@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -15,11 +14,10 @@ from jax_train.config.fields import FROM_DATA, Stored
 from jax_train.data.sources.by_name import scheme_of
 from jax_train.errors import UserError
 from jax_train.files import json_text, write_atomically
-from jax_train.printing import as_paragraph
+from jax_train.printing import note
 from jax_train.runs import data_record
 from jax_train.runs.data_record import DataRecord
 
-_log = logging.getLogger(__name__)
 _LOCK, _DATA = ".lock", data_record.FILE
 # For results of other versions.
 _NO_RESULTS = {"reported_weights": "last", "notes": [], "images": {}, "versions": {}}
@@ -167,27 +165,23 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     """
     workdir = Path(workdir)
     stored = _read_stored(workdir, "")
-    path, note = workdir / "config.json", "Another version may have written it."
+    path, cause = workdir / "config.json", "Another version may have written it."
     if lost := [field for field in FROM_DATA if field in stored.missing]:
         raise UserError(
             f"{path} lacks {_listed(lost)}, which followed from the data and without which the "
-            f"weights cannot be used. {note} Put the field back from a copy of the file."
+            f"weights cannot be used. {cause} Put the field back from a copy of the file."
         )
     if stored.missing:
         values = [f"{field}={stored.fields[field]!r}" for field in stored.missing]
-        _tell(f"{path} lacks {_listed(values)}: taken as given here. {note}")
+        note(f"{path} lacks {_listed(values)}: taken as given here. {cause}")
     if stored.unknown:
         values = [f"{field}={value!r}" for field, value in stored.unknown.items()]
-        _tell(f"{path} has {_listed(values)}, which this version does not know. {note}")
+        note(f"{path} has {_listed(values)}, which this version does not know. {cause}")
     return fields.from_fields(stored.fields)
 
 
 def _listed(what: list[str]) -> str:
     return ", ".join(f"config.{one}" for one in what)
-
-
-def _tell(text: str) -> None:
-    _log.warning(as_paragraph(f"note: {text}"))
 
 
 def results(workdir: str | os.PathLike) -> dict | None:

@@ -17,6 +17,7 @@ from jax_train.engine import recipe as build
 from jax_train.engine import steps
 from jax_train.engine.state import Progress, TrainState
 from jax_train.errors import UserError
+from jax_train.machine import runtime
 from jax_train.runs import data_record
 from jax_train.runs import folder as run_folder
 from jax_train.runs.checkpoint import Checkpoints
@@ -108,8 +109,10 @@ def open_run(
       data_dir: likewise, as `config.data.data_dir`.
 
     Raises:
-      UserError: the folder holds no run, or no checkpoint, or one that cannot be read.
+      UserError: the folder holds no run, or no checkpoint, or one that cannot be read; or
+        JAX was told to use devices that are not there.
     """
+    runtime.check_devices()
     folder = Path(folder)
     config = run_folder.read_config(folder)
     record = data_record.read(folder)

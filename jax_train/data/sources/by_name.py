@@ -11,10 +11,11 @@ from jax_train.data.sources.folder import folder_source
 from jax_train.data.sources.tfds import tfds_source
 from jax_train.data.sources.tfds_folder import data_root
 from jax_train.errors import UserError
+from jax_train.files import expand
 
 
 def _absolute(path: str | Path) -> str:
-    return os.path.abspath(Path(path).expanduser())
+    return os.path.abspath(expand(path))
 
 
 class Scheme(NamedTuple):

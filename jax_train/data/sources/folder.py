@@ -15,6 +15,7 @@ from jax_train.data.cache import fingerprint_of
 from jax_train.data.contents import contents_of
 from jax_train.data.source import Records, Source
 from jax_train.errors import UserError
+from jax_train.files import expand
 
 SPLITS = ("train", "test", "val", "validation")
 _log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def folder_source(path: str, image_size: int | None) -> Source:
             f"config.data.image_size is {image_size!r}; expected a positive whole number of "
             "pixels, such as --config.data.image_size=64."
         )
-    root = Path(path).expanduser()
+    root = expand(path)
     if not path or not root.is_dir():
         raise UserError(
             f"config.data.name is 'folder:{path}', but there is no folder {root.absolute()}. "

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from jax_train.errors import UserError
+from jax_train.files import expand
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 # TFDS writes them last, so a folder without them is not complete.
@@ -15,8 +16,27 @@ _DESCRIPTIONS = ("dataset_info.json", "features.json")
 
 
 def data_root(given: str | os.PathLike | None = None) -> Path:
-    """Return TFDS's data folder: as given, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    return Path(given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    """Return TFDS's data folder: as given, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+      UserError: none is given, and the user has no home folder.
+    """
+    if root := expand(given) if given else default_root():
+        return root
+    raise UserError(
+        "TFDS data sets are kept in ~/tensorflow_datasets, and this user has no home folder. Set "
+        "TFDS_DATA_DIR to another folder."
+    )
+
+
+def default_root() -> Path | None:
+    """Return TFDS's data folder where none is given; None without a home folder."""
+    if given := os.environ.get("TFDS_DATA_DIR"):
+        return expand(given)
+    try:
+        return Path.home() / "tensorflow_datasets"
+    except RuntimeError:
+        return None
 
 
 def find_prepared(

@@ -43,7 +43,7 @@ def without(folder, field):
 
 
 @pytest.mark.parametrize("field", list(DEFAULTS))
-def test_a_missing_field_is_as_before_or_told(run, field, caplog):
+def test_a_missing_field_is_as_before_or_told(run, field, capsys):
     without(run, field)
     if field in FROM_DATA:
         with pytest.raises(UserError, match=rf"lacks config.{field}, which followed from the data"):
@@ -53,7 +53,7 @@ def test_a_missing_field_is_as_before_or_told(run, field, caplog):
     else:
         config = run_folder.read_config(run)
         assert flatten(config)[field] == DEFAULTS[field]
-        told = " ".join(caplog.text.split())
+        told = " ".join(capsys.readouterr().err.split())
         assert f"lacks config.{field}=" in told
     asked = tiny.config(**SHORT)
     if field in CHANGED - {"log.every_steps"}:
@@ -82,14 +82,14 @@ def test_a_missing_group_is_filled(run, group):
     trained.open_run(run)
 
 
-def test_a_field_of_a_newer_version_is_told(run, caplog):
+def test_a_field_of_a_newer_version_is_told(run, capsys):
     stored = json.loads((run / "config.json").read_text())
     stored["optim"]["lookahead"] = 5
     stored["log"]["sparkle"] = True
     (run / "config.json").write_text(json.dumps(stored))
     config = run_folder.read_config(run)
     assert "lookahead" not in config.optim
-    told = " ".join(caplog.text.split())
+    told = " ".join(capsys.readouterr().err.split())
     assert "has config.log.sparkle=True, config.optim.lookahead=5, which this version" in told
     with pytest.raises(UserError) as caught:
         run_folder.check(run, tiny.config(**SHORT))
