@@ -133,8 +133,9 @@ def csv_text(rows: Iterable[Sequence], end: str = "\r\n") -> str:
     return text.getvalue()
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Write a file that is never seen half-written; text as UTF-8."""
+    path = Path(path)
     temporary = path.with_suffix(path.suffix + ".part")
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,5 +1,6 @@
 """Which pictures explain a trained run, of which images: `python -m jax_train explain`."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,14 +42,15 @@ class Chosen:
 # Images
 
 
-def choose_files(run: TrainedRun, files: Sequence[Path]) -> Chosen:
+def choose_files(run: TrainedRun, files: Sequence[str | os.PathLike]) -> Chosen:
     """Read image files as the run reads its own.
 
     Raises:
       UserError: a file cannot be read as an image.
     """
     images = read_images(files, image_shape(run))
-    return Chosen(tuple(readable(Path(file.name)) for file in files), images, None, images)
+    names = tuple(readable(Path(Path(file).name)) for file in files)
+    return Chosen(names, images, None, images)
 
 
 def choose_examples(run: TrainedRun, split: str | None, index: Sequence[int] = ()) -> Chosen:

@@ -7,6 +7,7 @@ copied, moved or named otherwise is the same.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -62,13 +63,13 @@ def describe(config: ConfigDict, splits: Splits) -> DataRecord:
     return DataRecord(*located(config), list(train.class_names), list(train.image_shape), files)
 
 
-def read(workdir: Path) -> DataRecord | None:
+def read(workdir: str | os.PathLike) -> DataRecord | None:
     """Read the record of a run folder; None where the run was begun without one.
 
     Raises:
       UserError: it cannot be read.
     """
-    path = workdir / FILE
+    path = Path(workdir) / FILE
     try:
         return DataRecord(**json.loads(path.read_text()))
     except FileNotFoundError:
@@ -80,7 +81,7 @@ def read(workdir: Path) -> DataRecord | None:
         ) from error
 
 
-def check_classes(workdir: Path, then: DataRecord, now: DataRecord) -> None:
+def check_classes(workdir: str | os.PathLike, then: DataRecord, now: DataRecord) -> None:
     """Refuse data with other classes than the run in a folder has.
 
     Raises:

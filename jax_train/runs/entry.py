@@ -1,6 +1,7 @@
 """How a run enters its folder: a new one, or going on with the one that is there."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,12 @@ class Entry(NamedTuple):
 
 
 def enter(
-    workdir: Path, config: ConfigDict, splits: Splits, *, extend: bool = False, held: bool = False
+    workdir: str | os.PathLike,
+    config: ConfigDict,
+    splits: Splits,
+    *,
+    extend: bool = False,
+    held: bool = False,
 ) -> Entry:
     """Look whether a config may be trained in a folder on these data; nothing is changed.
 
@@ -39,6 +45,7 @@ def enter(
       UserError: the folder holds another run, its data had other classes, or had other files and
         `config.data.on_change` is 'refuse'.
     """
+    workdir = Path(workdir)
     run_folder.check(workdir, config, extend=extend, held=held)
     if not (workdir / "config.json").exists():
         return Entry(None, {}, [])

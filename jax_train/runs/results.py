@@ -38,7 +38,7 @@ def _git_commit() -> str | None:
         return None
 
 
-def summary(results: dict, workdir: Path) -> str:
+def summary(results: dict, workdir: str | os.PathLike) -> str:
     """The results of a run for people, at most 80 columns wide."""
     parameters, seconds, speed = (
         figure(results[key], ",.0f") for key in ("parameters", "seconds", "train_images_per_sec")

@@ -40,7 +40,7 @@ def default_root() -> Path | None:
 
 
 def find_prepared(
-    name: str, root: Path, config: str | None = None, version: str | None = None
+    name: str, root: str | os.PathLike, config: str | None = None, version: str | None = None
 ) -> Path | None:
     """Return the folder of a prepared TFDS data set, in the highest version that matches.
 
@@ -51,7 +51,7 @@ def find_prepared(
       config: the TFDS config; None: the one TFDS recorded as the default, if there is one.
       version: such as '3.0.2' or '3.*.*'; None: any.
     """
-    folder = root / name
+    folder = Path(root) / name
     if config is None:
         with contextlib.suppress(OSError, ValueError, KeyError):
             recorded = json.loads((folder / ".config" / "metadata.json").read_text("utf-8"))
@@ -68,9 +68,9 @@ def find_prepared(
     return max(found)[1] if found else None
 
 
-def read_splits(folder: Path) -> dict[str, tuple[int, ...]]:
+def read_splits(folder: str | os.PathLike) -> dict[str, tuple[int, ...]]:
     """Return the shard sizes of each split from dataset_info.json, after checking its format."""
-    path = folder / "dataset_info.json"
+    path = Path(folder) / "dataset_info.json"
     try:
         info = json.loads(path.read_text("utf-8"))
         stored = info.get("fileFormat") or "tfrecord"
