@@ -36,7 +36,7 @@ def train_one(
 
 def _finished_run(config: ConfigDict, workdir: Path, again: bool, extend: bool) -> dict | None:
     """Check the run folder; return the results of a finished run that is only to be reported."""
-    results = _finished_results(config, workdir, extend)
+    results = _finished_results(config, workdir, extend, again)
     if results and again:
         print(f"the finished run that was in {workdir} is now in {run_folder.set_aside(workdir)}")
         return None
@@ -45,13 +45,17 @@ def _finished_run(config: ConfigDict, workdir: Path, again: bool, extend: bool) 
     return results
 
 
-def _finished_results(config: ConfigDict, workdir: Path, extend: bool) -> dict | None:
-    """Check a run folder; return the results if nothing is left to be trained."""
+def _finished_results(config: ConfigDict, workdir: Path, extend: bool, again: bool) -> dict | None:
+    """Check a run folder; return the results if nothing is left to be trained.
+
+    Those that are to be reported, not trained `again`, have to be of the same data.
+    """
     run_folder.check(workdir, config, extend=extend)
     results = run_folder.results(workdir)
     if not results or config.train.epochs > run_folder.read_config(workdir).train.epochs:
         return None
-    entry.check_finished(workdir, config, load)
+    if not again:
+        entry.check_finished(workdir, config, load)
     return results
 
 
@@ -106,9 +110,10 @@ def _finished(
             f"--workdir {workdir} holds a run of one model, and this config trains "
             f"{len(configs)} to be compared. Choose another --workdir."
         )
-    finished = [
-        name for name, own in configs.items() if _finished_results(own, workdir / name, extend)
-    ]
+    found = {
+        name: _finished_results(own, workdir / name, extend, again) for name, own in configs.items()
+    }
+    finished = [name for name in configs if found[name]]
     if again and len(finished) == len(configs):
         print(f"the runs that were in {workdir} are now in {run_folder.set_aside(workdir)}")
         return []

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from configs import common
 from jax_train.files import json_text
 
-# A run may go on under other values of these: they change no result.
+# Fields, or what they begin with; see `is_free`.
 _FREE = ("compare", "data.data_dir", "data.download", "data.memory_limit", "data.on_change")
 _FREE += ("parallel", "mesh.", "log.", "checkpoint.every_", "train.on_nonfinite")
 # Filled in from the data where they are None.
@@ -53,6 +53,11 @@ def expectation(field: str, place: ConfigDict) -> str:
 def to_json(config: ConfigDict) -> str:
     """The config as indented JSON."""
     return json_text(config.to_dict(), indent=2, default=list)
+
+
+def is_free(field: str) -> bool:
+    """Whether a run may go on under another value of a field: it changes no result."""
+    return field.startswith(_FREE)
 
 
 class Stored(NamedTuple):
@@ -105,11 +110,11 @@ def differences(config: ConfigDict, stored: Stored, ignored: Sequence[str] = ())
     lines = {
         field: f"config.{field}: {value} there, not known to this version"
         for field, value in stored.unknown.items()
-        if not field.startswith(_FREE)
+        if not is_free(field)
     }
     for field, value in flatten(ConfigDict(json.loads(to_json(config)))).items():
         there = stored.fields.get(field)
         filled = field in FROM_DATA and (value is None or field in stored.missing)
-        if value != there and not filled and field not in ignored and not field.startswith(_FREE):
+        if value != there and not filled and field not in ignored and not is_free(field):
             lines[field] = f"config.{field}: {there} there, {value} asked for"
     return lines

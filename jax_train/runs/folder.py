@@ -157,7 +157,7 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     """The config of the run in a folder.
 
     A field that another version did not write has its default, and one that this version does not
-    know is left out; both are told.
+    know is left out; both are told, the former where it may change a result.
 
     Raises:
       UserError: there is no run, its config cannot be read, or a field that follows from the data
@@ -171,8 +171,8 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
             f"{path} lacks {_listed(lost)}, which followed from the data and without which the "
             f"weights cannot be used. {cause} Put the field back from a copy of the file."
         )
-    if stored.missing:
-        values = [f"{field}={stored.fields[field]!r}" for field in stored.missing]
+    if filled := [field for field in stored.missing if not fields.is_free(field)]:
+        values = [f"{field}={stored.fields[field]!r}" for field in filled]
         note(f"{path} lacks {_listed(values)}: taken as given here. {cause}")
     if stored.unknown:
         values = [f"{field}={value!r}" for field, value in stored.unknown.items()]
