@@ -81,22 +81,23 @@ def read(workdir: str | os.PathLike) -> DataRecord | None:
         ) from error
 
 
-def check_classes(workdir: str | os.PathLike, then: DataRecord, now: DataRecord) -> None:
-    """Refuse data with other classes than the run in a folder has.
+def check_classes(
+    workdir: str | os.PathLike, name: str, then: Sequence[str], now: Sequence[str]
+) -> None:
+    """Refuse data that have other classes now than when the run in a folder began.
 
     Raises:
       UserError: says which are new, which are gone, or that their order is another.
     """
-    old, new = list(then.class_names), list(now.class_names)
-    if old == new:
+    if list(then) == list(now):
         return
-    kinds = {"new": set(new) - set(old), "gone": set(old) - set(new)}
+    kinds = {"new": set(now) - set(then), "gone": set(then) - set(now)}
     told = [f"{kind}: {_names(names)}" for kind, names in kinds.items() if names]
     raise UserError(
-        f"The classes of {shown(now.name)} are not those that the run in {workdir} began with: "
-        f"{'; '.join(told) or 'their order is another'} ({len(old)} then, {len(new)} now). Its "
-        "model would take one for another. Put the classes back as they were, or choose another "
-        "--workdir."
+        f"The classes of {shown(name)} are not those of the run in {workdir}: "
+        f"{'; '.join(told) or 'their order is another'} ({len(then)} then, {len(now)} now). Its "
+        "model would take one for another. Put the classes back as they were, or choose other "
+        "data or, to train, another --workdir."
     )
 
 

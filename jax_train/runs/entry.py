@@ -77,14 +77,14 @@ def check_finished(workdir: Path, config: ConfigDict, load) -> None:
     now = data_record.describe(config, load(config))
     told = "that they are the same is not recorded"
     if then:
-        data_record.check_classes(workdir, then, now)
+        data_record.check_classes(workdir, now.name, then.class_names, now.class_names)
         told = data_record.changes(then, now)
     if told:
         raise _refusal(workdir, now, told, "Choose another --workdir.")
 
 
 def _changes(workdir: Path, then: DataRecord, now: DataRecord, accepted: bool) -> list[str]:
-    data_record.check_classes(workdir, then, now)
+    data_record.check_classes(workdir, now.name, then.class_names, now.class_names)
     told = data_record.changes(then, now)
     if not told:
         return []

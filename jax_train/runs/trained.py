@@ -57,20 +57,23 @@ class TrainedRun:
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits."""
-        for known in (self.record and self.record._asdict(), self.results):
-            if known and "class_names" in known:
-                return tuple(known["class_names"])
-        return self.split().class_names
+        return self._known_classes or self.split().class_names
+
+    @property
+    def _known_classes(self) -> tuple[str, ...]:
+        """Class names that the run folder has; none for unfinished runs of older versions."""
+        known = self.record.class_names if self.record else (self.results or {}).get("class_names")
+        return tuple(known or ())
 
     def split(self, name: str | None = None) -> data.Dataset | data.StreamedDataset:
         """A split of the run's data, such as 'test[:100]'; None: its test split.
 
         Raises:
-          UserError: it cannot be read.
+          UserError: it cannot be read, or its classes are not those of the run any more.
         """
         fields = self.config.data
         try:
-            return data.load_split(self.config, fields.test_split if name is None else name)
+            found = data.load_split(self.config, fields.test_split if name is None else name)
         except UserError as error:
             try:
                 open_source(fields.name, fields.data_dir, fields.image_size, download=False)
@@ -80,6 +83,9 @@ class TrainedRun:
                     "folder:PATH, or of a TFDS data set --data_dir FOLDER."
                 ) from error
             raise
+        if then := self._known_classes:
+            data_record.check_classes(self.folder, fields.name, then, found.class_names)
+        return found
 
     @functools.cached_property
     def _logits(self):

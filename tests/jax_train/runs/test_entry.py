@@ -255,6 +255,15 @@ def test_data_named_by_a_relative_path_are_found_from_anywhere(copy, monkeypatch
     assert "test: 3 images" in out
 
 
+@pytest.mark.parametrize("name", ["evaluate", "explain", "report"])
+def test_commands_refuse_data_whose_classes_were_renamed(copy, name, capsys):
+    renamed_class(copy.photos)
+    code, _, err = command(name, copy.finished, "--data", f"folder:{copy.photos}", capsys=capsys)
+    assert code == 2
+    assert "cat" in err
+    assert "zebra" in err
+
+
 # More epochs
 
 
