@@ -17,7 +17,6 @@ from ml_collections import config_flags
 
 from configs import common
 from jax_train.config import flags as config_line
-from jax_train.config.fields import clear_none_tuples
 from jax_train.errors import UserError, run_command
 from jax_train.printing import say
 
@@ -34,6 +33,8 @@ _FINISHED = (
     "again"
 )
 _IF_FINISHED = flags.DEFINE_enum("if_finished", "report", ["report", "again"], _FINISHED)
+_LONGER = "go on with a run of fewer epochs, finished or not, to config.train.epochs"
+_EXTEND = flags.DEFINE_bool("extend", False, _LONGER)
 _SEVERAL = "several processes train one model and JAX finds them: SLURM, Open MPI, cloud TPUs"
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, _SEVERAL)
 _BY_HAND = "several processes, set by hand: HOST:PORT of the first one"
@@ -54,7 +55,6 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag. Did you mean --config {argv[1]} ?")
     config = _CONFIG.value
-    clear_none_tuples(config)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
     from jax_train import checks
@@ -76,7 +76,8 @@ def main(argv: list[str]) -> None:
 
     try:
         train = several.train_and_compare if config.compare else several.train_one
-        text = train(config, workdir, again=_IF_FINISHED.value == "again")
+        again = _IF_FINISHED.value == "again"
+        text = train(config, workdir, again=again, extend=_EXTEND.value)
     except stopping.Stopped as stopped:
         if processes.is_main():
             say(f"{stopped}; the same command goes on from there", error=True)
@@ -98,11 +99,13 @@ def parse_flags(argv: list[str]) -> list[str]:
     """
     given, defaults = argv[1:], common.get_config()
     config_line.check(given, defaults, _DEFAULT.parent)
+    given, nones = config_line.take_nones(given, defaults)
     if not any(argument.lstrip("-").split("=")[0] == "config" for argument in given):
         given = [f"--config={_DEFAULT}", *given]
     try:
         rest = flags.FLAGS([argv[0], *given])
-        list(_CONFIG.value)  # what is wrong with the file shows only when it is first touched
+        # What is wrong with the file shows only when it is first touched.
+        _CONFIG.value.update_from_flattened_dict(dict.fromkeys(nones))
     except flags.UnrecognizedFlagError as error:
         here = flags.FLAGS.find_module_defining_flag("workdir")
         own = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(here)]

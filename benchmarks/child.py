@@ -78,9 +78,9 @@ def _create(job):
 
         return torch_side.Training(config, *data, **job.get("options", {}))
     from benchmarks import jax_side
-    from jax_train.machine.runtime import enable_compilation_cache
+    from jax_train.machine import runtime
 
-    enable_compilation_cache()  # compiled programs are kept between races, as in training
+    runtime.prepare()  # compiled programs are kept between races, as in training
     return jax_side.Training(config, *data)
 
 

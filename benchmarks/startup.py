@@ -17,8 +17,8 @@ FIRST_STEP = """
 import json, sys, time
 begin = time.perf_counter()
 from benchmarks import tasks
-from jax_train.train import enable_compilation_cache
-enable_compilation_cache()
+from jax_train.machine import runtime
+runtime.prepare()
 from benchmarks import jax_side
 config = tasks.config_of(sys.argv[1], **json.loads(sys.argv[2]))
 data = tasks.random_images(config, 10 * config.train.batch_size)

@@ -53,6 +53,8 @@ def get_config() -> ConfigDict:
     # folder: only; millions of pixels decoded at once: larger JPEGs are halved, up to four times as
     # many, other files refused. None: Pillow's limit, 89.
     config.data.max_megapixels = placeholder(float)
+    # Files added, removed or changed since the run began: refuse to go on | accept them.
+    config.data.on_change = "refuse"
     # Splits in tfds syntax: 'train[:45000]', 'train[90%:]', 'train+test', and of folders also
     # 'train[90%:] by class'. '' for no validation. 'auto': the data's own, or a tenth of train.
     config.data.train_split = "train[:90%]"

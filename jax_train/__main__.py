@@ -5,6 +5,7 @@ Each is a module of `jax_train.commands` with `HELP`, `DESCRIPTION`, `add_argume
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -30,6 +31,18 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message.rstrip('.')}. See {self.prog} --help")
 
 
+def _run(args: argparse.Namespace) -> str:
+    """Run a command. What is wrong with data that it was given is told in its own flags."""
+    try:
+        return args.run(args)
+    except UserError as error:
+        text = str(error)
+        if getattr(args, "data", None):
+            for field, flag in (("config.data.name", "data"), ("config.data.data_dir", "data_dir")):
+                text = re.sub(rf"(--)?{re.escape(field)}\b", f"--{flag}", text)
+        raise UserError(text) from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code, see `run_command`."""
     parser = _Parser(prog="python -m jax_train", description="Commands around training.")
@@ -46,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args, unknown = parser.parse_known_args(given)
         if unknown:  # said by the command, whose --help lists what it takes
             parsers.choices[given[0]].error(f"unrecognized arguments: {' '.join(unknown)}")
-        return args.run(args)
+        return _run(args)
 
     return run_command(parse_and_run)
 

@@ -43,10 +43,13 @@ def check(config: ConfigDict) -> None:
     """Check all of a config, whatever does not depend on its data.
 
     Raises:
-      UserError: names a field, its value, what was expected and what to do.
+      UserError: names a field, its value, what was expected and what to do; or JAX was told to use
+        devices that are not there.
     """
     check_fields(config)
     from jax_train.engine import models, parallel  # they import JAX
+    from jax_train.machine import runtime
 
+    runtime.check_devices()
     parallel.check(config)
     models.check(config)

@@ -1,7 +1,7 @@
 """The one exception that commands turn into a paragraph on stderr instead of a traceback."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from jax_train.printing import as_paragraph, prepare_streams, say, settle_streams
 
@@ -45,9 +45,29 @@ def run_command(command: Callable[[], str | None]) -> int:
         settle_streams()
 
 
-def nearest(word: str, known) -> str:
+def close(word: str, known: Iterable[str]) -> str | None:
+    """Return what a word is likely to be a slip of; None where all that is known is far from it.
+
+    Near is a word of which a letter or two differ, or one that is the other's beginning. A wrong
+    suggestion is worse than none.
+    """
+    ratios = {other: _likeness(word.lower(), other.lower()) for other in known}
+    best = max(ratios, key=ratios.get, default=None)
+    return best if best is not None and ratios[best] else None
+
+
+def _likeness(word: str, other: str) -> float:
+    """From 0, for words that are not near each other, to 1."""
+    short, long = sorted((word, other), key=len)
+    ratio = difflib.SequenceMatcher(None, word, other).ratio()
+    if short[:1] != long[:1] or len(short) < 3:
+        return float(short == long)
+    begins = len(short) >= 4 and long.startswith(short)
+    return ratio if begins or ratio >= (0.66 if len(long) <= 4 else 0.8) else 0.0
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
     """Return ' (did you mean …?)' or, when nothing is near, the list of what is known."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    if matches:
-        return f" (did you mean {matches[0]}?)"
+    if match := close(word, known):
+        return f" (did you mean {match}?)"
     return f" (there are: {', '.join(sorted(known))})"

@@ -1,21 +1,83 @@
 """Files that are written whole or not at all, CSV among them, and the user's cache folder."""
 
 import csv
+import functools
 import io
+import json
+import math
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from jax_train.errors import UserError
+from jax_train.printing import note
+
+
+def expand(path: str | os.PathLike) -> Path:
+    """Return a path with `~` replaced by the user's home.
+
+    Raises:
+      UserError: it begins with `~`, and nothing says where that is.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: this user has no home folder that ~ could stand for. Write the path out, or "
+            "set HOME."
+        ) from error
 
 
 def cache_root(cache_dir: str | os.PathLike | None = None) -> Path:
-    """Return the cache folder: `cache_dir`, $JAX_VIT_CNN_CACHE, or the user's cache folder."""
+    """Return the cache folder: `cache_dir`, $JAX_VIT_CNN_CACHE, or the user's cache folder.
+
+    Of a user without one that can be written to it is a temporary folder, which is told once.
+
+    Raises:
+      UserError: there is no place for that folder either.
+    """
     if given := cache_dir or os.environ.get("JAX_VIT_CNN_CACHE"):
-        return Path(given).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "jax-vit-cnn"
+        return expand(given)
+    base = user_folder("XDG_CACHE_HOME", ".cache")
+    return base / "jax-vit-cnn" if base else _temporary_cache()
+
+
+def user_folder(variable: str, name: str) -> Path | None:
+    """Return $VARIABLE or `name` in the user's home; None where nothing can be written there."""
+    try:
+        folder = Path(os.environ.get(variable) or Path.home() / name)
+    except RuntimeError:  # neither HOME nor an entry for this user
+        return None
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return folder if place.is_dir() and os.access(place, os.W_OK | os.X_OK) else None
+
+
+@functools.cache
+def _temporary_cache() -> Path:
+    """Make a folder for caches that is this user's alone, and tell of it."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"jax-vit-cnn-{getattr(os, 'getuid', str)()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_mode & 0o77 or not _is_own(folder):
+            folder = Path(tempfile.mkdtemp(prefix="jax-vit-cnn-"))  # compiled programs are run
+    except OSError as error:
+        raise UserError(
+            f"There is neither a home folder nor a temporary one to keep caches in ({error}). Set "
+            "JAX_VIT_CNN_CACHE to a folder."
+        ) from error
+    note(
+        "there is no home folder that can be written to, so what is cached between runs is kept "
+        f"in {folder}. Set JAX_VIT_CNN_CACHE to a folder that stays."
+    )
+    return folder
+
+
+def _is_own(folder: Path) -> bool:
+    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
 
 
 def check_output(option: str, path: str | os.PathLike | None, overwrite: bool) -> None:
@@ -58,6 +120,23 @@ def write_csv(option: str, path: str | os.PathLike, rows: Sequence[Sequence]) ->
         raise UserError(
             f"{option} {path} cannot be written: {error}. Choose another one."
         ) from error
+
+
+def json_text(value: object, **how) -> str:
+    """A value as JSON that every reader takes: a number that is not finite becomes null.
+
+    `how` are options of `json.dumps`.
+    """
+    return json.dumps(finite(value), allow_nan=False, **how)
+
+
+def finite(value: object) -> object:
+    """A value of JSON's types with None for each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def csv_text(rows: Iterable[Sequence], end: str = "\r\n") -> str:

@@ -7,6 +7,7 @@ to stop, and nothing that a name holds may drive the terminal.
 import codecs
 import contextlib
 import logging
+import math
 import os
 import re
 import shutil
@@ -154,6 +155,13 @@ def listing(names: Sequence[str], width: int) -> str:
     return text
 
 
+def figure(value: float | None, form: str) -> str:
+    """A number in a format such as '7.2%'; where there is none (None, nan, inf) a dash as wide."""
+    if value is not None and math.isfinite(value):
+        return format(value, form)
+    return "–".rjust(int(re.match(r"\d*", form)[0] or 0))
+
+
 def progress_bar(total: int, what: str, show: bool = True):
     """Return a tqdm bar on stderr that shows up after 2 s, and only on a terminal."""
     from tqdm import tqdm
@@ -172,6 +180,11 @@ def as_paragraph(text: str) -> str:
         else:
             lines += textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)
+
+
+def note(text: str) -> None:
+    """Print a note for people on stderr."""
+    say(as_paragraph(f"note: {text}"), error=True)
 
 
 def readable(name: str | Path) -> str:

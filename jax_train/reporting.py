@@ -1,5 +1,6 @@
 """What a run tells of its training while it goes on: rows of metrics.csv, lines, and failures."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -29,9 +30,13 @@ class Reporter:
     """
 
     def __init__(
-        self, program: Program, log: RunLog, workdir: Path, since_eval: list[metrics.TrainSums]
+        self,
+        program: Program,
+        log: RunLog,
+        workdir: str | os.PathLike,
+        since_eval: list[metrics.TrainSums],
     ):
-        self._program, self._workdir = program, workdir
+        self._program, self._workdir = program, Path(workdir)
         self.log, self.since_eval = log, list(since_eval)
         self.clock = Clock(log.seconds)
 

@@ -1,25 +1,29 @@
 """The training loop."""
 
 import contextlib
+import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jax_train import checks, data
 from jax_train.data import Splits
-from jax_train.engine import feed, metrics
+from jax_train.engine import feed, metrics, optim
 from jax_train.engine.program import Program
 from jax_train.engine.recipe import resolve
 from jax_train.engine.state import Progress, TrainState
 from jax_train.errors import UserError
-from jax_train.machine import allocator, processes
-from jax_train.machine.runtime import enable_compilation_cache
+from jax_train.files import finite
+from jax_train.machine import allocator, processes, runtime
 from jax_train.machine.stopping import StopSignals
-from jax_train.printing import WIDTH, as_paragraph, counted, listing, say
+from jax_train.printing import WIDTH, as_paragraph, counted, figure, listing, say
 from jax_train.reporting import Reporter
+from jax_train.runs import data_record, entry
 from jax_train.runs import folder as run_folder
 from jax_train.runs.checkpoint import Checkpoints
 from jax_train.runs.log import RunLog
@@ -27,30 +31,41 @@ from jax_train.runs.results import environment, write_confusion, write_results
 from jax_train.saving import Saver, find_conditions, passes
 
 
-def train(config: ConfigDict, workdir: Path) -> dict:
+def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = False) -> dict:
     """Train a model, or go on with a run that was interrupted.
 
     Args:
       config: of the run; all of it is checked first.
-      workdir: the run folder; it must be empty, missing, or hold a run of the same config.
+      workdir: the run folder; it must be empty, missing, or hold a run of the same config that
+        began with the same data (see `data_record`).
+      extend: also go on with a run of fewer epochs, finished or not. Its newest checkpoint is the
+        start; from there on all is as in a run of this config, whose schedule is worked out for
+        all of its epochs.
 
     Returns:
       What results.json holds.
 
     Raises:
       UserError: the config cannot be trained or does not fit the data, files cannot be read or
-        written, or a step is not finite.
+        written, the data are others than when the run began, or a step is not finite.
       Stopped: SIGTERM or SIGINT came and everything is saved.
     """
     checks.check(config)
-    splits = load(config)
-    program = Program(resolve(config, splits), splits.train)  # refuses before a folder is made
-    return fit(program, splits, workdir)
+    workdir, splits = Path(workdir), load(config)
+    found = _enter(workdir, config, splits, extend)
+    resolved = resolve(config, splits, **found.statistics)
+    program = Program(resolved, splits.train)  # refuses before a folder is made
+    return fit(program, splits, workdir, extend=extend)
+
+
+def _enter(workdir: Path, config, splits, extend: bool, held: bool = False) -> entry.Entry:
+    enter = functools.partial(entry.enter, workdir, config, splits, extend=extend, held=held)
+    return entry.Entry(*processes.on_main(enter))
 
 
 def load(config: ConfigDict) -> Splits:
     """Make this process ready to compute what a config asks for, and read its data."""
-    enable_compilation_cache()
+    runtime.prepare()
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     if jax.process_count() > 1:  # the first process prepares the data, the others find it there
@@ -59,17 +74,27 @@ def load(config: ConfigDict) -> Splits:
 
 
 def fit(
-    program: Program, splits: Splits, workdir: Path, on_epoch: Callable[[Saver], None] | None = None
+    program: Program,
+    splits: Splits,
+    workdir: str | os.PathLike,
+    on_epoch: Callable[[Saver], None] | None = None,
+    *,
+    extend: bool = False,
 ) -> dict:
     """Train from the last checkpoint, or from the start, to the end; write all files.
 
-    Calls `on_epoch` after each epoch; returns and raises what `train` does.
+    Calls `on_epoch` after each epoch; `extend`, what it returns and raises as of `train`.
     """
+    workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
         processes.on_main(lambda: stack.enter_context(run_folder.locked(workdir)))
-        processes.on_main(lambda: run_folder.create(workdir, program.config))
+        found = _enter(workdir, program.config, splits, extend, held=True)
+        record = data_record.describe(program.config, splits)
+        create = functools.partial(run_folder.create, workdir, program.config, record)
+        if found.epochs is None:
+            processes.on_main(create)
         try:
-            return _fit_in_folder(program, splits, workdir, on_epoch)
+            return _fit_in_folder(program, splits, workdir, on_epoch, found, create)
         except OSError as error:
             raise UserError(
                 f"The run folder {workdir} cannot be written: {error}. Make room there; the same "
@@ -77,18 +102,44 @@ def fit(
             ) from error
 
 
-def _fit_in_folder(program: Program, splits: Splits, workdir: Path, on_epoch) -> dict:
+def _fit_in_folder(program: Program, splits: Splits, workdir: Path, on_epoch, found, create):
     with (
         StopSignals() as signals,
         Checkpoints(workdir / "checkpoints", _complain) as checkpoints,
     ):
         saver = Saver(program, checkpoints, signals, find_conditions(program, splits))
         step, progress, since_eval = saver.restore(program.like) or (0, program.start(), [])
-        _announce(program, splits, workdir, step)
+        notes = found.notes
+        if found.epochs not in (None, program.config.train.epochs):
+            notes = [*notes, _extension(program, found.epochs, step)]
+            processes.on_main(lambda: entry.leave_finished(workdir, found.epochs))
+        if found.epochs is not None:  # now that it goes on, under values that may be others
+            processes.on_main(create)
+        _announce(program, splits, workdir, step, notes)
         active = processes.is_main()
         with RunLog(program.config, workdir, step, program.total_steps, active=active) as log:
             run = _Run(program, splits, saver, Reporter(program, log, workdir, since_eval))
             return _finish(run, _loop(run, progress, step, on_epoch), workdir)
+
+
+def _extension(program: Program, before: int, step: int) -> str:
+    """Say what going on to more epochs than `before` means for the schedule and the bits."""
+    config = program.config.copy_and_resolve_references()
+    start = f"going on to {config.train.epochs} epochs instead of {before}"
+    config.train.epochs = before
+    then = optim.schedule_tables(config, program.steps_per_epoch)
+    done = [
+        (one[:step], other[:step])
+        for one, other in zip(then, program.schedule, strict=True)
+        if one is not None
+    ]
+    if all(np.array_equal(*pair) for pair in done):
+        return f"{start}: the schedule up to here is the same, and so are the weights at the end"
+    rate = program.schedule.learning_rate[step]
+    return (
+        f"{start}: the schedule is that of the longer run, from here on (learning rate "
+        f"{rate:.3g}); a run of that length from the start would end with other weights"
+    )
 
 
 @dataclass(frozen=True)
@@ -122,7 +173,7 @@ class _Run:
         return self.program.evaluate(state.reported, split_feed, self.splits.train.num_classes)
 
 
-def _announce(program: Program, splits: Splits, workdir: Path, step: int) -> None:
+def _announce(program: Program, splits: Splits, workdir: Path, step: int, notes) -> None:
     """Print what is trained on what, and where."""
     if not processes.is_main():
         return
@@ -142,7 +193,7 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int) -> Non
     start = f"{counted(len(classes), 'class', 'classes')}: "
     say(start + listing(classes, WIDTH - len(start)))
     say(f"{where}; run folder {workdir}")
-    for note in (*(f"note: {note}" for note in splits.train.notes), *splits.notes()):
+    for note in (*(f"note: {note}" for note in splits.train.notes), *splits.notes(), *notes):
         say(as_paragraph(note))
     if step:
         epoch = f"{step / program.steps_per_epoch:.4g} of {config.train.epochs}"
@@ -197,15 +248,19 @@ def _end_epoch(run: _Run, epoch: int, progress: Progress, step: int, val_feed) -
     progress = run.show(progress, step)
     trained, figures = reporter.of_epoch(), None
     allocator.trim()
-    line = f"epoch {epoch:3d}  train loss {trained['loss']:.4f} top-1 {trained['top1']:6.2%}"
+    line = f"epoch {epoch:3d}  train {_figures(trained)}"
     if val_feed is not None:
         with reporter.clock.paused():
             figures = metrics.eval_figures(run.evaluate(progress.state, val_feed))
-        line += f"   val loss {figures['loss']:.4f} top-1 {figures['top1']:6.2%}"
+        line += f"   val {_figures(figures)}"
         reporter.row("val", step, figures)
     run.save(progress, step, figures)
     reporter.log.line(line)
     return progress
+
+
+def _figures(of: dict[str, float]) -> str:
+    return f"loss {figure(of['loss'], '.4f')} top-1 {figure(of['top1'], '6.2%')}"
 
 
 def _finish(run: _Run, state: TrainState, workdir: Path) -> dict:
@@ -213,42 +268,51 @@ def _finish(run: _Run, state: TrainState, workdir: Path) -> dict:
     program, splits, checkpoints = run.program, run.splits, run.saver.checkpoints
     config, clock = program.config, run.reporter.clock
     checkpoints.wait()
-    which, step = "last", program.total_steps
-    if config.checkpoint.report == "best" and splits.val:
-        which = "best"
-        step, (state, _), _ = checkpoints.restore_best(program.like) or (step, (state, 0), 0)
+    which, step, val = "last", program.total_steps, None
+    best = config.checkpoint.report == "best" and splits.val
+    if found := best and checkpoints.restore_best(program.like):
+        which, (step, (state, _), _) = "best", found
+    if splits.val:
+        val = checkpoints.figures(step) or dict.fromkeys(metrics.FIGURES)
     sums = run.evaluate(state, feed.create(splits.test, program.layout))
     test = metrics.eval_figures(sums)
     run.reporter.row("test", program.total_steps, test)
-    results = {
-        "model": config.model.name,
-        "data": config.data.name,
-        "parameters": program.parameters,
-        "epochs": config.train.epochs,
-        "steps": program.total_steps,
-        "reported_weights": which,
-        "reported_epoch": step // program.steps_per_epoch,
-        "val": checkpoints.figures(step),
-        "test": test,
-        "class_names": list(splits.test.class_names),
-        "images": {name: len(split) for name, split in vars(splits).items() if split},
-        "notes": splits.notes(),
-        "seconds": round(clock.seconds(), 2),
-        "train_images_per_sec": round(clock.mean_speed(), 1),
-    } | environment()
+    results = finite(
+        environment()
+        | {
+            "model": config.model.name,
+            "data": config.data.name,
+            "parameters": program.parameters,
+            "epochs": config.train.epochs,
+            "steps": program.total_steps,
+            "reported_weights": which,
+            "reported_epoch": step // program.steps_per_epoch,
+            "val": val,
+            "test": test,
+            "class_names": list(splits.test.class_names),
+            "images": {name: len(split) for name, split in vars(splits).items() if split},
+            "notes": splits.notes(),
+            "seconds": round(clock.seconds(), 2),
+            "train_images_per_sec": round(clock.mean_speed(), 1),
+        }
+    )
     if processes.is_main():
         write_run(workdir, results, sums.confusion, splits.test.class_names)
     return results
 
 
-def write_run(workdir: Path, results: dict, confusion, class_names: Sequence[str]) -> None:
+def write_run(
+    workdir: str | os.PathLike, results: dict, confusion, class_names: Sequence[str]
+) -> None:
     """Write the files of a finished run; results.json comes last and marks it as finished."""
     from jax_train.drawing.results import (
         draw_curves,
     )  # a second, which the first step need not wait
 
+    workdir = Path(workdir)
     write_confusion(workdir / "confusion.csv", confusion, class_names)
-    title = f"{results['model']} on {results['data']}: test top-1 {results['test']['top1']:.2%}"
+    top1 = figure(results["test"]["top1"], ".2%")
+    title = f"{results['model']} on {results['data']}: test top-1 {top1}"
     draw_curves(workdir / "metrics.csv", workdir / "curves.png", title)
     write_results(workdir / "results.json", results)
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_train import data
 from jax_train.analysis import costs
 from jax_train.analysis.costs import Flops
 from jax_train.analysis.evaluation import Evaluation, evaluate
 from jax_train.config.fields import flatten
 from jax_train.data import Dataset, StreamedDataset
+from jax_train.data.sources.by_name import scheme_of
 from jax_train.errors import UserError
 from jax_train.printing import counted, readable
 from jax_train.runs import trained
@@ -81,11 +81,18 @@ class Group(NamedTuple):
     images: np.ndarray
 
 
-def load(folders: Sequence[str | Path], *, progress: bool = False) -> list[Compared]:
+def load(
+    folders: Sequence[str | Path],
+    data_name: str | None = None,
+    data_dir: str | None = None,
+    *,
+    progress: bool = False,
+) -> list[Compared]:
     """Open finished runs and evaluate each on its test images.
 
     Args:
       folders: at least two different run folders.
+      data_name, data_dir: where their data are now; None: where they were in training.
       progress: show progress bars, where stderr is a terminal.
 
     Raises:
@@ -98,14 +105,18 @@ def load(folders: Sequence[str | Path], *, progress: bool = False) -> list[Compa
     for first, second in combinations(folders, 2):
         if first.resolve() == second.resolve():
             raise UserError(f"{first} and {second} are the same run: name each run once.")
-    runs = [_open(folder) for folder in folders]
-    _check_alike([(run, run.config.data.name) for run in runs], "runs on the same data")
+    runs = [_open(folder, data_name, data_dir) for folder in folders]
+    names = [(run, run.config.data.name) for run in runs]
+    if not all(scheme_of(name).is_path for _, name in names):  # else their files tell
+        _check_alike(names, "runs on the same data")
     classes = [(run, run.class_names) for run in runs]
     _check_alike(classes, "runs with the same classes in the same order")
-    splits = [data.load_split(run.config, run.config.data.test_split) for run in runs]
+    splits = [run.split() for run in runs]
     pairs = list(zip(runs, splits, strict=True))
     held = [(run, (split.ranges, split.image_shape[2])) for run, split in pairs]
     _check_alike(held, "runs with the same config.data.test_split")  # in whatever words
+    files = [(run, [split.contents(base) for base, _, _ in split.ranges]) for run, split in pairs]
+    _check_alike(files, "runs on the same data: the files differ")
     labels = [(run, split.labels.tobytes()) for run, split in pairs if not split.streamed]
     _check_alike(labels, "runs on the same files: these have other labels")
     compared = []
@@ -116,8 +127,8 @@ def load(folders: Sequence[str | Path], *, progress: bool = False) -> list[Compa
     return compared
 
 
-def _open(folder: Path) -> TrainedRun:
-    run = trained.open_run(folder)
+def _open(folder: Path, data_name: str | None, data_dir: str | None) -> TrainedRun:
+    run = trained.open_run(folder, data_name, data_dir)
     if run.results is None:
         raise UserError(
             f"{folder} is not finished, so there are no final figures to compare: run its training "

@@ -18,6 +18,7 @@ from jax_train.data.splits import open_store
 from jax_train.engine import feed, metrics
 from jax_train.errors import UserError
 from jax_train.printing import counted, progress_bar
+from jax_train.runs import data_record
 from jax_train.runs.trained import TrainedRun, image_shape
 
 
@@ -63,8 +64,11 @@ class Evaluation:
     def top1_interval(self) -> tuple[float, float]:
         """95 % confidence interval of the top-1 accuracy, in [0, 1]: Wilson's score interval.
 
-        Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
+        Both are nan where the figures are. Source: Wilson 1927,
+        https://doi.org/10.1080/01621459.1927.10502953.
         """
+        if not math.isfinite(self.figures["top1"]):
+            return math.nan, math.nan
         from scipy.stats import binomtest
 
         test = binomtest(int(np.trace(self.confusion)), len(self.labels))
@@ -144,7 +148,7 @@ def evaluate(
       UserError: the split is unknown, cannot be read, or its images or classes are others.
     """
     if isinstance(split, str):
-        split = load_split(run.config, split)
+        split = run.split(split)
     else:
         _check_shape(run, split)
     _check_classes(run, split)
@@ -226,6 +230,16 @@ def absent_classes(evaluation: Evaluation) -> list[str]:
     absent, count = int((evaluation.by_class["images"] == 0).sum()), len(evaluation.class_names)
     text = f"{absent:,} of {count:,} classes have no image: macro figures are of the others"
     return [text] if absent else []
+
+
+def data_changes(run: TrainedRun, held: Examples) -> list[str]:
+    """A note where the files of a run's own data are not those that it began with."""
+    if run.record is None or held.name != run.config.data.name:
+        return []
+    then = {base: run.record.files[base] for base in held.bases if base in run.record.files}
+    now = run.record._replace(files={base: held.contents(base) for base in then})
+    told = data_record.changes(run.record._replace(files=then), now)
+    return [f"the data are not as they were when the run began: {told}"] if told else []
 
 
 def training_overlap(run: TrainedRun, held: Examples) -> list[str]:

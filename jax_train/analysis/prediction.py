@@ -65,7 +65,7 @@ def predict(
     """
     files, read, unread = [Path(file) for file in files], [], {}
     shape, scorer, size = image_shape(run), Scorer(run, tta), even_batch(len(files), _BATCH)
-    limit = run.config.data.get("max_megapixels")
+    limit = run.config.data.max_megapixels
     classes, probabilities, everything, differences = [], [], [], Counter()
     with progress_bar(len(files), "Predicting", progress) as bar:
         for start in range(0, len(files), size):

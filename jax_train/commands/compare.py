@@ -5,7 +5,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from jax_train.printing import WIDTH, columns, counted, pad, shorten
+from jax_train.commands.options import add_data_place
+from jax_train.printing import WIDTH, columns, counted, figure, pad, shorten
 
 HELP = "compare finished runs on the same data, in a table and on a page"
 DESCRIPTION = (
@@ -19,19 +20,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folders", nargs="+", metavar="RUN", help="run folders, at least two")
     out = "where to write (default: where the first run folder is)"
     parser.add_argument("--out", metavar="FOLDER", help=out)
+    add_data_place(parser)
 
 
 def run(args: argparse.Namespace) -> str:
     """Compare the runs; see `compare`."""
-    return compare(args.run_folders, args.out)
+    return compare(args.run_folders, args.out, args.data, args.data_dir)
 
 
-def compare(folders: Sequence[str | Path], out: str | Path | None = None) -> str:
+def compare(
+    folders: Sequence[str | Path],
+    out: str | Path | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+) -> str:
     """Compare finished runs on the same data and write comparison.html.
 
     Args:
       folders: of the runs.
       out: folder of the page; None: the one the first run folder is in.
+      data, data_dir: where their data are now; None: where they were in training.
 
     Returns:
       A table for people, at most 80 columns wide for two models, and where the page is.
@@ -40,12 +48,12 @@ def compare(folders: Sequence[str | Path], out: str | Path | None = None) -> str
       UserError: the runs cannot be compared, or nothing can be written.
     """
     from jax_train.analysis import comparison
-    from jax_train.machine.runtime import enable_compilation_cache
+    from jax_train.machine import runtime
     from jax_train.pages.comparison import verdicts, write
     from jax_train.pages.page import Page
 
-    enable_compilation_cache()
-    compared = comparison.load(folders, progress=True)
+    runtime.prepare()
+    compared = comparison.load(folders, data, data_dir, progress=True)
     out = Path(folders[0]).parent if out is None else Path(out)
     lines = _table(compared)
     for line in verdicts(compared):
@@ -65,9 +73,11 @@ def _table(compared) -> list[str]:
     ]
     for one in compared:
         low, high = one.evaluation.top1_interval
+        top1 = figure(one.evaluation.figures["top1"], "7.2%")
         lines.append(
-            f"  {pad(shorten(one.name, width), width)} {one.evaluation.figures['top1']:7.2%} "
-            f"{100 * low:6.1f} – {100 * high:5.1f} % {one.run.results['parameters']:11,} "
+            f"  {pad(shorten(one.name, width), width)} {top1} "
+            f"{figure(100 * low, '6.1f')} – {figure(100 * high, '5.1f')} % "
+            f"{one.run.results['parameters']:11,} "
             f"{one.flops.forward / 1e6:7.4g} {one.evaluation.images_per_sec:9,.0f} "
             f"{seconds_per_epoch(one):8.1f}"
         )

@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> str:
         fit the model; nothing is written.
     """
     from jax_models import torch_weights
+    from jax_train.machine import runtime
 
+    runtime.check_devices()
     model_name, source, target = args.model, args.source, args.target
     is_run = (source / "config.json").is_file()
     _asked("--to", torch_weights.files.check_ending, target)

@@ -2,9 +2,14 @@
 
 import argparse
 
-from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
+from jax_train.commands.options import (
+    add_data_place,
+    add_evaluation_options,
+    add_run_folder,
+    open_run,
+)
 from jax_train.files import check_output, write_csv
-from jax_train.printing import WIDTH, as_paragraph, columns, counted, pad, readable, shorten
+from jax_train.printing import WIDTH, as_paragraph, columns, counted, figure, pad, readable, shorten
 
 HELP = "evaluate a trained model on any split, class by class"
 DESCRIPTION = (
@@ -20,9 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_folder(parser)
     add = parser.add_argument
     add("--split", help="such as test or 'train[:1000]' (default: the run's test split)")
-    other = "other data with the same classes, such as folder:PATH; its split 'test' by default"
-    add("--data", metavar="NAME", help=other)
-    add("--data_dir", help="TFDS folder of the data (default: where the run's is)")
+    add_data_place(parser, ", or other data with the same classes, by default their split 'test'")
     add("--csv", metavar="FILE", help="also write the table by class as CSV")
     add_evaluation_options(parser)
 
@@ -33,29 +36,28 @@ def run(args: argparse.Namespace) -> str:
     Raises:
       UserError: an argument is wrong, or the run, the data or the file cannot be used.
     """
-    from jax_train import data
     from jax_train.analysis.evaluation import (
         absent_classes,
+        data_changes,
         evaluate,
         load_other,
         notes,
         training_overlap,
     )
     from jax_train.analysis.scoring import parse_tta
+    from jax_train.runs.trained import holds_data_of
 
     views = parse_tta(args.tta)
     check_output("--csv", args.csv, args.overwrite)
-    run = open_run(args.run_folder)
-    own = "test" if args.data else run.config.data.test_split
-    split = own if args.split is None else args.split
-    if args.data:
-        examples = load_other(run, args.data, args.data_dir, split)
-    else:
-        run.config.data.data_dir = args.data_dir or run.config.data.data_dir
-        examples = data.load_split(run.config, split)
+    place = args.data, args.data_dir
+    own = args.data is None or holds_data_of(args.run_folder, *place)
+    run = open_run(args.run_folder, *(place if own else ()))
+    split = run.config.data.test_split if own else "test"
+    split = split if args.split is None else args.split
+    examples = run.split(split) if own else load_other(run, *place, split)
     evaluation = evaluate(run, examples, views, progress=True)
-    found = [*notes(run, evaluation), *training_overlap(run, examples)]
-    found += [*absent_classes(evaluation), *examples.notes]
+    found = [*notes(run, evaluation), *data_changes(run, examples)]
+    found += [*training_overlap(run, examples), *absent_classes(evaluation), *examples.notes]
     lines = [report(run, evaluation), *(as_paragraph(f"note: {note}") for note in found)]
     if args.csv:
         write_csv("--csv", args.csv, _csv_rows(evaluation))
@@ -76,20 +78,21 @@ def report(run, evaluation) -> str:
     if evaluation.tta:
         count, named = len(scoring.views(run, evaluation.tta)), " and ".join(evaluation.tta)
         lines.append(f"  probabilities averaged over {count} views of each image ({named})")
-    top1 = f"{figures['top1']:7.2%}   95 % interval {low:.2%} to {high:.2%}"
-    lines += ["", f"  top-1              {top1}"]
+    span = f"95 % interval {figure(low, '.2%')} to {figure(high, '.2%')}"
+    lines += ["", f"  top-1              {figure(figures['top1'], '7.2%')}   {span}"]
     if len(evaluation.class_names) > 5:
-        lines.append(f"  top-5              {figures['top5']:7.2%}")
+        lines.append(f"  top-5              {figure(figures['top5'], '7.2%')}")
+    calibration = figure(evaluation.calibration_error, "7.2%")
     lines += [
-        f"  loss               {figures['loss']:7.4f}",
-        f"  calibration error  {evaluation.calibration_error:7.2%}   expected, in 15 bins",
+        f"  loss               {figure(figures['loss'], '7.4f')}",
+        f"  calibration error  {calibration}   expected, in 15 bins",
         f"  images per second  {evaluation.images_per_sec:7,.0f}",
         "",
         "               macro     micro",
     ]
     for label, key in (("precision", "precision"), ("recall", "recall"), ("F1", "f1")):
-        macro, micro = figures[f"{key}_macro"], figures[f"{key}_micro"]
-        lines.append(f"  {label:9} {macro:9.2%} {micro:9.2%}")
+        macro, micro = (figure(figures[f"{key}_{mean}"], "9.2%") for mean in ("macro", "micro"))
+        lines.append(f"  {label:9} {macro} {micro}")
     lines += ["", *_table(evaluation)]
     return "\n".join(shorten(line, WIDTH) for line in lines)
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from jax_train.commands.options import add_run_folder, open_run
+from jax_train.commands.options import add_data_place, add_run_folder, open_run
 from jax_train.errors import UserError
 
 HELP = "draw what a trained model looks at: attention, feature maps, Grad-CAM"
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--index", nargs="+", type=int, default=[], metavar="N", help=index)
     add("--stage", type=int, metavar="N", help="Grad-CAM of this stage only, from 1")
     add("--out", metavar="FOLDER", help="where to write (default: RUN/explain)")
+    add_data_place(parser)
 
 
 def run(args: argparse.Namespace) -> str:
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> str:
             f"{count} images were given; expected at most {_MOST_IMAGES}, because most pictures "
             "are of one image each. Explain them in several calls."
         )
-    run = open_run(args.run_folder)
+    run = open_run(args.run_folder, args.data, args.data_dir)
     check_stage(run.model, run.config.model.name, args.stage)
     chosen = choose_files(run, paths) if paths else choose_examples(run, args.split, args.index)
     out = run.folder / "explain" if args.out is None else Path(args.out)

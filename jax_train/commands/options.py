@@ -8,13 +8,21 @@ def add_run_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", metavar="RUN", help="run folder, such as runs/vit_digits")
 
 
-def open_run(folder: str):
+def add_data_place(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Add --data and --data_dir; `more` is said of --data."""
+    place = f"where the run's data are now, such as folder:PATH{more} (default: where they were)"
+    parser.add_argument("--data", metavar="NAME", help=place)
+    data_dir = "TFDS folder of the data (default: where it was in training)"
+    parser.add_argument("--data_dir", metavar="FOLDER", help=data_dir)
+
+
+def open_run(folder: str, data: str | None = None, data_dir: str | None = None):
     """Open a run, with a cache for what will be compiled; see `trained.open_run`."""
-    from jax_train.machine.runtime import enable_compilation_cache
+    from jax_train.machine import runtime
     from jax_train.runs import trained
 
-    enable_compilation_cache()
-    return trained.open_run(folder)
+    runtime.prepare()
+    return trained.open_run(folder, data, data_dir)
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:

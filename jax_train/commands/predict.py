@@ -3,7 +3,12 @@
 import argparse
 from collections import Counter
 
-from jax_train.commands.options import add_evaluation_options, add_run_folder, open_run
+from jax_train.commands.options import (
+    add_data_place,
+    add_evaluation_options,
+    add_run_folder,
+    open_run,
+)
 from jax_train.errors import Incomplete, UserError
 from jax_train.files import check_output, write_csv
 from jax_train.printing import WIDTH, as_paragraph, columns, counted, pad, readable, shorten
@@ -26,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--csv", metavar="FILE", help="also write the predictions as CSV")
     add("--all", action="store_true", help="write the probabilities of all classes into it")
     add_evaluation_options(parser)
+    add_data_place(parser)
 
 
 def run(args: argparse.Namespace) -> str:
@@ -47,7 +53,7 @@ def run(args: argparse.Namespace) -> str:
     check_output("--csv", args.csv, args.overwrite)
     left_out = Counter()
     files = find_images(args.images, left_out)
-    run = open_run(args.run_folder)
+    run = open_run(args.run_folder, args.data, args.data_dir)
     found = predict(run, files, top=args.top, tta=views, keep_all=args.all, progress=True)
     lines = _table(found)
     notes = *tta_notes(run, views), *_changes(found, run), *filter(None, [told(left_out)])

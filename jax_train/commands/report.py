@@ -2,7 +2,7 @@
 
 import argparse
 
-from jax_train.commands.options import add_run_folder, open_run
+from jax_train.commands.options import add_data_place, add_run_folder, open_run
 
 HELP = "write a page on a run: how it learned, where it looks, where it fails"
 DESCRIPTION = (
@@ -11,7 +11,11 @@ DESCRIPTION = (
     "are also written into RUN/report."
 )
 
-add_arguments = add_run_folder
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the run and its data."""
+    add_run_folder(parser)
+    add_data_place(parser)
 
 
 def run(args: argparse.Namespace) -> str:
@@ -20,12 +24,11 @@ def run(args: argparse.Namespace) -> str:
     Raises:
       UserError: the folder holds no run, its data cannot be read, or nothing can be written.
     """
-    from jax_train import data
     from jax_train.analysis.evaluation import evaluate
     from jax_train.pages import run as page_of_run
     from jax_train.pages.page import Page
 
-    run = open_run(args.run_folder)
-    split = data.load_split(run.config, run.config.data.test_split)
+    run = open_run(args.run_folder, args.data, args.data_dir)
+    split = run.split()
     evaluation = evaluate(run, split, progress=True)
     return page_of_run.write(run, evaluation, split, Page(run.folder / "report.html"))

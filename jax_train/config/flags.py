@@ -4,7 +4,6 @@ The flag parsers say "invalid literal for int()" or "Unknown command line flag" 
 mistake is told with the field, what it takes, and what to type instead.
 """
 
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags.tuple_parser import TupleParser
 
 from jax_train.config.fields import expectation, flatten
-from jax_train.errors import UserError, nearest
+from jax_train.errors import UserError, close, nearest
 
 _PARSERS = {
     int: flags.IntegerParser(),
@@ -53,6 +52,30 @@ def check(arguments: Sequence[str], defaults: ConfigDict, recipes: Path) -> None
                 _check_value(flag, value, joined, place)
 
 
+def take_nones(arguments: Sequence[str], defaults: ConfigDict) -> tuple[list[str], list[str]]:
+    """Take `--config.GROUP.FIELD=None` out of a command line: the parsers of values know no None.
+
+    That is for fields whose default is None. Of several values of a field the last one counts.
+
+    Returns:
+      The arguments that are left, and the fields, such as 'model.depth', that are to be None.
+    """
+    optional = {f"config.{field}" for field, value in flatten(defaults).items() if value is None}
+    left, last, rest = [], {}, list(arguments)
+    while rest and rest[0] != "--":
+        given = [rest.pop(0)]
+        name, equals, value = given[0].lstrip("-").partition("=")
+        if given[0].startswith("-") and name in optional:
+            if not equals and rest:
+                given.append(value := rest.pop(0))
+            last[name] = value
+            if value == "None":
+                continue
+        left += given
+    nones = [name.removeprefix("config.") for name, value in last.items() if value == "None"]
+    return left + rest, nones
+
+
 def _check_file(name: str | None, recipes: Path) -> None:
     """Refuse a config file that is missing: the parser of its fields breaks without a message."""
     if name is None:
@@ -63,8 +86,8 @@ def _check_file(name: str | None, recipes: Path) -> None:
     here = Path.cwd()
     shown = recipes.relative_to(here) if recipes.is_relative_to(here) else recipes
     stems = sorted(path.stem for path in recipes.glob("*.py") if path.stem != "common")
-    near = difflib.get_close_matches(Path(file).stem, stems, n=1, cutoff=0.6)
-    hint = f"Did you mean {shown / near[0]}.py ?\n" if near else ""
+    near = close(Path(file).stem, stems)
+    hint = f"Did you mean {shown / near}.py ?\n" if near else ""
     raise UserError(
         f"--config {name or repr(name)} cannot be read: there is no such file.\n"
         f"{hint}In {shown} there are: {', '.join(f'{stem}.py' for stem in stems)}."
@@ -81,14 +104,14 @@ def unknown_flag(name: str, arguments: Sequence[str], own: Sequence[str], defaul
     """
     value = next((value for flag, value, _ in _flags(arguments) if flag == name), None)
     end = "" if value is None else f"={value}"
-    near = difflib.get_close_matches(name, own, n=1, cutoff=0.75)
+    near = [flag] if (flag := close(name, own)) else []
     word = name.removeprefix("config.").replace("-", "_")
     fields = _fields_called(word, defaults)
     if not fields:
         groups = [key for key in defaults if f"{key}.name" in flatten(defaults)]
         names = [field.rpartition(".")[2] for field in flatten(defaults)] + groups
-        like = difflib.get_close_matches(word.rpartition(".")[2], names, n=1, cutoff=0.65)
-        fields = _fields_called(like[0], defaults) if like else []
+        like = close(word.rpartition(".")[2], names)
+        fields = _fields_called(like, defaults) if like else []
     near = near or [f"config.{field}" for field in fields]
     start = f"{'-' if len(name) == 1 else '--'}{name}{end} is no flag."
     if near:
@@ -144,7 +167,10 @@ def _find(flag: str, defaults: ConfigDict) -> tuple[ConfigDict, str]:
 
 
 def _check_value(flag: str, value: str | None, joined: bool, place: ConfigDict) -> None:
-    kind = place.get_type(flag.rpartition(".")[2])
+    key = flag.rpartition(".")[2]
+    kind = place.get_type(key)
+    if value == "None" and place[key] is None:
+        return
     if kind is bool and not joined:
         if value is not None and not value.startswith("-"):
             raise UserError(f"--{flag} {value}: a switch needs '=', as in --{flag}={value}.")

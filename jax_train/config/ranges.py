@@ -4,7 +4,6 @@ A room keeps a table beside the code that it guards: CHECKS = {"optim.learning_r
 an entry for each field. `jax_train.checks` puts the tables together.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from jax_train.config.fields import flatten
-from jax_train.errors import UserError, nearest
+from jax_train.errors import UserError, close, nearest
 
 
 class Check(NamedTuple):
@@ -108,8 +107,8 @@ def optional(check: Check) -> Check:
 def check_value(field: str, value: object, check: Check) -> None:
     """Raise a UserError that names the field unless its value fits the check."""
     if not check.holds(value):
-        near = difflib.get_close_matches(str(value), check.names, n=1, cutoff=0.5)
-        cure = f"Did you mean {near[0]}?" if near else check.cure
+        near = close(str(value), check.names)
+        cure = f"Did you mean {near}?" if near else check.cure
         raise refusal(field, value, check.expected, cure)
 
 

@@ -26,6 +26,7 @@ CHECKS = {
     "data.memory_limit": ranges.at_least(0, "gigabytes, a number"),
     "data.on_damaged": ranges.one_of(("stop", "skip")),
     "data.max_megapixels": ranges.optional(ranges.above(0)),
+    "data.on_change": ranges.one_of(("refuse", "accept")),
     "data.train_split": _SPLIT,
     "data.val_split": ranges.Check(
         f"{_SPLIT.expected}; '' for none", lambda value: value == "" or is_split(value)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from jax_train.data.contents import Contents
 from jax_train.printing import readable
 
 _BLOCK_BYTES = 4_000_000
@@ -27,6 +28,7 @@ class Examples:
       file: see `Source`.
       views: base split that is a selection -> (the one it is of, indices [n] in that).
       notes: what the user has to know of the data.
+      contents: base split -> the files it consists of; see `Source`.
     """
 
     name: str
@@ -37,11 +39,17 @@ class Examples:
     file: Callable[[str, int], str] | None = None
     views: Mapping[str, tuple[str, np.ndarray]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    contents: Callable[[str], Contents] = lambda base: {}
 
     @property
     def num_classes(self) -> int:
         """Number of classes of the data, also where the split lacks some of them."""
         return len(self.class_names)
+
+    @property
+    def bases(self) -> set[str]:
+        """The data's own splits that the examples are of."""
+        return {self.views.get(base, (base,))[0] for base, _, _ in self.ranges}
 
     def __len__(self) -> int:
         return sum(stop - start for _, start, stop in self.ranges)

@@ -85,7 +85,7 @@ class Store:
         options |= {"image_size": image_size, "cache_dir": cache_dir}
         self.source = open_source(name, data_dir, **options)
         self._image_size, self._cache_dir = image_size, cache_dir
-        self._open = cache(self._open_base)
+        self._open, self._contents = cache(self._open_base), cache(self.source.contents)
         self._whole = cache(lambda base: self._decoded(base, 0, self._size(base), ""))
 
     def load(self, split: str) -> Dataset | StreamedDataset:
@@ -138,7 +138,9 @@ class Store:
         source = self.source
         known = {"name": source.name, "source": source.identity, "split": split}
         known |= {"file": source.file, "views": source.views, "notes": source.notes}
-        return known | {"ranges": ranges, "class_names": class_names}
+        known |= {"ranges": ranges, "class_names": class_names}
+        whole = {view: of for view, (of, _) in source.views.items()}
+        return known | {"contents": lambda base: self._contents(whole.get(base, base))}
 
     def image_shape(self, base: str) -> tuple[int, int, int]:
         """Return height, width and channels of the images; from the cache it is quicker."""

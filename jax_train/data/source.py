@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_train.data.contents import Contents
 from jax_train.errors import UserError
 
 REPORTED = 5  # damaged files named in one error
@@ -67,6 +68,7 @@ class Source:
       labels: base split -> int32 [N], where they are known without reading images.
       views: base split -> (another one, indices [N] of its examples in that).
       notes: what the user has to know of the data.
+      contents: base split -> its files, the same wherever they lie and whenever they were written.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Source:
     splits: dict[str, tuple[int, ...]]
     open: Callable[[str], Records]
     fingerprint: str | None
+    contents: Callable[[str], Contents]
     file: Callable[[str, int], str] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from jax_train.errors import UserError
 from jax_train.printing import counted, listing
 
 _NAMES = {"train": "training", "val": "validation", "test": "test"}
+_OPTIONS = ("image_size", "download", "memory_limit", "on_damaged", "max_megapixels")
 _LOOKED_AT = 100  # images of a split, spread over it, whose pixels are looked at
 _LOOKED_AT_BYTES = 30e6
 _NARROW = 32  # of 256 values: less than this span holds nearly all pixels
@@ -104,8 +105,5 @@ def load_splits(config: ConfigDict) -> Splits:
 def open_store(config: ConfigDict, **options) -> Store:
     """Open the data that `config.data` names; `options` are further ones of `open_source`."""
     fields = config.data
-    options |= {name: fields[name] for name in ("image_size", "download", "memory_limit")}
-    # Runs of before these fields were there lack them.
-    later = {"on_damaged": "stop", "max_megapixels": None}
-    options |= {name: fields.get(name, before) for name, before in later.items()}
+    options = {name: fields[name] for name in _OPTIONS} | options
     return Store(fields.name, fields.data_dir, cache_dir=None, **options)

@@ -4,6 +4,7 @@ Pictures are 6 inches wide with text of 9 points or more, so that they can be re
 images are enlarged without smoothing: a pixel of a picture is a pixel, or a value, of the model.
 """
 
+import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,18 +47,18 @@ class Picture:
         """The same picture with a longer name."""
         return replace(self, name=self.name + end)
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: str | os.PathLike) -> Path:
         """Write NAME.png into a folder, which is made if missing; return its path.
 
         Raises:
           UserError: the folder cannot be written.
         """
-        path = folder / f"{self.name}.png"
+        path = Path(folder) / f"{self.name}.png"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_figure(self.figure, path, DPI, {"Description": printable(self.alt)})
         except OSError as error:
-            raise UserError(f"{path} cannot be written: {error}. Choose another --out.") from error
+            raise UserError(f"{path} cannot be written: {error}. Choose another place.") from error
         return path
 
 

@@ -1,5 +1,6 @@
 """Pictures of results: learning curves, confusion matrix, accuracy by class."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,9 +45,9 @@ def curves(histories: dict[str, History]) -> list[Picture]:
     return pictures
 
 
-def draw_curves(metrics: Path, png: Path, title: str) -> None:
+def draw_curves(metrics: str | os.PathLike, png: str | os.PathLike, title: str) -> None:
     """Draw loss and top-1 accuracy of a metrics.csv by epoch, beside each other."""
-    history = read_history(metrics.parent)
+    history = read_history(Path(metrics).parent)
     lines = {_TRAIN: history.even_train, _VAL: history.val, "test (final)": history.test}
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(printable(title), parse_math=False)

@@ -1,11 +1,17 @@
 """Sums that stay on the device, and the figures made of them on the host."""
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+_RATIOS = ("precision", "recall", "f1")
+# Names of the figures of an evaluation.
+FIGURES = ("loss", "top1", "top5")
+FIGURES += tuple(f"{name}_{mean}" for mean in ("macro", "micro") for name in _RATIOS)
 
 
 class TrainSums(NamedTuple):
@@ -108,8 +114,11 @@ def add_up(parts: list[TrainSums]) -> TrainSums:
 
 
 def train_figures(sums: TrainSums) -> dict[str, float]:
-    """Mean loss and top-1 and top-5 accuracy, in [0, 1], of host copies of the sums."""
-    count = max(int(sums.count), 1)
+    """Mean loss and top-1 and top-5 accuracy, in [0, 1], of host copies of the sums.
+
+    All are nan where nothing was counted.
+    """
+    count = int(sums.count) or math.nan
     return {name: float(getattr(sums, name)) / count for name in ("loss", "top1", "top5")}
 
 
@@ -119,13 +128,15 @@ def eval_figures(sums: EvalSums) -> dict[str, float]:
     Returns:
       loss (mean, nats), top1, top5, and precision, recall and F1: `macro` is the mean over the
       classes that have examples, `micro` counts all examples alike. With one label an example the
-      three micro figures equal top1; they are given because recipes report them.
+      three micro figures equal top1; they are given because recipes report them. All are nan where
+      the loss is not finite: what a model predicts by logits that are no numbers is nothing.
     """
     confusion = np.asarray(sums.confusion)
     count, right = confusion.sum(), np.trace(confusion)
     totals = {"loss": sums.loss, "top1": right, "top5": sums.top5}
     figures = {name: float(total) / int(count) for name, total in totals.items()}
-    return figures | classification_figures(confusion)
+    figures |= classification_figures(confusion)
+    return figures if math.isfinite(figures["loss"]) else dict.fromkeys(figures, math.nan)
 
 
 def class_figures(confusion: np.ndarray) -> dict[str, np.ndarray]:

@@ -72,8 +72,11 @@ class Recipe(Model):
     skip_nonfinite: bool = False
 
 
-def resolve(config: ConfigDict, splits: Splits) -> ConfigDict:
+def resolve(config: ConfigDict, splits: Splits, mean=None, std=None) -> ConfigDict:
     """Fill in what follows from the data: sizes of the model, mean and std of the pixels.
+
+    Where the config leaves them to the data, `mean` and `std` are taken, such as those that a run
+    began with; None: they are measured.
 
     Raises:
       UserError: the model's sizes contradict the data's.
@@ -101,10 +104,11 @@ def resolve(config: ConfigDict, splits: Splits) -> ConfigDict:
             if config.data[f"{name}_split"] == AUTO:
                 chosen = getattr(splits, name)
                 config.data[f"{name}_split"] = chosen.split if chosen else ""
-        if config.data.mean is None or config.data.std is None:
-            mean, std = channel_statistics(splits.train)
-            config.data.mean = mean if config.data.mean is None else config.data.mean
-            config.data.std = std if config.data.std is None else config.data.std
+        known = {"mean": config.data.mean or mean, "std": config.data.std or std}
+        if None in known.values():
+            measured = dict(zip(known, channel_statistics(splits.train), strict=True))
+            known = {key: measured[key] if value is None else value for key, value in known.items()}
+        config.data.update({key: tuple(value) for key, value in known.items()})
     return config
 
 

@@ -1,6 +1,7 @@
 """Seconds and images per second of a run."""
 
 import contextlib
+import math
 import time
 
 import jax
@@ -29,13 +30,16 @@ class Clock:
             self._images += images
 
     def images_per_sec(self) -> float:
-        """Of the window that ends now; begins the next one. Call it when the device is idle."""
+        """Of the window that ends now; begins the next one. Call it when the device is idle.
+
+        Without images it is nan.
+        """
         now = time.monotonic()
         elapsed, images = now - self._window, self._images
         self._totals[0] += elapsed
         self._totals[1] += images
         self._window, self._images = now, 0
-        return images / elapsed if images else 0.0
+        return images / elapsed if images else math.nan
 
     @contextlib.contextmanager
     def paused(self):
@@ -46,6 +50,6 @@ class Clock:
             self._window += time.monotonic() - begin
 
     def mean_speed(self) -> float:
-        """Images per second over the whole run."""
+        """Images per second over the whole run; nan where none were counted."""
         elapsed, images = self._totals
-        return images / elapsed if images else 0.0
+        return images / elapsed if images else math.nan

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 
 EXIT_CODE = 75  # "temporary failure" of sysexits.h: run the same command again
 
@@ -19,7 +20,10 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """While its `with` block runs, SIGTERM and SIGINT set `asked`; a second one exits at once."""
+    """While its `with` block runs, SIGTERM and SIGINT set `asked`; a second one exits at once.
+
+    Outside the main thread, where Python lets nobody handle signals, they do as before.
+    """
 
     def __init__(self):
         self.asked = False
@@ -40,7 +44,8 @@ class StopSignals:
             os.write(sys.stderr.fileno(), f"\n{text}\n".encode())
 
     def __enter__(self) -> "StopSignals":
-        for number in _SIGNALS:
+        in_main = threading.current_thread() is threading.main_thread()
+        for number in _SIGNALS if in_main else ():
             self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -12,6 +12,7 @@ from jax_train.engine.feed import even_batch
 from jax_train.pages.facts import data_name, notes, splits
 from jax_train.pages.page import Page, count, interval, metric, percent
 from jax_train.pages.pictures import Chosen, closer_look
+from jax_train.printing import figure
 
 _SHOWN = 8  # images of each group
 
@@ -90,11 +91,11 @@ def _values(one: Compared, batch_sizes: str) -> dict[tuple[str, str], str]:
         ("Test accuracy", "top-1"): percent(found.figures["top1"]),
         ("95 % interval", "Wilson"): interval(found.top1_interval),
         ("Top-5 accuracy", ""): percent(found.figures["top5"]),
-        ("Test loss", "nats"): f"{found.figures['loss']:.4f}",
+        ("Test loss", "nats"): figure(found.figures["loss"], ".4f"),
         ("Calibration error", "expected, in 15 bins"): percent(found.calibration_error),
         ("Final validation accuracy", ""): final,
         ("Best validation accuracy", "its epoch"): best,
-        ("Last training loss", "nats, of the last log points"): f"{last_loss:.4f}",
+        ("Last training loss", "nats, of the last log points"): figure(last_loss, ".4f"),
         ("Weights", "that the figures are of"): f"epoch {trained['reported_epoch']}, {which}",
         ("Parameters", ""): count(trained["parameters"]),
         ("Forward pass", "per image"): metric(one.flops.forward, "FLOP"),

@@ -32,7 +32,7 @@ def notes(run: TrainedRun, evaluation: Evaluation, split) -> list[str]:
 
     The results of a finished run say which of its images serve twice.
     """
-    found = evaluate.notes(run, evaluation)
+    found = evaluate.notes(run, evaluation) + evaluate.data_changes(run, split)
     if run.results is None:
         return found + evaluate.training_overlap(run, split)
     return found + [note.removeprefix("note: ") for note in run.results.get("notes", [])]

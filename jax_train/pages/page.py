@@ -7,6 +7,7 @@ pictures are also written, as PNG files, into a folder beside it that has the pa
 import base64
 import functools
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from jax_train.drawing.canvas import Picture
 from jax_train.errors import UserError
 from jax_train.files import write_atomically
-from jax_train.printing import printable
+from jax_train.printing import figure, printable
 
 _SPACE = "\N{NO-BREAK SPACE}"
 _SMALL = 96  # pixels along the longer side of a thumbnail
@@ -48,8 +49,9 @@ class Page:
       path: of the HTML file; the pictures go into the folder of its name without `.html`.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.folder, self._count = path, path.with_suffix(""), 0
+    def __init__(self, path: str | os.PathLike):
+        self.path, self._count = Path(path), 0
+        self.folder = self.path.with_suffix("")
 
     def picture(self, picture: Picture) -> Image:
         """Save a picture and return it for the page.
@@ -137,7 +139,7 @@ def _shown(value: object) -> object:
 
 def percent(share: float, digits: int = 1) -> str:
     """0.981 -> '98.1 %', which is not broken into two lines."""
-    return f"{100 * share:.{digits}f}{_SPACE}%"
+    return f"{figure(100 * share, f'.{digits}f')}{_SPACE}%"
 
 
 def count(number: float) -> str:
@@ -148,7 +150,7 @@ def count(number: float) -> str:
 def interval(low_high: tuple[float, float]) -> str:
     """(0.967, 0.9812) -> '96.7 to 98.1 %'."""
     low, high = low_high
-    return f"{100 * low:.1f} to {100 * high:.1f}{_SPACE}%"
+    return f"{figure(100 * low, '.1f')} to {figure(100 * high, '.1f')}{_SPACE}%"
 
 
 def metric(number: float, unit: str) -> str:

@@ -1,5 +1,6 @@
 """Which pictures explain a trained run, of which images: `python -m jax_train explain`."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ import numpy as np
 from jax_train.analysis import explain
 from jax_train.analysis.explain import Intermediates
 from jax_train.analysis.scoring import check_finite
-from jax_train.data import load_split
 from jax_train.data.given_images import read_images
 from jax_train.drawing import canvas, cnn, vit
 from jax_train.drawing.canvas import Example, Picture
@@ -42,14 +42,14 @@ class Chosen:
 # Images
 
 
-def choose_files(run: TrainedRun, files: Sequence[Path]) -> Chosen:
+def choose_files(run: TrainedRun, files: Sequence[str | os.PathLike]) -> Chosen:
     """Read image files as the run reads its own.
 
     Raises:
       UserError: a file cannot be read as an image.
     """
-    images = read_images(files, image_shape(run), run.config.data.get("max_megapixels"))
-    return Chosen(tuple(readable(Path(file.name)) for file in files), images, None, images)
+    images = read_images(files, image_shape(run), run.config.data.max_megapixels)
+    return Chosen(tuple(readable(Path(file).name) for file in files), images, None, images)
 
 
 def choose_examples(run: TrainedRun, split: str | None, index: Sequence[int] = ()) -> Chosen:
@@ -59,7 +59,7 @@ def choose_examples(run: TrainedRun, split: str | None, index: Sequence[int] = (
       UserError: the split cannot be read, or has no such image.
     """
     split = split or run.config.data.test_split
-    data = load_split(run.config, split)
+    data = run.split(split)
     for number in index:
         if not 0 <= number < len(data):
             raise UserError(

@@ -8,7 +8,7 @@ from jax_train.drawing import results
 from jax_train.pages import pictures
 from jax_train.pages.facts import data_name, notes, splits
 from jax_train.pages.page import Page, count, fields, interval, percent
-from jax_train.printing import counted
+from jax_train.printing import counted, figure
 from jax_train.runs.history import read_history
 from jax_train.runs.trained import TrainedRun
 
@@ -54,7 +54,7 @@ def facts(run: TrainedRun, evaluation: Evaluation, history) -> list[tuple[str, s
     if len(evaluation.class_names) > 5:
         lines.append(("Top-5 accuracy", percent(figures["top5"])))
     lines += [
-        ("Test loss", f"{figures['loss']:.4f}"),
+        ("Test loss", figure(figures["loss"], ".4f")),
         ("Macro F1", percent(figures["f1_macro"])),
         ("Calibration error", percent(evaluation.calibration_error)),
     ]

@@ -6,7 +6,7 @@ flipped bytes without a word, so every array has a checksum of ours, committed w
 
 import contextlib
 import logging
-import operator
+import math
 import os
 import shutil
 import sys
@@ -14,6 +14,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
@@ -21,14 +22,18 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 from jax_train.engine.state import Progress, leaf_paths
 from jax_train.errors import UserError
 from jax_train.machine import processes
-from jax_train.runs.checksums import _checksums, _crc, _record_is_whole
+from jax_train.runs.checksums import _checksums, _crc, _record_is_whole, read_record
 
 _KEPT = 2  # newest ones: the last may be damaged
-_rank = operator.itemgetter("top1")
 # Old checkpoints are renamed into this folder first, so that a kill leaves none half deleted.
 _DELETED = ".deleted"
 # A failed write is raised, and told once, by `Checkpoints`; these would add tracebacks.
 _NOISY_LOGGERS = ("absl", "asyncio")
+
+
+def _rank(figures: dict[str, float]) -> float:
+    """Order by validation top-1; figures that are no numbers, of older versions, are never best."""
+    return figures["top1"] if math.isfinite(figures["loss"]) else -1.0
 
 
 class Damaged(Exception):
@@ -82,6 +87,12 @@ def _request(like: Progress):
     return ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)
 
 
+def _shapes(like: Progress) -> dict[str, str]:
+    """Shape and dtype of each array by its path, such as {'state.step': 'int32[]'}."""
+    leaves = zip(leaf_paths(like), jax.tree.leaves(like), strict=True)
+    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run, one subfolder per step.
 
@@ -89,13 +100,22 @@ class Checkpoints:
       folder: created when missing; leave the `with` block to finish writing.
       tell: called with a line about each damaged checkpoint.
       read_only: change nothing; a damaged checkpoint is then an error.
+      cure: what to do about that error.
     """
 
-    def __init__(self, folder: Path, tell=lambda line: None, *, read_only: bool = False):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        tell=lambda line: None,
+        *,
+        read_only: bool = False,
+        cure: str = "",
+    ):
         _hush_closed_loops()
         for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self.folder, self._tell, self._read_only = folder.absolute(), tell, read_only
+        self.folder, self._tell, self._cure = Path(folder).absolute(), tell, cure
+        self._read_only = read_only
         best = policy.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             best_fn=_rank,
@@ -126,13 +146,16 @@ class Checkpoints:
           progress: what to save.
           step: its number of steps.
           facts: made of JSON's types, saved beside it.
-          figures: validation figures, None without validation.
+          figures: validation figures; None without validation or where they are no numbers, which
+            is never the best.
 
         Raises:
           UserError: this or an earlier checkpoint could not be written.
         """
+        figures = figures if figures and math.isfinite(figures["loss"]) else None
         sums = np.asarray(_checksums(progress)).tolist()
-        record = {"checksums": sums, "facts": facts, "figures": figures}
+        record = {"checksums": sums, "shapes": _shapes(progress), "facts": facts}
+        record["figures"] = figures
         meta = ocp.args.JsonSave({"record": record, "crc": _crc(record)})
         args = ocp.args.Composite(state=ocp.args.StandardSave(progress), meta=meta)
         self._empty_deleted()
@@ -157,8 +180,16 @@ class Checkpoints:
         return self._first_whole(like, lambda: self._manager.latest_step())
 
     def restore_best(self, like: Progress) -> tuple[int, Progress, dict] | None:
-        """Read the checkpoint with the best validation top-1; of equals the newest."""
-        return self._first_whole(like, lambda: self._manager.best_step())
+        """Read the checkpoint with the best validation top-1; of equals the newest.
+
+        None where no validation gave numbers.
+        """
+
+        def choose():
+            step = self._manager.best_step()
+            return None if step is None or _rank(self.figures(step)) < 0 else step
+
+        return self._first_whole(like, choose)
 
     def _first_whole(self, like, choose):
         while (step := choose()) is not None:
@@ -173,7 +204,7 @@ class Checkpoints:
         if self._read_only:
             raise UserError(
                 f"The checkpoint of step {step} in {self.folder} is damaged ({damaged}). "
-                "The run's training command sets it aside and goes on from an older one."
+                f"{self._cure}".rstrip()
             ) from damaged
         self._tell(
             f"the checkpoint of step {step} is damaged ({damaged}): it is now "
@@ -188,6 +219,7 @@ class Checkpoints:
         place.rename(aside)
 
     def _restore(self, like: Progress, step: int) -> tuple[Progress, dict]:
+        self._check_fits(like, step)
         args = ocp.args.Composite(state=_request(like), meta=ocp.args.JsonRestore())
         try:
             found = self._manager.restore(step, args=args)
@@ -210,6 +242,24 @@ class Checkpoints:
             if a != b:
                 raise Damaged(f"wrong checksum of {name}")
         return progress, facts
+
+    def _check_fits(self, like: Progress, step: int) -> None:
+        """Refuse a whole checkpoint of another model or optimizer: it is not damaged."""
+        try:
+            then = read_record(self.folder / str(step))["shapes"]
+        except (OSError, ValueError, KeyError, TypeError):  # damaged, or of an older version
+            return
+        now = _shapes(like)
+        if like.sums is not None:  # else only a part is asked for
+            now = dict.fromkeys(then) | now
+        other = [path for path, shape in now.items() if then.get(path) != shape]
+        if other:
+            some = "; ".join(f"{path}: {then.get(path)}, not {now[path]}" for path in other[:3])
+            raise UserError(
+                f"The checkpoint of step {step} in {self.folder} is of another model or optimizer "
+                f"than config.json says: {len(other)} arrays differ ({some}). Put config.json back "
+                "as it was, or choose another folder."
+            )
 
     def figures(self, step: int) -> dict[str, float] | None:
         """Validation figures saved with a step."""

@@ -42,13 +42,24 @@ def _crc(record: dict) -> int:
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
+def read_record(step: Path) -> dict:
+    """Read what stands beside the arrays of a checkpoint.
+
+    Raises:
+      OSError, ValueError, KeyError, TypeError: it cannot be read, or was changed.
+    """
+    meta = json.loads((step / "meta" / "metadata").read_text())
+    if meta["crc"] != _crc(meta["record"]):
+        raise ValueError(f"the record of {step} was changed")
+    return meta["record"]
+
+
 def _record_is_whole(step: Path) -> bool:
     """Whether what stands beside the arrays of a checkpoint is what was saved."""
     try:
-        meta = json.loads((step / "meta" / "metadata").read_text())
         figures = step / "metrics" / "metrics"
         figures = json.loads(figures.read_text()) if figures.exists() else None
-        return meta["crc"] == _crc(meta["record"]) and figures == meta["record"]["figures"]
+        return _crc(figures) == _crc(read_record(step)["figures"])  # as text: nan is not nan
     except PermissionError:
         raise
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,6 +1,8 @@
 """metrics.csv read back: how a run learned."""
 
 import csv
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +48,9 @@ class History:
 
     @property
     def last_train_loss(self) -> float:
-        """Mean training loss of the log points in the last epoch, in nats."""
+        """Mean training loss of the log points in the last epoch, in nats; nan without any."""
+        if not len(self.train):
+            return math.nan
         epochs, losses, _ = self.train.T
         begin = np.ceil(epochs[-1] - 1e-6) - 1
         of_last = epochs > begin + 1e-6
@@ -62,20 +66,25 @@ class History:
         return float(row[2]), float(row[0])
 
 
-def read_history(folder: Path) -> History:
+def read_history(folder: str | os.PathLike) -> History:
     """Read how the run in a folder learned, from its metrics.csv."""
-    rows = read_metrics(folder / "metrics.csv")
+    rows = read_metrics(Path(folder) / "metrics.csv")
 
     def of(split):
-        table = [(row["epoch"], row["loss"], row["top1"]) for row in rows if row["split"] == split]
-        return np.array(table, float).reshape(-1, 3)
+        table = [
+            [float(row[column] or "nan") for column in ("epoch", "loss", "top1")]
+            for row in rows
+            if row["split"] == split
+        ]
+        table = np.array(table).reshape(-1, 3)
+        return table[np.isfinite(table).all(axis=1)]  # a row without figures says nothing
 
     return History(of("train"), of("val"), of("test"))
 
 
-def read_metrics(path: Path) -> list[dict[str, str]]:
+def read_metrics(path: str | os.PathLike) -> list[dict[str, str]]:
     """Rows of a metrics.csv; none when there is no file. A torn last line is left out."""
-    if not path.exists():
+    if not Path(path).exists():
         return []
     with open(path, newline="") as file:
         return [row for row in csv.DictReader(file) if None not in row.values()]

@@ -1,6 +1,7 @@
 """What a run leaves behind: metrics.csv, results.json, curves.png; and what it prints."""
 
 import csv
+import math
 import os
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jax_train.files import csv_text, write_atomically
-from jax_train.printing import on_terminal, say
+from jax_train.printing import figure, on_terminal, say
 from jax_train.runs import trackers
 from jax_train.runs.history import COLUMNS, read_metrics
 
@@ -22,7 +23,8 @@ class MetricsFile:
       resume_step: rows after this step are removed; they will be written again.
     """
 
-    def __init__(self, path: Path, resume_step: int):
+    def __init__(self, path: str | os.PathLike, resume_step: int):
+        path = Path(path)
         rows = [row for row in read_metrics(path) if int(row["step"]) <= resume_step]
         rows = [row for row in rows if row["split"] != "test"]
         kept = ([row.get(column, "") for column in COLUMNS] for row in rows)
@@ -32,8 +34,9 @@ class MetricsFile:
         self._writer = csv.DictWriter(self.file, COLUMNS, extrasaction="ignore")
 
     def write(self, **row) -> None:
-        """Append a row; figures are kept to six significant digits."""
-        figures = {k: f"{v:.6g}" for k, v in row.items() if isinstance(v, float)}
+        """Append a row; figures are kept to six significant digits, what is no number is empty."""
+        floats = {k: v for k, v in row.items() if isinstance(v, float)}
+        figures = {k: f"{v:.6g}" if math.isfinite(v) else "" for k, v in floats.items()}
         self._writer.writerow(row | figures)
         self.file.flush()
 
@@ -52,8 +55,15 @@ class RunLog:
     """
 
     def __init__(
-        self, config: ConfigDict, workdir: Path, step: int, total_steps: int, *, active: bool
+        self,
+        config: ConfigDict,
+        workdir: str | os.PathLike,
+        step: int,
+        total_steps: int,
+        *,
+        active: bool,
     ):
+        workdir = Path(workdir)
         self._csv = MetricsFile(workdir / "metrics.csv", step) if active else None
         self.seconds = self._csv.seconds if active else 0.0
         hidden = not (active and config.log.progress and on_terminal())
@@ -67,7 +77,8 @@ class RunLog:
         """Append a row to metrics.csv, and give its figures to the trackers."""
         if self._csv:
             self._csv.write(step=step, split=split, **values)
-        figures = {f"{split}/{k}": v for k, v in values.items() if isinstance(v, float)}
+        numbers = {k: v for k, v in values.items() if isinstance(v, float) and math.isfinite(v)}
+        figures = {f"{split}/{k}": v for k, v in numbers.items()}
         for tracker in self._trackers:
             tracker.log(step, figures)
 
@@ -80,8 +91,8 @@ class RunLog:
 
     def show(self, epoch: float, figures: dict[str, float], images_per_sec: float) -> None:
         """Show the latest training figures."""
-        loss, top1 = figures["loss"], figures["top1"]
-        text = f"loss {loss:.3f}, top-1 {top1:.1%}, {images_per_sec:,.0f} img/s"
+        loss, top1 = figure(figures["loss"], ".3f"), figure(figures["top1"], ".1%")
+        text = f"loss {loss}, top-1 {top1}, {figure(images_per_sec, ',.0f')} img/s"
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
         elif time.monotonic() > self._quiet_until:

@@ -1,14 +1,14 @@
 """results.json and confusion.csv: what a run reached, with what, and its summary for people."""
 
-import json
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from jax_train.files import csv_text, write_atomically
-from jax_train.printing import counted
+from jax_train.files import csv_text, json_text, write_atomically
+from jax_train.printing import counted, figure
 
 
 def versions() -> dict[str, str]:
@@ -38,17 +38,18 @@ def _git_commit() -> str | None:
         return None
 
 
-def summary(results: dict, workdir: Path) -> str:
+def summary(results: dict, workdir: str | os.PathLike) -> str:
     """The results of a run for people, at most 80 columns wide."""
-    test, val = results["test"], results["val"]
+    parameters, seconds, speed = (
+        figure(results[key], ",.0f") for key in ("parameters", "seconds", "train_images_per_sec")
+    )
     lines = [
-        f"{results['model']} on {results['data']}: {results['parameters']:,} parameters",
-        f"  {counted(results['epochs'], 'epoch')} in {results['seconds']:,.0f} s "
-        f"({results['train_images_per_sec']:,.0f} images/s)",
+        f"{results['model']} on {results['data']}: {parameters} parameters",
+        f"  {counted(results['epochs'], 'epoch')} in {seconds} s ({speed} images/s)",
     ]
-    if val:
-        lines.append(_line("validation", val, results, "val"))
-    lines.append(_line("test", test, results, "test"))
+    for name, split in (("validation", "val"), ("test", "test")):
+        if results[split]:
+            lines.append(_line(name, results[split], results, split))
     which = "the best on validation" if results["reported_weights"] == "best" else "the last"
     lines.append(f"  weights: epoch {results['reported_epoch']}, {which}")
     lines += [f"  {note}" for note in results["notes"]]
@@ -56,20 +57,22 @@ def summary(results: dict, workdir: Path) -> str:
     return "\n".join(lines)
 
 
-def _line(name: str, figures: dict[str, float], results: dict, split: str) -> str:
-    shares = [f"top-1 {figures['top1']:7.2%}", f"top-5 {figures['top5']:7.2%}"]
+def _line(name: str, figures: dict[str, float | None], results: dict, split: str) -> str:
+    parts = [f"{top.replace('p', 'p-')} {figure(figures[top], '7.2%')}" for top in ("top1", "top5")]
     if 0 < len(results.get("class_names", ())) <= 5:  # the second would be 100 %
-        shares.pop()
-    images = counted(results["images"][split], "image")
-    return f"  {name + ':':12}" + "   ".join([*shares, f"loss {figures['loss']:.4f}", images])
+        parts.pop()
+    count = results["images"].get(split)
+    images = "– images" if count is None else counted(count, "image")
+    parts += [f"loss {figure(figures['loss'], '.4f')}", images]
+    return f"  {name + ':':12}" + "   ".join(parts)
 
 
-def write_results(path: Path, results: dict) -> None:
+def write_results(path: str | os.PathLike, results: dict) -> None:
     """Write results.json."""
-    write_atomically(path, json.dumps(results, indent=2) + "\n")
+    write_atomically(Path(path), json_text(results, indent=2) + "\n")
 
 
-def write_confusion(path: Path, confusion, class_names: Sequence[str]) -> None:
+def write_confusion(path: str | os.PathLike, confusion, class_names: Sequence[str]) -> None:
     """Write a confusion matrix [true, predicted] as CSV, a row for each true class."""
     rows = ([name, *row] for name, row in zip(class_names, confusion.tolist(), strict=True))
-    write_atomically(path, csv_text([["true / predicted", *class_names], *rows]))
+    write_atomically(Path(path), csv_text([["true / predicted", *class_names], *rows]))

@@ -1,6 +1,7 @@
 """Experiment trackers besides metrics.csv: TensorBoard and Weights & Biases."""
 
 import importlib.util
+import os
 import uuid
 from pathlib import Path
 from typing import Protocol
@@ -101,12 +102,13 @@ def check(config: ConfigDict) -> None:
             raise ranges.refusal(f"log.{field}", config.log[field], expected, cure)
 
 
-def start(config: ConfigDict, workdir: Path, step: int) -> list[Tracker]:
+def start(config: ConfigDict, workdir: str | os.PathLike, step: int) -> list[Tracker]:
     """Start the trackers that `config.log` asks for, of a run that has done `step` steps.
 
     Raises:
       UserError: one cannot be started.
     """
+    workdir = Path(workdir)
     board = [TensorBoard(workdir, step)] if config.log.tensorboard else []
     wandb = [WandB(config.log.wandb, workdir, config)] if config.log.wandb else []
     return board + wandb

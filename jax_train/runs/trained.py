@@ -1,6 +1,7 @@
 """A trained model, read back from a run folder: for evaluating, predicting and explaining."""
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from jax_train import data
+from jax_train.data.sources.by_name import scheme_of
+from jax_train.data.splits import open_store
 from jax_train.engine import feed, steps
 from jax_train.engine import recipe as build
 from jax_train.engine.state import Progress, TrainState
 from jax_train.errors import UserError
+from jax_train.machine import runtime
+from jax_train.runs import data_record
 from jax_train.runs import folder as run_folder
 from jax_train.runs.checkpoint import Checkpoints
-
-_FIRST = "run its training command again, it goes on to the first one."
+from jax_train.runs.data_record import DataRecord
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class TrainedRun:
       params: the reported weights.
       stats: their batch statistics.
       step: of the weights.
+      record: of the data it began with; None of a run begun by an older version.
     """
 
     folder: Path
@@ -43,6 +48,7 @@ class TrainedRun:
     params: Any
     stats: Any
     step: int
+    record: DataRecord | None = None
 
     @functools.cached_property
     def model(self) -> nnx.Module:
@@ -52,9 +58,35 @@ class TrainedRun:
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits."""
-        if self.results and "class_names" in self.results:
-            return tuple(self.results["class_names"])
-        return data.load_split(self.config, self.config.data.test_split).class_names
+        return self._known_classes or self.split().class_names
+
+    @property
+    def _known_classes(self) -> tuple[str, ...]:
+        """Class names that the run folder has; none for unfinished runs of older versions."""
+        known = self.record.class_names if self.record else (self.results or {}).get("class_names")
+        return tuple(known or ())
+
+    def split(self, name: str | None = None) -> data.Dataset | data.StreamedDataset:
+        """A split of the run's data, such as 'test[:100]'; None: its test split.
+
+        Raises:
+          UserError: it cannot be read, or its classes are not those of the run any more.
+        """
+        fields = self.config.data
+        try:
+            found = data.load_split(self.config, fields.test_split if name is None else name)
+        except UserError as error:
+            try:
+                open_store(self.config, download=False)
+            except UserError:
+                raise UserError(
+                    f"{error} If the data of {self.folder} are elsewhere now, say where: --data "
+                    "folder:PATH, or of a TFDS data set --data_dir FOLDER."
+                ) from error
+            raise
+        if then := self._known_classes:
+            data_record.check_classes(self.folder, fields.name, then, found.class_names)
+        return found
 
     @functools.cached_property
     def _logits(self):
@@ -69,14 +101,26 @@ class TrainedRun:
         return np.concatenate(parts)[: len(images)]
 
 
-def open_run(folder: str | Path) -> TrainedRun:
+def open_run(
+    folder: str | os.PathLike, data_name: str | None = None, data_dir: str | None = None
+) -> TrainedRun:
     """Read a run's config and the weights it reports (of an unfinished run: the newest).
 
+    Args:
+      folder: of the run.
+      data_name: where its data are now, as `config.data.name`; None: where they were in training,
+        whatever the working folder is.
+      data_dir: likewise, as `config.data.data_dir`.
+
     Raises:
-      UserError: the folder holds no run, or no checkpoint, or one that cannot be read.
+      UserError: the folder holds no run, or no checkpoint, or one that cannot be read; or
+        JAX was told to use devices that are not there.
     """
+    runtime.check_devices()
     folder = Path(folder)
     config = run_folder.read_config(folder)
+    record = data_record.read(folder)
+    _set_place(config, record, data_name, data_dir)
     results = run_folder.results(folder)
     if config.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
@@ -89,17 +133,56 @@ def open_run(folder: str | Path) -> TrainedRun:
     like = Progress(state, sums=None)
     step, progress = _weights(folder, like, results)
     model = build.describe_model(config)
-    return TrainedRun(folder, config, results, model, *progress.state.reported, step)
+    return TrainedRun(folder, config, results, model, *progress.state.reported, step, record)
+
+
+def _set_place(config: ConfigDict, record: DataRecord | None, name, data_dir) -> None:
+    """Have a run's config say where its data are now."""
+    moved = record and data_record.located(config) != (record.name, record.data_dir)
+    if moved and scheme_of(record.name) is scheme_of(config.data.name):
+        config.data.update(name=record.name, data_dir=record.data_dir)
+    if name is not None:
+        config.data.update(name=name, data_dir=None)
+    if data_dir is not None:
+        config.data.data_dir = data_dir
+
+
+def holds_data_of(folder: str | os.PathLike, name: str, data_dir: str | None) -> bool:
+    """Whether a data set is the one that the run in a folder began with, wherever it lies.
+
+    Raises:
+      UserError: there is no such data set.
+    """
+    record = data_record.read(Path(folder))
+    config = run_folder.read_config(folder)
+    if record is None:
+        place = config.data.name, config.data.data_dir
+        return (name, data_dir or config.data.data_dir) == place
+    config.data.update(name=name, data_dir=data_dir)
+    if not scheme_of(name).resizes:
+        config.data.image_size = None
+    source = open_store(config, download=False).source
+    if not set(record.files) <= set(source.splits):
+        return False
+    now = {base: source.contents(base) for base in record.files}
+    return not data_record.changes(record, record._replace(files=now))
 
 
 def _weights(folder: Path, like: Progress, results: dict | None) -> tuple[int, Progress]:
+    again = "run its training command again"
+    if results:  # of a finished run that only prints the results
+        again = f"delete {folder}/results.json and {again}"
     if not (folder / "checkpoints").is_dir():
-        raise UserError(f"{folder} holds no checkpoint yet: {_FIRST}")
-    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        raise UserError(f"{folder} holds no checkpoint yet: {again}, it goes on to the first one.")
+    cure = f"To set it aside and go on from an older one, {again}."
+    with Checkpoints(folder / "checkpoints", read_only=True, cure=cure) as checkpoints:
         best = bool(results) and results["reported_weights"] == "best"
         found = checkpoints.restore_best(like) if best else checkpoints.restore_newest(like)
     if found is None:
-        raise UserError(f"{folder}/checkpoints holds no complete checkpoint: {_FIRST}")
+        raise UserError(
+            f"{folder}/checkpoints holds no complete checkpoint: {again}, it goes on to the first "
+            "one."
+        )
     return found[:2]
 
 
@@ -112,6 +195,8 @@ def image_shape(run: TrainedRun) -> tuple[int, int, int]:
     Raises:
       UserError: that data is not there any more.
     """
+    if run.record:
+        return tuple(run.record.image_shape)
     config = run.config.copy_and_resolve_references()
     side = config.data.image_size or (0 if config.augment.resize else config.model.img_size)
     if side:

@@ -35,7 +35,7 @@ from jax_models.torch_weights import files as weight_files
 from jax_models.torch_weights import misfit
 from jax_train import checks
 from jax_train.config import ranges
-from jax_train.config.fields import clear_none_tuples, flatten, to_json
+from jax_train.config.fields import flatten, to_json
 from jax_train.data.sources import archives
 from jax_train.data.sources import folder as data_folder
 from jax_train.errors import UserError
@@ -463,7 +463,6 @@ def parse(arguments: list[str]):
     ):
         train_jax.parse_flags(line)
         chosen = holder.value
-    clear_none_tuples(chosen)
     ranges.check_fields(chosen, checks.CHECKS)
     return chosen
 

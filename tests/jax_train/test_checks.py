@@ -136,6 +136,7 @@ BAD = {
     "data.on_damaged": ("refuse", True, None),
     "data.max_megapixels": (0, -1.0, NAN, "90"),
     "data.memory_limit": NUMBERS,
+    "data.on_change": ("ask", None),
     "data.train_split": ("train[", "", "train[:10%]+", "train[:200%]", None),
     "data.val_split": ("train[::2]", 3),
     "data.test_split": ("a b", "", ()),

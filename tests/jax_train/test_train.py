@@ -54,6 +54,7 @@ def test_run_folder_holds_what_the_readme_promises(finished):
     assert {path.name for path in folder.iterdir()} == {
         ".lock",
         "config.json",
+        "data.json",
         "metrics.csv",
         "results.json",
         "checkpoints",

@@ -1,5 +1,6 @@
 """From the name of a data set to its source."""
 
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -10,7 +11,13 @@ from jax_train.data.source import Source
 from jax_train.data.sources.digits import digits_source
 from jax_train.data.sources.folder import folder_source
 from jax_train.data.sources.tfds import tfds_source
+from jax_train.data.sources.tfds_folder import data_root
 from jax_train.errors import UserError
+from jax_train.files import expand
+
+
+def _absolute(path: str | Path) -> str:
+    return os.path.abspath(expand(path))
 
 
 class Scheme(NamedTuple):
@@ -20,11 +27,18 @@ class Scheme(NamedTuple):
       open: (name, **options) -> the source, with the options of `open_source`. Raises UserError.
       resizes: whether it brings images to `image_size`.
       title: name -> that of the data for people, without the path to it.
+      located: (name, data_dir) -> the same, understood in every working folder.
+      is_path: whether the name says where the data lies and not what it is.
     """
 
     open: Callable[..., Source]
     resizes: bool = False
     title: Callable[[str], str] = str
+    located: Callable[[str, str | None], tuple[str, str | None]] = lambda name, data_dir: (
+        name,
+        data_dir,
+    )
+    is_path: bool = False
 
 
 def _path(name: str) -> str:
@@ -37,12 +51,15 @@ _SCHEMES = {  # by how their names are written
         lambda name, *, data_dir, download, progress, **how: folder_source(_path(name), **how),
         resizes=True,
         title=lambda name: Path(_path(name)).name or name,
+        located=lambda name, _: (f"folder:{_absolute(_path(name))}", None),
+        is_path=True,
     ),
 }
 _PREPARED = Scheme(
     lambda name, *, data_dir, download, progress, **_: tfds_source(
         name, data_dir, download=download, progress=progress, others=tuple(_SCHEMES)
-    )
+    ),
+    located=lambda name, data_dir: (name, _absolute(data_root(data_dir))),
 )
 
 

@@ -1,9 +1,11 @@
 """scikit-learn's embedded scans of digits."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 
+from jax_train.data.contents import Contents, contents_of
 from jax_train.data.source import Records, Source
 
 
@@ -16,7 +18,15 @@ def digits_source() -> Source:
     Repository, "Optical Recognition of Handwritten Digits" (test part), CC BY 4.0.
     """
     splits = {"train": (1437,), "test": (360,)}
-    return Source("digits", identity="digits", splits=splits, open=_open_digits, fingerprint=None)
+    facts = {"identity": "digits", "splits": splits, "fingerprint": None}
+    return Source("digits", open=_open_digits, contents=_contents, **facts)
+
+
+def _contents(split: str) -> Contents:
+    import sklearn.datasets
+
+    file = Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
+    return contents_of([(file.name, file, file.stat().st_size)])
 
 
 def _open_digits(split: str) -> Records:

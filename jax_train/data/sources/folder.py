@@ -11,11 +11,12 @@ import numpy as np
 
 from jax_train.data import image_files
 from jax_train.data.cache import Folder, cached_json, fingerprint_of
+from jax_train.data.contents import contents_of
 from jax_train.data.source import DamagedFiles, Records, Source
 from jax_train.data.sources.folder_layout import find_layout, some
 from jax_train.data.sources.folder_scan import Split, scan
 from jax_train.errors import UserError
-from jax_train.files import cache_root, write_atomically
+from jax_train.files import cache_root, expand, write_atomically
 from jax_train.printing import progress_bar
 
 
@@ -59,8 +60,8 @@ def folder_source(
             f"config.data.image_size is {image_size!r}; expected a positive whole number of "
             "pixels, such as --config.data.image_size=64."
         )
-    root = Path(os.path.expanduser(path))  # Path's own raises where it knows no home
-    if not path or not os.path.isdir(root):  # and here on names that are too long
+    root = expand(path)
+    if not path or not os.path.isdir(root):  # Path's own raises on names that are too long
         raise UserError(
             f"config.data.name is 'folder:{path}', but there is no folder {root.absolute()}. "
             "Expected a folder with one folder of images per class."
@@ -80,6 +81,11 @@ def folder_source(
         splits={name: (len(split.files),) for name, split in images.splits.items()},
         open=images.open,
         fingerprint=images.fingerprint(),
+        contents=lambda name: contents_of(
+            (file, root / file, stat.st_size)
+            for root, files in [(images.splits[name].root, images.splits[name].files)]
+            for file, _, stat in files
+        ),
         file=lambda name, i: os.path.relpath(images.splits[name].path(i), root),
         aliases=layout.aliases,
         absent=found.absent,

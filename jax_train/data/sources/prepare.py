@@ -20,8 +20,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from jax_train.data.sources.archives import RECIPES, Contents, Recipe
-from jax_train.data.sources.tfds_folder import data_root, find_prepared, quiet_tfds, read_splits
+from jax_train.data.sources.tfds_folder import (
+    data_root,
+    default_root,
+    find_prepared,
+    quiet_tfds,
+    read_splits,
+)
 from jax_train.errors import UserError
+from jax_train.files import expand
 from jax_train.printing import on_terminal, progress_bar, say
 
 PROBE_SECONDS = 8  # to find out that there is no network; also bounds a name server that hangs
@@ -97,7 +104,7 @@ def missing_message(name: str, root: Path, reason: str) -> str:
     recipe = RECIPES[base]
     one = len(recipe.files) == 1
     command = f"python -m jax_train prepare {base}"
-    if root != data_root():
+    if root != default_root():
         command += f" --data_dir {shlex.quote(str(root))}"
     archive = f"--archive {recipe.files[0] if one else 'FOLDER'}"
     joint = " \\\n      " if len(command) + len(archive) > 76 else " "
@@ -128,7 +135,7 @@ def _plain_reason(error: Exception, url: str) -> str:
 
 def _find_archives(name: str, recipe: Recipe, given: Sequence) -> dict[str, Path]:
     """Return file name -> path on disk of every archive of the recipe."""
-    paths = [Path(path).expanduser() for path in given]
+    paths = [expand(path) for path in given]
     for path in paths:
         if not path.exists():
             raise UserError(f"--archive {path}: there is no such file or folder.")

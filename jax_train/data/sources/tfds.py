@@ -1,7 +1,6 @@
 """Data sets of TFDS, prepared in the array_record format; read without TensorFlow."""
 
 import contextlib
-import difflib
 import fnmatch
 import io
 import os
@@ -13,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from jax_train.data.cache import fingerprint_of
+from jax_train.data.contents import contents_of
 from jax_train.data.image_files import open_image
 from jax_train.data.source import Records, Source
 from jax_train.data.sources import prepare
 from jax_train.data.sources.archives import RECIPES
 from jax_train.data.sources.tfds_folder import data_root, find_prepared, quiet_tfds, read_splits
-from jax_train.errors import UserError
+from jax_train.errors import UserError, close
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -60,6 +60,11 @@ def tfds_source(
         splits=read_splits(folder),
         open=lambda split: _open_tfds(folder, split),
         fingerprint=fingerprint_of(files),
+        contents=lambda split: contents_of(
+            (file, folder / file, stat.st_size)
+            for file, stat in files
+            if f"-{split}.array_record" in file
+        ),
     )
 
 
@@ -179,11 +184,10 @@ def _refusal(name: str, base: str | None, root: Path, others: tuple[str, ...]) -
     prepared = [path.name for path in found if find_prepared(path.name, root)]
     known = dict.fromkeys([*plain, *others, *prepared])
     # Names in use here come first: 'cifar' should suggest cifar10, not a rare relative.
-    near = difflib.get_close_matches(name, [*plain, *prepared], n=1, cutoff=0.6)
-    near = near or difflib.get_close_matches(name, builders, n=1, cutoff=0.75)
+    near = close(name, [*plain, *prepared]) or close(name, builders)
     if os.sep in name or Path(name).is_dir():
-        near = [f"folder:{name}"]
-    hint = f" Did you mean --config.data.name={near[0]} ?" if near else ""
+        near = f"folder:{name}"
+    hint = f" Did you mean --config.data.name={near} ?" if near else ""
     return UserError(
         f"config.data.name is {name!r}, which is no known data set.{hint} Known are: "
         f"{', '.join(known)}, and any TFDS image classification set that is "

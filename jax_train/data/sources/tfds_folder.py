@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from jax_train.errors import UserError
+from jax_train.files import expand
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 # TFDS writes them last, so a folder without them is not complete.
@@ -15,12 +16,31 @@ _DESCRIPTIONS = ("dataset_info.json", "features.json")
 
 
 def data_root(given: str | os.PathLike | None = None) -> Path:
-    """Return TFDS's data folder: as given, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    return Path(given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    """Return TFDS's data folder: as given, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+      UserError: none is given, and the user has no home folder.
+    """
+    if root := expand(given) if given else default_root():
+        return root
+    raise UserError(
+        "TFDS data sets are kept in ~/tensorflow_datasets, and this user has no home folder. Set "
+        "TFDS_DATA_DIR to another folder."
+    )
+
+
+def default_root() -> Path | None:
+    """Return TFDS's data folder where none is given; None without a home folder."""
+    if given := os.environ.get("TFDS_DATA_DIR"):
+        return expand(given)
+    try:
+        return Path.home() / "tensorflow_datasets"
+    except RuntimeError:
+        return None
 
 
 def find_prepared(
-    name: str, root: Path, config: str | None = None, version: str | None = None
+    name: str, root: str | os.PathLike, config: str | None = None, version: str | None = None
 ) -> Path | None:
     """Return the folder of a prepared TFDS data set, in the highest version that matches.
 
@@ -31,7 +51,7 @@ def find_prepared(
       config: the TFDS config; None: the one TFDS recorded as the default, if there is one.
       version: such as '3.0.2' or '3.*.*'; None: any.
     """
-    folder = root / name
+    folder = Path(root) / name
     if config is None:
         with contextlib.suppress(OSError, ValueError, KeyError):
             recorded = json.loads((folder / ".config" / "metadata.json").read_text("utf-8"))
@@ -48,9 +68,9 @@ def find_prepared(
     return max(found)[1] if found else None
 
 
-def read_splits(folder: Path) -> dict[str, tuple[int, ...]]:
+def read_splits(folder: str | os.PathLike) -> dict[str, tuple[int, ...]]:
     """Return the shard sizes of each split from dataset_info.json, after checking its format."""
-    path = folder / "dataset_info.json"
+    path = Path(folder) / "dataset_info.json"
     try:
         info = json.loads(path.read_text("utf-8"))
         stored = info.get("fileFormat") or "tfrecord"

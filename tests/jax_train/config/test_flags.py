@@ -1,11 +1,15 @@
 """Flags of the command line: a mistake is told with what to type instead."""
 
+import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import common
 from jax_train.config import flags as overrides
+from jax_train.config.fields import flatten
 from jax_train.errors import UserError
 
 RECIPES = Path(common.__file__).parent
@@ -38,7 +42,11 @@ def test_unknown_fields_name_the_nearest(flag, message):
         ("--config.train.epochs=3.5", "a whole number"),
         ("--config.train.epochs=", "a whole number"),
         ("--config.train.batch_size=1e3", "a whole number"),
-        ("--config.model.depth=None", "a whole number, for example --config.model.depth=8"),
+        (
+            "--config.model.depth=none",
+            "a whole number, for example --config.model.depth=8, or None",
+        ),
+        ("--config.train.epochs=None", "a whole number, for example --config.train.epochs=20."),
         ("--config.optim.beta1=abc", "a number, for example --config.optim.beta1=0.9"),
         ("--config.model.dropout=low", "a number, for example --config.model.dropout=0.1"),
         ("--config.augment.flip=maybe", "true or false, for example --config.augment.flip=true"),
@@ -107,6 +115,7 @@ def test_what_is_right_passes(tmp_path):
         "--config.model.widths=64",
         "--config.optim.beta1=-1",
         "--config.optim.decay_exclude=bias",
+        "--config.model.depth=None",
         "--config.data.train_split=train[:10%]",
         "--",
         "word",
@@ -129,6 +138,10 @@ def test_what_is_right_passes(tmp_path):
         (["--optimizer=sgd"], "Did you mean --config.optim.name=sgd ?"),
         (["--workdri=x"], "Did you mean --workdir=x ?"),
         (["--output=x"], "There are --config, --workdir, --if_finished, --help and"),
+        (["--resume"], "--resume is no flag. There are --config,"),
+        (["--init=x"], "--init=x is no flag. There are --config,"),
+        (["--pretrained"], "--pretrained is no flag. There are --config,"),
+        (["--checkpoint=x"], "--checkpoint=x is no flag. There are --config,"),
     ],
 )
 def test_an_unknown_flag_names_what_was_meant(arguments, hint):
@@ -136,3 +149,44 @@ def test_an_unknown_flag_names_what_was_meant(arguments, hint):
     text = overrides.unknown_flag(name, arguments, OWN, common.get_config())
     assert text.startswith(f"--{name}")
     assert hint in text
+
+
+OPTIONAL = [field for field, value in flatten(common.get_config()).items() if value is None]
+
+
+@pytest.mark.parametrize("field", OPTIONAL)
+def test_none_is_taken_for_every_field_whose_default_it_is(field, tmp_path):
+    value = {int: "8", float: "0.5", str: "'x'", tuple: "(0.5,)"}
+    group, _, key = field.rpartition(".")
+    kind = common.get_config()[group].get_type(key)
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from configs import common\n\ndef get_config():\n    config = common.get_config()\n"
+        f"    config.{field} = {value[kind]}\n    return config\n"
+    )
+    flag = f"--config.{field}"
+    typed = f"{flag}={value[kind]}"
+    for arguments, is_none in (
+        ([], False),
+        ([f"{flag}=None"], True),
+        ([flag, "None"], True),
+        ([typed, f"{flag}=None", "--config.seed=3"], True),
+        ([f"{flag}=None", "--config.seed=3", typed], False),
+    ):
+        chosen = parse([f"--config={recipe}", *arguments])
+        assert (flatten(chosen)[field] is None) == is_none
+        assert chosen.seed == (3 if "--config.seed=3" in arguments else 0)
+
+
+def parse(arguments):
+    """The config that train_jax.py makes of a command line."""
+    import train_jax
+
+    values, line = flags.FlagValues(), ["train_jax.py", *arguments]
+    holder = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=line)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flags, "FLAGS", values)
+        patch.setattr(train_jax, "_CONFIG", holder)
+        patch.setattr(sys, "argv", line)
+        train_jax.parse_flags(line)
+    return holder.value

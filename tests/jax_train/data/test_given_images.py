@@ -304,7 +304,7 @@ def run_of(**fields):
     config.data.mean, config.data.std = (0.5,), (0.5,)
     config.unlock()
     config.update_from_flattened_dict(fields)
-    return SimpleNamespace(config=config, folder=Path("runs/some"))
+    return SimpleNamespace(config=config, record=None, folder=Path("runs/some"))
 
 
 def test_the_shape_comes_from_the_config_or_the_data(tmp_path):

@@ -57,7 +57,9 @@ def folder_source_of(counts):
 
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
     sizes = {"train": (len(labels),)}
-    return Source("folder:x", "x", sizes, None, None, labels=lambda _: labels.astype(np.int32))
+    return Source(
+        "folder:x", "x", sizes, None, None, None, labels=lambda _: labels.astype(np.int32)
+    )
 
 
 def test_what_a_slice_by_class_shares_with_others_is_counted(pets):
