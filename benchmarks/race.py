@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jax_train.printing import say
+
 # For both sides alike: keep freed memory, ask for huge pages, one arena. Page faults on large
 # temporaries cost virtual machines dearly.
 _TUNABLES = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 10**11, "top_pad": 2**28}
@@ -56,7 +58,7 @@ def race(
             ready[name] = racer
         else:
             racer.wait()
-            print(f"{name} did not start", file=sys.stderr)
+            say(f"{name} did not start", error=True)
     samples = {name: Samples() for name in ready}
     for _ in range(rounds):
         for name, racer in ready.items():

@@ -15,6 +15,7 @@ import jax
 
 from benchmarks import jax_side, tasks
 from jax_train.engine.state import Progress
+from jax_train.printing import say
 from jax_train.runs.checkpoint import Checkpoints
 
 MODELS = ("vit", "simple_cnn")
@@ -55,13 +56,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     saves = f"with a save every {args.every} steps, ms"
-    print(f"| model | state, MB | step, ms | {saves} | more | a save stalls the step, ms |")
-    print("|---|---|---|---|---|---|")
+    say(f"| model | state, MB | step, ms | {saves} | more | a save stalls the step, ms |")
+    say("|---|---|---|---|---|---|")
     for name in MODELS:
         got = measure(name, args.every, args.steps, args.rounds)
         times = f"{got['plain']:.0f} | {got['saving']:.0f}"
         more, call = f"{got['saving'] / got['plain'] - 1:.1%}", f"{got['call']:.0f}"
-        print(f"| `{name}` | {got['megabytes']:.0f} | {times} | {more} | {call} |", flush=True)
+        say(f"| `{name}` | {got['megabytes']:.0f} | {times} | {more} | {call} |")
 
 
 if __name__ == "__main__":

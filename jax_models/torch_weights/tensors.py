@@ -38,8 +38,8 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
     """Copy a PyTorch state dict into a model, in place.
 
     What wrappers add to names, such as `module.` and `_orig_mod.`, is left out with a warning (see
-    `files.without_wrappers`), and so may be `num_batches_tracked` of batch norm, which PyTorch does
-    not ask for either: it is then 0.
+    `files.without_wrappers`). Without a single `num_batches_tracked` of batch norm, which PyTorch
+    does not ask for either, all of them are 0, with a warning.
 
     Args:
       model: a model of this package; also one built by `nnx.eval_shape`, which gets its arrays.
@@ -62,7 +62,9 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
     twice = " is in the state dict and beside it"
     problems = [Problem("twice", name, twice) for name in more & given.keys()]
     given |= more
-    uncounted = [n for n, e in entries.items() if e.leaf == _COUNTER and n not in given]
+    uncounted = [name for name, entry in entries.items() if entry.leaf == _COUNTER]
+    if given.keys() & uncounted:  # some are there: that others are missing is a fault
+        uncounted = []
     given |= {name: np.zeros(entries[name].shape, np.int64) for name in uncounted}
     problems += [Problem("unexpected", name) for name in given if name not in entries]
     arrays = {}
