@@ -155,12 +155,14 @@ def holds_data_of(folder: str | os.PathLike, name: str, data_dir: str | None) ->
     Raises:
       UserError: there is no such data set.
     """
-    record = data_record.read(Path(folder))
-    config = run_folder.read_config(folder).data
+    record, config = data_record.read(folder), run_folder.read_config(folder).data
     if record is None:
         return (name, data_dir or config.data_dir) == (config.name, config.data_dir)
-    size = config.image_size if scheme_of(name).resizes else None
-    source = open_source(name, data_dir, size, download=False)
+    scheme = scheme_of(name)
+    if scheme is not scheme_of(record.name):
+        return False
+    size = config.image_size if scheme.resizes else None
+    source = open_source(name, data_dir, size, config.download)
     if not set(record.files) <= set(source.splits):
         return False
     now = {base: source.contents(base) for base in record.files}
