@@ -136,7 +136,7 @@ def _extension(program: Program, before: int, step: int) -> str:
     ]
     if all(np.array_equal(*pair) for pair in done):
         return f"{start}: the schedule up to here is the same, and so are the weights at the end"
-    rate = program.schedule.learning_rate[step]
+    rate = program.schedule.learning_rate[min(step, program.total_steps - 1)]
     return (
         f"{start}: the schedule is that of the longer run, from here on (learning rate "
         f"{rate:.3g}); a run of that length from the start would end with other weights"
