@@ -135,7 +135,7 @@ def _extension(program: Program, before: int, step: int) -> str:
     ]
     if all(np.array_equal(*pair) for pair in done):
         return f"{start}: the schedule up to here is the same, and so are the weights at the end"
-    rate = program.schedule.learning_rate[step]
+    rate = program.schedule.learning_rate[min(step, program.total_steps - 1)]
     return (
         f"{start}: the schedule is that of the longer run, from here on (learning rate "
         f"{rate:.3g}); a run of that length from the start would end with other weights"
@@ -251,7 +251,7 @@ def _end_epoch(run: _Run, epoch: int, progress: Progress, step: int, val_feed) -
     line = f"epoch {epoch:3d}  train {_figures(trained)}"
     if val_feed is not None:
         with reporter.clock.paused():
-            figures = metrics.eval_figures(run.evaluate(progress.state, val_feed))
+            figures = metrics.reported_figures(run.evaluate(progress.state, val_feed))
         line += f"   val {_figures(figures)}"
         reporter.row("val", step, figures)
     run.save(progress, step, figures)
@@ -275,7 +275,7 @@ def _finish(run: _Run, state: TrainState, workdir: Path) -> dict:
     if splits.val:
         val = checkpoints.figures(step) or dict.fromkeys(metrics.FIGURES)
     sums = run.evaluate(state, feed.create(splits.test, program.layout))
-    test = metrics.eval_figures(sums)
+    test = metrics.reported_figures(sums)
     run.reporter.row("test", program.total_steps, test)
     results = finite(
         environment()

@@ -216,8 +216,9 @@ def config_differences(compared: Sequence[Compared]) -> list[tuple[str, list[str
 
 
 def seconds_per_epoch(compared: Compared) -> float:
-    """All included: compilation, validation, checkpoints."""
-    return compared.run.results["seconds"] / compared.run.results["epochs"]
+    """All included: compilation, validation, checkpoints; nan where it was not recorded."""
+    seconds, epochs = (compared.run.results[key] or math.nan for key in ("seconds", "epochs"))
+    return seconds / epochs
 
 
 def p_text(p_value: float) -> str:

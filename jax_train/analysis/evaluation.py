@@ -57,8 +57,8 @@ class Evaluation:
 
     @property
     def figures(self) -> dict[str, float]:
-        """As `metrics.eval_figures`; what results.json holds under `test`."""
-        return metrics.eval_figures(self.sums)
+        """As `metrics.reported_figures`; what results.json holds under `test`."""
+        return metrics.reported_figures(self.sums)
 
     @property
     def top1_interval(self) -> tuple[float, float]:

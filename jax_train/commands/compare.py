@@ -77,8 +77,8 @@ def _table(compared) -> list[str]:
         lines.append(
             f"  {pad(shorten(one.name, width), width)} {top1} "
             f"{figure(100 * low, '6.1f')} – {figure(100 * high, '5.1f')} % "
-            f"{one.run.results['parameters']:11,} "
+            f"{figure(one.run.results['parameters'], '11,')} "
             f"{one.flops.forward / 1e6:7.4g} {one.evaluation.images_per_sec:9,.0f} "
-            f"{seconds_per_epoch(one):8.1f}"
+            f"{figure(seconds_per_epoch(one), '8.1f')}"
         )
     return lines

@@ -128,14 +128,21 @@ def eval_figures(sums: EvalSums) -> dict[str, float]:
     Returns:
       loss (mean, nats), top1, top5, and precision, recall and F1: `macro` is the mean over the
       classes that have examples, `micro` counts all examples alike. With one label an example the
-      three micro figures equal top1; they are given because recipes report them. All are nan where
-      the loss is not finite: what a model predicts by logits that are no numbers is nothing.
+      three micro figures equal top1; they are given because recipes report them.
     """
     confusion = np.asarray(sums.confusion)
     count, right = confusion.sum(), np.trace(confusion)
     totals = {"loss": sums.loss, "top1": right, "top5": sums.top5}
     figures = {name: float(total) / int(count) for name, total in totals.items()}
-    figures |= classification_figures(confusion)
+    return figures | classification_figures(confusion)
+
+
+def reported_figures(sums: EvalSums) -> dict[str, float]:
+    """As `eval_figures`, but all nan where the loss is not finite.
+
+    Predictions by logits that are no numbers mean nothing, however many happen to be right.
+    """
+    figures = eval_figures(sums)
     return figures if math.isfinite(figures["loss"]) else dict.fromkeys(figures, math.nan)
 
 

@@ -102,8 +102,8 @@ def _values(one: Compared, batch_sizes: str) -> dict[tuple[str, str], str]:
         ("Training step", "per image"): metric(one.flops.train, "FLOP"),
         ("Training speed", "without compilation and validation"): speed,
         ("Inference speed", measured): f"{found.images_per_sec:,.0f} images/s",
-        ("Training time", "all included"): f"{trained['seconds']:,.0f} s",
-        ("Time per epoch", "all included"): f"{seconds_per_epoch(one):,.1f} s",
+        ("Training time", "all included"): f"{count(trained['seconds'])} s",
+        ("Time per epoch", "all included"): f"{figure(seconds_per_epoch(one), ',.1f')} s",
         ("Epochs", ""): str(trained["epochs"]),
         ("Trained on", ""): trained["device"],
     }

@@ -142,9 +142,9 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{figure(100 * share, f'.{digits}f')}{_SPACE}%"
 
 
-def count(number: float) -> str:
+def count(number: float | None) -> str:
     """1234567 -> '1,234,567'."""
-    return f"{number:,.0f}"
+    return figure(number, ",.0f")
 
 
 def interval(low_high: tuple[float, float]) -> str:

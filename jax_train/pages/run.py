@@ -66,7 +66,7 @@ def facts(run: TrainedRun, evaluation: Evaluation, history) -> list[tuple[str, s
         lines += [
             ("Parameters", count(trained["parameters"])),
             ("Epochs", str(trained["epochs"])),
-            ("Time", f"{trained['seconds']:,.0f} s"),
+            ("Time", f"{count(trained['seconds'])} s"),
             ("Training speed", f"{speed:,.0f} images/s" if speed else "–"),
         ]
     return lines

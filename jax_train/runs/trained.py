@@ -153,15 +153,14 @@ def holds_data_of(folder: str | os.PathLike, name: str, data_dir: str | None) ->
     Raises:
       UserError: there is no such data set.
     """
-    record = data_record.read(Path(folder))
-    config = run_folder.read_config(folder)
+    record, config = data_record.read(folder), run_folder.read_config(folder)
     if record is None:
         place = config.data.name, config.data.data_dir
         return (name, data_dir or config.data.data_dir) == place
+    if scheme_of(name) is not scheme_of(record.name):
+        return False
     config.data.update(name=name, data_dir=data_dir)
-    if not scheme_of(name).resizes:
-        config.data.image_size = None
-    source = open_store(config, download=False).source
+    source = open_store(config).source
     if not set(record.files) <= set(source.splits):
         return False
     now = {base: source.contents(base) for base in record.files}

@@ -108,13 +108,13 @@ def test_a_validation_that_is_no_number_is_never_the_best(broken):
 
 def test_a_better_number_stays_the_best_after_it(tmp_path, monkeypatch):
     sums = iter([0.2, math.nan, 0.1])
-    figures = metrics.eval_figures
+    figures = metrics.reported_figures
 
     def planned(found):
         loss = next(sums, 0.3)
         return figures(found._replace(loss=np.float32(loss * np.asarray(found.confusion).sum())))
 
-    monkeypatch.setattr(metrics, "eval_figures", planned)
+    monkeypatch.setattr(metrics, "reported_figures", planned)
     results = train(tiny.config(), tmp_path / "run")
     assert results["reported_weights"] == "best"
     assert results["reported_epoch"] in (1, 3)
@@ -138,5 +138,5 @@ def test_what_is_no_number_is_null_and_a_dash(value):
 def test_figures_of_nothing_are_no_numbers():
     assert all(map(math.isnan, metrics.train_figures(metrics.add_up([])).values()))
     sums = metrics.EvalSums(np.float32("nan"), np.eye(3, dtype=int), 3)
-    assert list(metrics.eval_figures(sums)) == list(metrics.FIGURES)
-    assert all(map(math.isnan, metrics.eval_figures(sums).values()))
+    assert list(metrics.reported_figures(sums)) == list(metrics.FIGURES)
+    assert all(map(math.isnan, metrics.reported_figures(sums).values()))
