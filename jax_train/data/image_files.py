@@ -112,7 +112,7 @@ def image_files(
     Raises:
       UserError: a folder cannot be read.
     """
-    for path in _files(folder, left_out):
+    for path in _files(folder, root, left_out):
         try:
             stat = path.stat()
         except OSError:
@@ -125,10 +125,11 @@ def image_files(
             yield path.relative_to(root).as_posix(), stat
 
 
-def _files(folder: Path, left_out: Counter) -> Iterator[Path]:
+def _files(folder: Path, root: Path, left_out: Counter) -> Iterator[Path]:
     """Yield what is no folder; links to folders are followed last, so that names stay."""
-    place = Path(os.path.realpath(folder))
-    seen = set(map(str, place.parents))  # a link to one of them would never end
+    here, above = (Path(os.path.realpath(place)) for place in (folder, root))
+    # Links to them would never end, or lead to the other classes.
+    seen = set(map(str, (*here.parents, *above.parents, above))) - {str(here)}
     pending, links = [folder], []
     while pending or links:
         where = pending.pop() if pending else links.pop(0)

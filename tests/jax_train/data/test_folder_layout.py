@@ -195,6 +195,8 @@ def test_linked_folders_are_followed_without_loops(tmp_path):
     loaded = _load(tmp_path / "set")
     assert loaded.class_names == ("bird", "cat", "dog")
     assert np.bincount(loaded.labels).tolist() == [5, 6, 3]
+    (tmp_path / "bird" / "back").symlink_to(tmp_path / "set")
+    assert np.bincount(_load(tmp_path / "set").labels).tolist() == [5, 6, 3]
     shutil.rmtree(tmp_path / "bird")
     (tmp_path / "set" / "bird").unlink()
     (tmp_path / "set" / "cat" / "more").unlink()
