@@ -164,7 +164,7 @@ def test_a_run_folder_is_no_data(tmp_path):
 
 @pytest.mark.parametrize("path", ["~nobody of that name/x", "x" * 5000, "a\0b", "\udcff"])
 def test_paths_of_any_form_that_are_no_folder(path):
-    with pytest.raises(UserError, match="there is no folder|no home folder"):
+    with pytest.raises(UserError, match=r"there is no folder|no home folder"):
         _load(path)
 
 
