@@ -109,9 +109,9 @@ def _silence(stream) -> None:
         os.close(null)
 
 
-def counted(number: int, what: str, many: str = "") -> str:
-    """Such as '1 image', '1,293 images' and, with the plural given, '3 classes'."""
-    return f"{number:,} {what if number == 1 else many or f'{what}s'}"
+def counted(number: int | None, what: str, many: str = "") -> str:
+    """Such as '1 image', '1,293 images', '– images' and, with the plural given, '3 classes'."""
+    return f"{figure(number, ',')} {what if number == 1 else many or f'{what}s'}"
 
 
 def columns(text: str) -> int:

@@ -61,8 +61,7 @@ def _line(name: str, figures: dict[str, float | None], results: dict, split: str
     parts = [f"{top.replace('p', 'p-')} {figure(figures[top], '7.2%')}" for top in ("top1", "top5")]
     if 0 < len(results.get("class_names", ())) <= 5:  # the second would be 100 %
         parts.pop()
-    count = results["images"].get(split)
-    images = "– images" if count is None else counted(count, "image")
+    images = counted(results["images"].get(split), "image")
     parts += [f"loss {figure(figures['loss'], '.4f')}", images]
     return f"  {name + ':':12}" + "   ".join(parts)
 

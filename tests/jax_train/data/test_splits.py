@@ -36,8 +36,6 @@ def test_slices_of_old_runs_keep_their_meaning(tmp_path):
     whole = data.load(f"folder:{tmp_path}", "train")
     texts = {"train_split": "train[:80%]", "val_split": "train[80%:90%]"}
     config = config_of(tmp_path, **texts, test_split="train[90%:]")
-    with config.unlocked():  # not there when they began
-        del config.data["on_damaged"], config.data["max_megapixels"]
     splits = data.load_splits(config)
     parts = [split.images for split in vars(splits).values()]
     np.testing.assert_array_equal(np.concatenate(parts), whole.images)

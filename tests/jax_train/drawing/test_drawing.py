@@ -504,7 +504,7 @@ def test_examples_are_of_different_classes(finished):
         (["--stage", "3"], ["--stage 3", "1 to 2"]),
         (["--split", "tset"], ["'tset'", "test"]),
         (["none.png"], ["none.png", "no such file"]),
-        (["--out", "/dev/null/x"], ["/dev/null/x", "--out"]),
+        (["--out", "/dev/null/x"], ["/dev/null/x", "Choose another place"]),
     ],
 )
 def test_a_bad_argument_is_named(arguments, words, finished, capsys):

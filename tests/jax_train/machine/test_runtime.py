@@ -12,7 +12,7 @@ def test_a_newer_jax_is_told_of_once(version, told, monkeypatch, capsys):
     monkeypatch.setattr(jax, "__version_info__", tuple(map(int, version.split("."))))
     runtime.tell_untested.cache_clear()
     for _ in range(2):
-        runtime.enable_compilation_cache()
+        runtime.prepare()
     text = " ".join(capsys.readouterr().err.split())
     assert text.count(f"note: JAX {version} is newer than 0.12, the newest version tested") == told
     assert text.count("pip install 'jax<0.13'") == told
