@@ -28,7 +28,7 @@ def create_model(config: ConfigDict, *, fused_attention: bool = True) -> torch.n
     given = {key: model[key] for key in known if model[key] is not None}
     if config.data.name == "mnist":
         given["in_channels"] = 1
-    return torch_ref.create_model(name, **given)
+    return torch_ref.create_model(jax_models.family(name), **given)
 
 
 def _fused(self, x):

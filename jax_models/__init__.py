@@ -9,6 +9,16 @@
 """
 
 from jax_models import attention_cnn, cnn, cnn_names, vit, vit_names  # noqa: F401 - they register
-from jax_models.registry import can_scan, create_model, list_models, model_keywords, register
+from jax_models.registry import (
+    can_scan,
+    create_model,
+    family,
+    list_families,
+    list_models,
+    model_keywords,
+    register,
+    register_as,
+)
 
-__all__ = ["can_scan", "create_model", "list_models", "model_keywords", "register"]
+__all__ = ["can_scan", "create_model", "family", "list_families", "list_models"]
+__all__ += ["model_keywords", "register", "register_as"]

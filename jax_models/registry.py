@@ -1,13 +1,15 @@
-"""Models by name: a decorator to register one, and the two calls that find them again."""
+"""Models by name: decorators that register them, and the calls that find them again."""
 
 import difflib
 import fnmatch
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from flax import nnx
 
 _MODELS: dict[str, Callable[..., nnx.Module]] = {}
+_FAMILIES: dict[str, str] = {}  # model -> name of the function that builds it
 _NOT_SETTINGS = ("rngs", "remat", "scan_layers")  # how a model begins and runs, not what it is
 
 
@@ -20,10 +22,46 @@ def register(build: Callable[..., nnx.Module]) -> Callable[..., nnx.Module]:
     Raises:
       ValueError: another model has that name.
     """
-    if build.__name__ in _MODELS:
-        raise ValueError(f"A model named {build.__name__!r} is registered already.")
-    _MODELS[build.__name__] = build
-    return build
+    return register_as({build.__name__: {}})(build)
+
+
+def register_as(names: Mapping[str, Mapping[str, object]]) -> Callable[[Callable], Callable]:
+    """Register a function, as `register` does, under several names.
+
+    Args:
+      names: each name and the defaults of keywords that differ from the function's own.
+
+    Raises:
+      ValueError: another model has one of the names.
+    """
+
+    def add(build):
+        for name, settings in names.items():
+            if name in _MODELS:
+                raise ValueError(f"A model named {name!r} is registered already.")
+            _MODELS[name] = functools.partial(build, **settings)
+            _FAMILIES[name] = build.__name__
+        return build
+
+    return add
+
+
+def family(name: str) -> str:
+    """Return the name of the function that builds a model: that of its kind, whatever its size.
+
+    Raises:
+      ValueError: as `model_keywords` does.
+    """
+    _find(name)
+    return _FAMILIES[name]
+
+
+def list_families() -> dict[str, list[str]]:
+    """Return the sorted names of the models of each family."""
+    families = {}
+    for name in sorted(_MODELS):
+        families.setdefault(_FAMILIES[name], []).append(name)
+    return families
 
 
 def list_models(pattern: str = "*") -> list[str]:

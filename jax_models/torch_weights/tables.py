@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from flax import nnx
 
+from jax_models import registry
+
 SOURCE = "source"  # the layout of the checkpoints of a model's source, which is the mirror's
 
 
@@ -30,11 +32,11 @@ class TorchTensor(NamedTuple):
 # A module's path, or a variable's, and what PyTorch calls it. A word in braces stands for any one
 # there is, such as '{i}' for the number of a block; '{n}' is in PyTorch's name one more than '{i}'.
 Table = Mapping[str, str | TorchTensor]
-_TABLES: dict[str, dict[str, Table]] = {}  # layout -> model -> its table
+_TABLES: dict[str, dict[str, Table]] = {}  # layout -> family of models -> its table
 
 
 def register(layout: str, tables: Mapping[str, Table]) -> None:
-    """Make the name tables of some models, by their names, known in a layout."""
+    """Make the name tables of families, by their names, known in a layout."""
     _TABLES.setdefault(layout, {}).update(tables)
 
 
@@ -45,14 +47,15 @@ def finder(model: nnx.Module, layout: str = SOURCE) -> Callable[[str], TorchTens
       ValueError: the model has no table in that layout.
     """
     name = getattr(model, "model_name", None)
-    if name not in _TABLES[layout]:
+    kind = registry.family(name) if name in registry.list_models() else None
+    if kind not in _TABLES[layout]:
         raise ValueError(
             f"No PyTorch names are known of the model {name!r}: build it with "
             "jax_models.create_model, and register a table of them beside it."
         )
     table = [
         (re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\w+)", re.escape(ours))), theirs)
-        for ours, theirs in _TABLES[layout][name].items()
+        for ours, theirs in _TABLES[layout][kind].items()
     ]
 
     def find(path):

@@ -13,8 +13,8 @@ from scipy import stats
 
 import jax_models
 from jax_models import torch_weights
-from tests.jax_models.small import COVERED, SMALL
-from tests.with_torch import torch, torch_ref
+from tests.jax_models.small import COVERED, SMALL, mirror_of
+from tests.with_torch import torch
 
 NUM_DRAWS = 11
 
@@ -34,7 +34,7 @@ def theirs(name):
     draws = []
     for seed in range(NUM_DRAWS):
         torch.manual_seed(seed)
-        draws.append(torch_ref.create_model(name, **SMALL[name].initial).state_dict())
+        draws.append(mirror_of(name, **SMALL[name].initial).state_dict())
     return {tensor: np.stack([draw[tensor].numpy() for draw in draws]) for tensor in draws[0]}
 
 
@@ -46,7 +46,7 @@ def is_constant(values):
 def tensors(name):
     """Names of the mirror's tensors; of those that start constant; uniform bounds by name."""
     with torch.device("meta"):
-        mirror = torch_ref.create_model(name, **SMALL[name].initial)
+        mirror = mirror_of(name, **SMALL[name].initial)
     bounds = {}
     for path, module in mirror.named_modules():
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):

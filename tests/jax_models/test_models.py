@@ -12,8 +12,8 @@ from flax import nnx
 
 import jax_models
 from jax_models import cpu
-from tests.jax_models.small import COVERED, MODELS, SMALL, bits, build, draw_images, shared
-from tests.with_torch import torch, torch_ref
+from tests.jax_models.small import COVERED, SMALL, bits, build, draw_images, mirror_of, shared
+from tests.with_torch import torch
 
 every_model = pytest.mark.parametrize("name", COVERED)
 
@@ -22,8 +22,8 @@ def dropout_rngs(seed=0):
     return nnx.Rngs(dropout=jax.random.key(seed))
 
 
-def test_every_registered_model_has_a_small_setting():
-    assert sorted(SMALL) == MODELS
+def test_every_family_has_a_small_setting():
+    assert {jax_models.family(name) for name in COVERED} == set(jax_models.list_families())
 
 
 @every_model
@@ -54,7 +54,7 @@ def test_evaluation_is_the_default_and_repeats(name):
 def has_two_modes(name):
     """Whether the mirror has a layer that trains otherwise than it evaluates."""
     with torch.device("meta"):
-        mirror = torch_ref.create_model(name, **SMALL[name].settings)
+        mirror = mirror_of(name, **SMALL[name].settings)
     kinds = (torch.nn.Dropout, torch.nn.BatchNorm2d)
     return any(isinstance(module, kinds) for module in mirror.modules())
 
@@ -379,7 +379,7 @@ def count(model):
     return sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", COVERED)
 def test_abstract_model_holds_no_arrays(name):
     leaves = jax.tree.leaves(abstract(name))
     assert leaves
@@ -403,7 +403,7 @@ PUBLISHED_SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", COVERED)
 def test_default_models_have_the_published_size(name):
     assert count(abstract(name)) == PUBLISHED_SIZES[name]
 
@@ -419,7 +419,7 @@ def test_parameters_and_statistics_number_as_in_the_mirror(name, setting):
     settings = {"small": SMALL[name].settings, "initial": SMALL[name].initial}.get(setting, {})
     model = abstract(name, **settings)
     with torch.device("meta"):
-        mirror = torch_ref.create_model(name, **settings)
+        mirror = mirror_of(name, **settings)
     assert count(model) == sum(p.numel() for p in mirror.parameters())
     statistics = jax.tree.leaves(nnx.state(model, nnx.BatchStat))
     assert sum(math.prod(x.shape) for x in statistics) == sum(b.numel() for b in mirror.buffers())

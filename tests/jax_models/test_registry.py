@@ -8,7 +8,7 @@ from flax import nnx
 
 import jax_models
 from jax_models import registry
-from tests.jax_models.small import MODELS
+from tests.jax_models.small import COVERED
 from tests.with_torch import torch_ref
 
 
@@ -16,6 +16,7 @@ from tests.with_torch import torch_ref
 def birds(monkeypatch):
     """A registry of two made-up models, registered out of order."""
     monkeypatch.setattr(registry, "_MODELS", {})
+    monkeypatch.setattr(registry, "_FAMILIES", {})
 
     def wren_small(*, rngs, wing_span: int = 17, colour: str = "brown", remat: bool = False):
         return types.SimpleNamespace(wing_span=wing_span, colour=colour, remat=remat)
@@ -86,20 +87,31 @@ def test_keywords_come_with_their_defaults_and_without_ways_of_running(birds):
     assert jax_models.model_keywords("wren_small") == keywords
 
 
+def test_one_function_makes_models_of_many_names(birds):
+    def gull(*, rngs, remat=False, wing_span=3, colour="white"):
+        return "gull", wing_span, colour
+
+    jax_models.register_as({"gull_small": {}, "gull_big": {"wing_span": 160}})(gull)
+    assert jax_models.list_families()["gull"] == ["gull_big", "gull_small"]
+    assert jax_models.family("gull_big") == "gull"
+    assert jax_models.model_keywords("gull_big") == {"wing_span": 160, "colour": "white"}
+    assert jax_models.model_keywords("gull_small")["wing_span"] == 3
+
+
 def test_random_streams_are_not_optional():
     with pytest.raises(TypeError, match="rngs"):
-        jax_models.create_model(MODELS[0])
+        jax_models.create_model(COVERED[0])
 
 
 def test_both_sides_have_the_same_models():
-    assert torch_ref.list_models() == MODELS
-    assert MODELS
+    assert torch_ref.list_models() == sorted(jax_models.list_families()) != []
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", {jax_models.family(name): name for name in COVERED}.values())
 def test_both_sides_take_the_same_keywords(name):
-    ours = dict(inspect.signature(registry._MODELS[name]).parameters)
-    theirs = dict(inspect.signature(torch_ref.registry._MODELS[name]).parameters)
+    ours = dict(inspect.signature(registry._MODELS[name].func).parameters)
+    theirs = torch_ref.registry._MODELS[jax_models.family(name)]
+    theirs = dict(inspect.signature(theirs).parameters)
     assert ours.pop("rngs").default is inspect.Parameter.empty
     assert ours.pop("remat").default is False
     assert ours.pop("scan_layers", None) is None or jax_models.can_scan(name)

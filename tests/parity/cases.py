@@ -166,13 +166,14 @@ class Pair:
         settings = dict(case)
         batch, image = settings.pop("batch"), settings.pop("image")
         known = jax_models.model_keywords(name)
+        settings = known | settings
         settings |= {key: dropout for key in ("dropout", "head_dropout") if key in known}
         self.has_dropout = "dropout" in settings
         x64 = jax.config.jax_enable_x64
         self.dtype = jnp.float64 if x64 else jnp.float32
         self.random = np.random.default_rng(len(name) + batch)
         torch.manual_seed(len(name) + batch)
-        self.mirror = torch_ref.create_model(name, **settings)
+        self.mirror = torch_ref.create_model(jax_models.family(name), **settings)
         self.mirror.to(torch.float64 if x64 else torch.float32)
         self._randomise()
         # Shapes only: nothing is drawn or compiled before the mirror's weights are there.
@@ -182,7 +183,6 @@ class Pair:
         as_dtype(self.model, self.dtype)
         torch_weights.load(self.model, self.mirror.state_dict())
         mutate(self.model)
-        settings = known | settings
         self.classes = settings["num_classes"]
         self.shape = (batch, *image, settings["in_channels"])
 

@@ -8,7 +8,6 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-import jax_models
 from configs import common
 from jax_models import layers
 from jax_models.vit import VisionTransformer
@@ -283,7 +282,7 @@ def test_positions_and_distances_are_drawn_as_given():
 # Every model
 
 
-@pytest.mark.parametrize("name", jax_models.list_models())
+@pytest.mark.parametrize("name", small.COVERED)
 def test_every_model_is_explained(name, tmp_path):
     run = small_run(name, tmp_path)
     count = 2 if name in ("vit", "attention_cnn") else 1

@@ -18,9 +18,10 @@ from jax_train.engine.program import Program
 from jax_train.engine.state import Data
 from jax_train.train import fit, load
 from tests import tiny
+from tests.jax_models.small import COVERED
 
 PER_EPOCH = 2
-MODELS = jax_models.list_models()
+MODELS = COVERED
 
 
 def step_and_shapes(name, length=PER_EPOCH, **changes):
