@@ -18,9 +18,9 @@ from jax_train.printing import counted
 
 HELP = "convert weights between PyTorch (.pt), .safetensors and .npz"
 DESCRIPTION = (
-    "Load a file of weights, or those of a run, into a model, which proves that all of it fits, "
-    "and write it in the format that the new name ends in: .pt, .pth, .bin, .ckpt or .pth.tar "
-    "(PyTorch), .safetensors or .npz (NumPy). Code in a PyTorch file is never run."
+    "Load a file of weights, or those of a run or a pretrained model, into a model, which proves "
+    "that all of it fits, and write it in the format that the new name ends in: .pt, .pth, .bin, "
+    ".ckpt or .pth.tar (PyTorch), .safetensors or .npz (NumPy). Code in PyTorch files is never run."
 )
 MOST_PROBLEMS = 4  # lines of each kind
 LOOKS_ALIKE = 0.5  # share of common names; two different models share at most 0.14
@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     add, file = parser.add_argument, {"required": True, "type": Path, "metavar": "FILE"}
     add("--model", metavar="NAME", help="name of the model; a run folder says it by itself")
-    source = "weights to read, or a run folder such as runs/vit_digits"
+    source = "weights to read, a run folder such as runs/vit_digits, or a pretrained model: "
+    source += "hf:ORG/NAME, timm/NAME.TAG, a folder of transformers or timm"
     add("--from", **file, dest="source", help=source)
     add("--to", **file, dest="target", help="file to write")
     keyword = "a constructor keyword of the model that is not the default, such as num_classes=10"
@@ -49,18 +50,23 @@ def run(args: argparse.Namespace) -> str:
     """
     from jax_models import torch_weights
     from jax_train.machine import runtime
+    from jax_train.runs import pretrained
 
     runtime.check_devices()
     model_name, source, target = args.model, args.source, args.target
-    is_run = (source / "config.json").is_file()
     _asked("--to", torch_weights.files.check_ending, target)
-    if not is_run:
+    # A file goes by --model and --set, not by what the names of the world's models usually hold.
+    is_pretrained = not source.is_file() and pretrained.is_source(source)
+    is_run = not is_pretrained and (source / "config.json").is_file()
+    if not is_run and not is_pretrained:
         _asked("--from", torch_weights.files.check_source, source)
         if model_name is None:
             says = "is a file of weights: say of which model, such as --model vit."
             raise UserError(f"--from {source} {says}")
     check_output("--to", target, args.overwrite)
-    if is_run:
+    if is_pretrained:
+        model_name, model, notes = _load_pretrained(model_name, source, args.settings)
+    elif is_run:
         model_name, model = _open_run(model_name, source, args.settings)
         notes = []
     else:
@@ -100,6 +106,16 @@ def _open_run(model_name: str | None, folder: Path, settings) -> tuple[str, Any]
             "config.json: leave --model and --set out."
         )
     return run.config.model.name, run.model
+
+
+def _load_pretrained(model_name: str | None, source: Path, settings) -> tuple[str, Any, list[str]]:
+    """The name of a pretrained model, the model, and notes on it."""
+    from jax_train.runs import pretrained
+
+    if model_name is not None or settings:
+        raise UserError(f"--from {source} says its model by itself: leave --model and --set out.")
+    loaded = pretrained.load(source)
+    return loaded.name, loaded.model, list(loaded.notes)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
