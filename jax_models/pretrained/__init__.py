@@ -82,6 +82,8 @@ def load_pretrained(
     path = hub.fetch(source) if hub.is_on_hub(source) else Path(source)
     found, state, notes = _describe(path, source, name, settings)
     found.notes[:0] = notes
+    for old, new in found.renamed.items():
+        state = {key.replace(old, new): value for key, value in state.items()}
     model = _loaded(source, found, state)
     wanted = {"num_classes": num_classes, "img_size": img_size, "in_channels": in_channels}
     model = _changed(model, found, {k: v for k, v in wanted.items() if v is not None}, rngs)

@@ -13,7 +13,7 @@ from jax_models.pretrained.preprocessing import Preprocessing
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 _MOST = 1_000_000  # of anything that a config counts: more is a slip, and would take for ever
-MOST_BLOCKS = 1_000
+_MOST_BLOCKS = 1_000
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Description:
       preprocessing: of the weights.
       class_names: of the classes; None where the source does not say.
       rule: by which the library of the weights resizes positions, a key of `positions.RULES`.
+      renamed: words in the names of the tensors -> what the model of here calls them.
       notes: what a user should know, a sentence each.
     """
 
@@ -34,6 +35,7 @@ class Description:
     preprocessing: Preprocessing | None
     class_names: tuple[str, ...] | None = None
     rule: str = "timm"
+    renamed: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -94,8 +96,8 @@ class Fields:
     def depth(self, name: str, default: int | None = None) -> int:
         """A `count` of blocks, which are built one by one."""
         value = self.count(name, default)
-        if value > MOST_BLOCKS:
-            self.refuse(name, value, f"up to {MOST_BLOCKS:,} blocks")
+        if value > _MOST_BLOCKS:
+            self.refuse(name, value, f"up to {_MOST_BLOCKS:,} blocks")
         return value
 
     def counts(self, name: str, default: list[int] | None = None) -> tuple[int, ...]:
@@ -104,6 +106,13 @@ class Fields:
         if not values or len(values) > 100:
             self.refuse(name, values, "a list of whole numbers, such as one for each stage")
         return tuple(self._checked_count(name, value) for value in values)
+
+    def depths(self, name: str, default: list[int] | None = None) -> tuple[int, ...]:
+        """`counts` of blocks, which are built one by one."""
+        values = self.counts(name, default)
+        if sum(values) > _MOST_BLOCKS:
+            self.refuse(name, list(values), f"up to {_MOST_BLOCKS:,} blocks")
+        return values
 
     def numbers(self, name: str, default: Any = None) -> tuple[float, ...]:
         """A field that is a list of numbers."""

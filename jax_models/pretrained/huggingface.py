@@ -6,7 +6,6 @@ from typing import Any
 from jax_models.pretrained.description import (
     HALF,
     IMAGENET,
-    MOST_BLOCKS,
     Description,
     Fields,
     nearest_name,
@@ -71,24 +70,51 @@ def _num_classes(config: Fields, head: str) -> int:
 
 
 def _vit(config: Fields, head: str) -> Description:
-    return _vision_transformer("vit_*", "vit_base_patch16_224", config, head)
+    config.expect("qkv_bias", True)
+    settings = _transformer(config, head) | {"mlp_dim": config.count("intermediate_size", 3072)}
+    settings["norm_eps"] = config.number("layer_norm_eps", 1e-12)
+    return _described("vit_*_patch*_???", "vit_base_patch16_224", settings, rule="Hugging Face")
 
 
 def _deit(config: Fields, head: str) -> Description:
-    found = _vision_transformer(
-        "deit_*_distilled_*", "deit_base_distilled_patch16_224", config, head
-    )
-    if head == _CLASSIFIER:
-        found.settings["distilled"] = False
+    found = _vit(config, head)
+    if head == _CLASSIFIER:  # its head reads the class token alone: the other is like a register
+        found.settings["registers"] = 1
+        found.renamed = {"distillation_token": "register_tokens"}
+        return found
+    found.settings["distilled"] = True
+    default = "deit_base_distilled_patch16_224"
+    found.name = nearest_name("deit_*_distilled_*", found.settings, default)
     return found
 
 
 def _dinov2(config: Fields, head: str) -> Description:
-    return _vision_transformer("vit_*_dinov2", "vit_base_patch14_dinov2", config, head)
+    config.expect("qkv_bias", True)
+    config.expect("apply_layernorm", True)
+    settings = _transformer(config, head, patch_size=14)
+    settings["norm_eps"] = config.number("layer_norm_eps", 1e-6)
+    settings["layer_scale"] = config.number("layerscale_value", 1.0)
+    settings["swiglu"] = config.flag("use_swiglu_ffn", False)
+    hidden = int(settings["embed_dim"] * config.number("mlp_ratio", 4))
+    gated = (int(hidden * 2 / 3) + 7) // 8 * 8
+    settings["mlp_dim"] = gated if settings["swiglu"] else hidden
+    settings["pool"] = "token_and_avg" if head else "token"
+    if config.text("model_type") == "dinov2":
+        name = "vit_base_patch14_dinov2"
+        return _described("vit_*_patch14_dinov2", name, settings, rule="Hugging Face")
+    settings |= {"registers": config.count("num_register_tokens", 4), "cover_prefix": False}
+    return _described("vit_*_reg4_dinov2", "vit_base_patch14_reg4_dinov2", settings)
 
 
-def _vision_transformer(pattern: str, default: str, config: Fields, head: str) -> Description:
-    raise NotImplementedError
+def _transformer(config: Fields, head: str, patch_size: int = 16) -> dict[str, Any]:
+    config.expect("hidden_act", "gelu")
+    return _common(config, head) | {
+        "img_size": config.count("image_size", 224),
+        "patch_size": config.count("patch_size", patch_size),
+        "embed_dim": config.count("hidden_size", 768),
+        "depth": config.depth("num_hidden_layers", 12),
+        "num_heads": config.count("num_attention_heads", 12),
+    }
 
 
 def _resnet(config: Fields, head: str) -> Description:
@@ -102,7 +128,7 @@ def _resnet(config: Fields, head: str) -> Description:
     widths = outputs if block == "basic" else tuple(width // 4 for width in outputs)
     config.expect("embedding_size", widths[0])
     settings = _common(config, head) | {
-        "depths": _depths(config, [3, 4, 6, 3]),
+        "depths": config.depths("depths", [3, 4, 6, 3]),
         "widths": widths,
         "block": block,
     }
@@ -113,19 +139,12 @@ def _convnext(config: Fields, head: str) -> Description:
     config.expect("hidden_act", "gelu")
     config.expect("patch_size", 4)
     settings = _common(config, head) | {
-        "depths": _depths(config, [3, 3, 9, 3]),
+        "depths": config.depths("depths", [3, 3, 9, 3]),
         "widths": config.counts("hidden_sizes", [96, 192, 384, 768]),
         "norm_eps": 1e-6,  # written into the library; the config has that of the last norm alone
         "head_norm_eps": config.number("layer_norm_eps", 1e-12),
     }
     return _described("convnext_*", "convnext_tiny", settings)
-
-
-def _depths(config: Fields, default: list[int]) -> tuple[int, ...]:
-    depths = config.counts("depths", default)
-    if sum(depths) > MOST_BLOCKS:
-        config.refuse("depths", list(depths), f"up to {MOST_BLOCKS:,} blocks")
-    return depths
 
 
 def _common(config: Fields, head: str) -> dict[str, Any]:

@@ -5,29 +5,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from jax_models import registry
-from jax_models.pretrained.description import IMAGENET, MOST_BLOCKS, Description, Fields
+from jax_models.pretrained.description import IMAGENET, Description, Fields
 from jax_models.pretrained.preprocessing import INTERPOLATIONS, Preprocessing
 
-# timm's keyword -> ours. Those that only matter in training are passed over.
-_KEYWORDS = {
+# timm's arguments of a model, and how they read in our words.
+_COUNTS = {
     "img_size": "img_size",
     "in_chans": "in_channels",
-    "num_classes": "num_classes",
     "patch_size": "patch_size",
     "embed_dim": "embed_dim",
-    "depth": "depth",
     "num_heads": "num_heads",
-    "global_pool": "pool",
-    "drop_path_rate": "drop_path",
-    "layers": "depths",
-    "channels": "widths",
-    "depths": "depths",
-    "dims": "widths",
-    "mlp_ratio": "mlp_dim",
+}
+_LISTS = {"layers": "depths", "depths": "depths", "channels": "widths", "dims": "widths"}
+# What the models here are; other values would need other models.
+_FIXED = {
+    "qkv_bias": True,
+    "class_token": True,
+    "pre_norm": False,
+    "qk_norm": False,
+    "conv_mlp": False,
+    "head_norm_first": False,
+    "use_grn": False,
+    "kernel_sizes": 7,
+    "cardinality": 1,
+    "base_width": 64,
+    "stem_type": "",
+    "avg_down": False,
+    "output_stride": 32,
 }
 _IN_TRAINING = {"drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate"}
-_IN_TRAINING |= {"attn_drop_rate", "weight_init", "init_values", "ls_init_value", "fix_init"}
-_IN_TRAINING |= {"dynamic_img_size", "dynamic_img_pad", "strict_img_size", "zero_init_last"}
+_IN_TRAINING |= {"attn_drop_rate", "drop_path_rate", "weight_init", "fix_init", "zero_init_last"}
+_IN_TRAINING |= {"ls_init_value", "dynamic_img_size", "dynamic_img_pad", "strict_img_size"}
 
 
 def describe(config: Fields, names: Mapping[str, Any]) -> Description:
@@ -90,28 +98,51 @@ def _num_classes(config: Fields, pretrained: Fields) -> int:
 
 
 def _arguments(given: Fields, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """timm's overrides in our words."""
+    """timm's arguments in our words; those that matter in training alone are passed over."""
     settings: dict[str, Any] = {}
     for name in given:
-        if name in _IN_TRAINING or name == "num_classes":
+        if name in _IN_TRAINING or name == "num_classes" or name not in given:
             continue
-        ours = _KEYWORDS.get(name)
-        if ours not in keywords:
+        ours = _COUNTS.get(name) or _LISTS.get(name)
+        if name in _FIXED:
+            given.expect(name, _FIXED[name])
+        elif name == "global_pool" and "pool" not in keywords:
+            given.expect(name, "avg", "fast")
+        elif name in _OTHERS and _OTHERS[name][0] in keywords:
+            ours, read = _OTHERS[name]
+            settings[ours] = read(given, keywords)
+        elif ours not in keywords:
             given.refuse(name, given.get(name), "an argument that the models here have")
-        if ours in ("depths", "widths"):
-            settings[ours] = given.counts(name)
-            if ours == "depths" and sum(settings[ours]) > MOST_BLOCKS:
-                given.refuse(name, list(settings[ours]), f"up to {MOST_BLOCKS:,} blocks")
-        elif name == "mlp_ratio":
-            width = given.count("embed_dim", keywords["embed_dim"])
-            settings[ours] = int(width * given.number(name))
-        elif ours == "pool":
-            settings[ours] = given.text(name)
-        elif ours == "drop_path":
-            settings[ours] = given.number(name)
+        elif name in _LISTS:
+            settings[ours] = (given.depths if ours == "depths" else given.counts)(name)
         else:
-            settings[ours] = (given.depth if ours == "depth" else given.count)(name)
+            settings[ours] = given.count(name)
     return settings
+
+
+def _mlp_dim(given: Fields, keywords: Mapping[str, Any]) -> int:
+    width = int(given.count("embed_dim", keywords["embed_dim"]) * given.number("mlp_ratio"))
+    return width // 2 if keywords["swiglu"] else width  # of both halves together
+
+
+def _pool(given: Fields, keywords: Mapping[str, Any]) -> str:
+    given.expect("global_pool", "token", "avg")
+    return given.text("global_pool")
+
+
+_OTHERS = {
+    "depth": ("depth", lambda given, _: given.depth("depth")),
+    "global_pool": ("pool", _pool),
+    "mlp_ratio": ("mlp_dim", _mlp_dim),
+    "norm_eps": ("norm_eps", lambda given, _: given.number("norm_eps")),
+    "init_values": ("layer_scale", lambda given, _: given.number("init_values")),
+    "fc_norm": ("fc_norm", lambda given, _: given.flag("fc_norm")),
+    "no_embed_class": ("cover_prefix", lambda given, _: not given.flag("no_embed_class")),
+    "reg_tokens": (
+        "registers",
+        lambda given, _: given.count("reg_tokens") if given.get("reg_tokens") else None,
+    ),
+}
 
 
 def _class_names(config: Fields, classes: int) -> tuple[str, ...] | None:
