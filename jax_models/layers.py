@@ -158,6 +158,38 @@ class Attention(nnx.Module):
         return self.projection(y), weights
 
 
+class DropPath(Dropout):
+    """Stochastic depth: leave the branch of a block out, for each example by its own chance.
+
+    Source: Huang et al. 2016, https://arxiv.org/abs/1603.09382; branches that are kept are scaled
+    by 1 / (1 - rate) in training, as in timm.
+
+    Args:
+      rate: chance of leaving a branch out, in [0, 1).
+
+    Raises:
+      ValueError: the rate is outside [0, 1).
+    """
+
+    def __init__(self, rate: float):
+        super().__init__(rate, "drop_path")
+
+    def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
+        """The branch x [B, ...], with `train` zero for some examples; raises as `Dropout` does."""
+        drop = self.drop(train, rngs)
+        return x if drop is None else drop(x, (x.shape[0], *(1,) * (x.ndim - 1)))
+
+    @classmethod
+    def rates(cls, last: float, count: int) -> tuple[float, ...]:
+        """The rates of `count` blocks, which rise evenly from 0 to that of the last one.
+
+        Raises:
+          ValueError: the last one is outside [0, 1).
+        """
+        last = cls(last).rate
+        return tuple(last * i / max(count - 1, 1) for i in range(count))
+
+
 def identity(x: Array) -> Array:
     """x."""
     return x

@@ -78,6 +78,23 @@ def mlp(embed_dim: int, mlp_dim: int, *, dropout: float) -> nn.Sequential:
     return nn.Sequential(hidden, nn.GELU(), nn.Dropout(dropout), out, nn.Dropout(dropout))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: leave a branch x [B, ...] out, for each example by its own chance."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        ones = x.new_ones(len(x), *(1,) * (x.ndim - 1))
+        return x * nn.functional.dropout(ones, self.rate, self.training)
+
+    @staticmethod
+    def rates(last: float, count: int) -> tuple[float, ...]:
+        """The rates of `count` blocks, which rise evenly from 0 to that of the last one."""
+        return tuple(last * i / max(count - 1, 1) for i in range(count))
+
+
 class SpatialAttention(nn.Module):
     """Self-attention over the positions of a feature map, keys and values pooled 2×2.
 

@@ -38,6 +38,8 @@ class Small(NamedTuple):
       features: shape of each feature map, without the batch.
       no_gradient: end of a parameter's path -> (mask of the part that theory gives no gradient,
         the reason).
+      opened: ends of the paths of parameters that start at nearly nothing, and with it all that
+        they multiply: small models get ones instead.
       gated: words of the paths of parameters in front of a ReLU, which may shut some of their
         units for all images of a batch.
       misfits: settings that do not fit together -> words the error must hold.
@@ -52,6 +54,7 @@ class Small(NamedTuple):
     misfits: list[tuple[dict, list[str]]]
     initial: dict
     gated: tuple[str, ...] = ()
+    opened: tuple[str, ...] = ()
 
 
 BEFORE_BATCH_NORM = (whole, "batch norm takes the mean out again, and the bias with it")
@@ -281,10 +284,23 @@ SMALL = {
 COVERED = sorted(SMALL)  # at least one name of each family: test_models.py fails otherwise
 
 
+# (name, keyword) of every rate of dropout.
+RATES = [
+    (name, key)
+    for name in COVERED
+    for key in ("dropout", "head_dropout", "drop_path")
+    if key in SMALL[name].settings
+]
+
+
 def build(name: str, seed: int = 0, **changes) -> nnx.Module:
     """A new small model."""
     settings = SMALL[name].settings | changes
-    return jax_models.create_model(name, rngs=nnx.Rngs(seed), **settings)
+    model = jax_models.create_model(name, rngs=nnx.Rngs(seed), **settings)
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        if ".".join(map(str, path)).endswith(SMALL[name].opened or ("-",)):
+            variable.set_value(jnp.ones_like(variable.get_value()))
+    return model
 
 
 def mirror_of(name: str, **settings) -> "torch.nn.Module":

@@ -12,7 +12,16 @@ from flax import nnx
 
 import jax_models
 from jax_models import cpu
-from tests.jax_models.small import COVERED, SMALL, bits, build, draw_images, mirror_of, shared
+from tests.jax_models.small import (
+    COVERED,
+    RATES,
+    SMALL,
+    bits,
+    build,
+    draw_images,
+    mirror_of,
+    shared,
+)
 from tests.with_torch import torch
 
 every_model = pytest.mark.parametrize("name", COVERED)
@@ -345,7 +354,7 @@ def test_bad_sizes_in_a_sequence_are_named(name, keyword, value):
         build(name, **{keyword: [*others, value]})
 
 
-@pytest.mark.parametrize(("name", "keyword"), sizes(float))
+@pytest.mark.parametrize(("name", "keyword"), RATES)
 @pytest.mark.parametrize("value", [-0.1, 1, 1.5, math.nan])
 def test_bad_rates_are_named(name, keyword, value):
     with pytest.raises(ValueError, match=rf"(^|\W){re.escape(f'{keyword}={value} is not a rate')}"):

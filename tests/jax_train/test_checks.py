@@ -124,6 +124,11 @@ BAD = {
     "model.num_heads": (*OPTIONAL, 3),
     "model.mlp_dim": OPTIONAL,
     "model.dropout": RATES,
+    "model.drop_path": RATES,
+    "model.norm_eps": (0.0, -1e-6, NAN, "1e-6"),
+    "model.depths": ((0,), (2, 0.5), ("a",), 2, (2, 2, 2, 2)),
+    "model.stem": ("tiny", 3, "cifar"),
+    "model.block": ("wide", True, "basic"),
     "model.widths": ((0,), (32, 0.5), ("a",), 64, (64, 128)),  # a vit has none
     "model.head_dims": ((0,), 64, (64,)),
     "model.head_dropout": (*RATES, 0.3),

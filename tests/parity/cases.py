@@ -167,8 +167,9 @@ class Pair:
         batch, image = settings.pop("batch"), settings.pop("image")
         known = jax_models.model_keywords(name)
         settings = known | settings
-        settings |= {key: dropout for key in ("dropout", "head_dropout") if key in known}
-        self.has_dropout = "dropout" in settings
+        rates = {"dropout", "head_dropout", "drop_path"} & known.keys()
+        settings |= dict.fromkeys(rates, dropout)
+        self.has_dropout = bool(rates)
         x64 = jax.config.jax_enable_x64
         self.dtype = jnp.float64 if x64 else jnp.float32
         self.random = np.random.default_rng(len(name) + batch)
