@@ -12,7 +12,17 @@ with what belongs to them:
     loaded.model(loaded.preprocessing(["cat.jpg"])), loaded.class_names
 """
 
-from jax_models import attention_cnn, cnn, cnn_names, vit, vit_names  # noqa: F401 - they register
+from jax_models import (  # noqa: F401 - they register
+    attention_cnn,
+    cnn,
+    cnn_names,
+    convnext,
+    convnext_names,
+    resnet,
+    resnet_names,
+    vit,
+    vit_names,
+)
 from jax_models.pretrained import Pretrained, load_pretrained
 from jax_models.registry import (
     can_scan,
