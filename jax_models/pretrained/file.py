@@ -14,6 +14,7 @@ from jax_models.pretrained.preprocessing import Preprocessing
 # positions; each with the axis of what is counted. Google's arrays are turned.
 _CLASSIFIERS = {"head.weight": 0, "fc.weight": 0, "classifier.weight": 0, "classifier.1.weight": 0}
 _CLASSIFIERS |= {"classifier.2.weight": 0, "linear.weight": 0, "head/kernel": 1}
+_CLASSIFIERS |= {"cls_classifier.weight": 0}
 _INPUTS = {"patch_embed.proj.weight": 1, "conv_proj.weight": 1, "conv1.weight": 1}
 _INPUTS |= {"stem.0.weight": 1, "features.0.0.weight": 1, "projection.weight": 1}
 _INPUTS |= {"embedder.embedder.convolution.weight": 1, "patch_embeddings.weight": 1}
@@ -43,7 +44,7 @@ def describe(
         raise SourceError(
             f"{path}: {name} has no keyword {min(unknown)!r}. It takes: {', '.join(keywords)}."
         )
-    read = {"num_classes": _size(names, _CLASSIFIERS, 0), "in_channels": _size(names, _INPUTS)}
+    read = {"num_classes": _size(names, _CLASSIFIERS) or 0, "in_channels": _size(names, _INPUTS)}
     if "img_size" in keywords:
         tokens = _size(names, _POSITIONS)
         patch = given.get("patch_size", keywords["patch_size"])
@@ -55,15 +56,19 @@ def describe(
     steps, rule = _preprocessing(path, name, names, side)
     note = f"A file does not say how images are prepared: {steps.interpolation}, mean "
     note += f"{steps.mean}, std {steps.std} is what {name} usually takes."
-    return Description(name, settings, steps.with_channels(channels), None, rule, [note])
+    return Description(name, settings, steps.with_channels(channels), None, rule, notes=[note])
 
 
-def _size(names: Mapping[str, Any], ends: Mapping[str, int], otherwise=None) -> int | None:
+def _size(names: Mapping[str, Any], ends: Mapping[str, int]) -> int | None:
+    """The size of the axis that is said of the first end that a name has; the shortest of these.
+
+    Inside of blocks there are layers of the same names.
+    """
     for end, axis in ends.items():
-        for name, tensor in names.items():
-            if (name == end or name.endswith((f".{end}", f"/{end}"))) and len(tensor.shape) > axis:
-                return int(tensor.shape[axis])
-    return otherwise
+        found = [name for name in names if name == end or name.endswith((f".{end}", f"/{end}"))]
+        if found and len(shape := names[min(found, key=len)].shape) > axis:
+            return int(shape[axis])
+    return None
 
 
 def _preprocessing(path: Path, name: str, names: Mapping[str, Any], side: int):

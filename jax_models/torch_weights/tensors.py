@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from jax_models.torch_weights import tables
-from jax_models.torch_weights.files import without_wrappers
+from jax_models.torch_weights.files import FileTensor, without_wrappers
 from jax_models.torch_weights.misfit import Misfit, Problem, shown
 from jax_models.torch_weights.tables import TorchTensor
 
@@ -70,10 +70,10 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
         uncounted = []
     given |= {name: np.zeros(entries[name].shape, np.int64) for name in uncounted}
     problems += [Problem("unexpected", name) for name in given if name not in entries]
-    arrays = {}
-    for name, entry in entries.items():
+    arrays = _Arrays(given, entries)
+    for name in entries:
         try:
-            arrays[name] = _checked(given, name, entry)
+            arrays.check(name)
         except _Wrong as wrong:
             problems.append(Problem(*wrong.args))
     if problems:
@@ -175,6 +175,26 @@ def _entries(model: nnx.Module, names: tables.Names, root: str) -> dict[str, _En
     return entries
 
 
+class _Arrays(dict):
+    """Checked arrays by name.
+
+    One that lies in a file is let go after the check and read again when it is asked for, so that
+    the weights are never in memory twice.
+    """
+
+    def __init__(self, given: Mapping[str, Any], entries: dict[str, _Entry]):
+        super().__init__()
+        self._given, self._entries = given, entries
+
+    def check(self, name: str) -> None:
+        array = _checked(self._given, name, self._entries[name])
+        if not isinstance(self._given[name], FileTensor):
+            self[name] = array
+
+    def __missing__(self, name: str) -> np.ndarray:
+        return _checked(self._given, name, self._entries[name])
+
+
 def _checked(given: Mapping[str, Any], name: str, entry: _Entry) -> np.ndarray:
     """Return an entry's array in PyTorch's layout and the model's dtype, or raise _Wrong."""
     if name not in given:
@@ -204,7 +224,7 @@ def _finite(array: np.ndarray, entry: _Entry, name: str) -> np.ndarray:
     """Cast to the model's dtype; NaN and infinity would make every output NaN."""
     dtype = np.dtype(entry.variable.dtype)
     with np.errstate(all="ignore"):
-        cast = array.astype(dtype)
+        cast = array.astype(dtype, copy=False)
     if wrong := np.count_nonzero(~np.isfinite(cast)):
         many = f"{wrong} of {cast.size} values"
         raise _Wrong("not finite", name, f" has {many} NaN, infinite or too large for {dtype}")
@@ -223,7 +243,7 @@ def _counts(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     return whole.astype(dtype)
 
 
-def _assign(entries: dict[str, _Entry], arrays: dict[str, np.ndarray]) -> None:
+def _assign(entries: dict[str, _Entry], arrays: Mapping[str, np.ndarray]) -> None:
     """Put checked arrays into the variables; the parts of a stacked one come in order."""
     parts, values = [], []
     for name, entry in entries.items():

@@ -101,14 +101,13 @@ PREPROCESSOR = {
 
 def build(name: str, **settings) -> nnx.Module:
     """A model whose values are all away from where they start."""
-    model = jax_models.create_model(
-        name, rngs=nnx.Rngs(0), **({"num_classes": CLASSES} | settings)
-    )
+    model = jax_models.create_model(name, rngs=nnx.Rngs(0), **({"num_classes": CLASSES} | settings))
     random = np.random.default_rng(0)
     for _, variable in nnx.to_flat_state(nnx.state(model)):
         if jnp.issubdtype(variable.dtype, jnp.floating):
             noise = jnp.asarray(random.normal(size=variable.shape) / 7, variable.dtype)
-            variable.set_value(jnp.abs(variable.get_value() + noise) if variable.ndim == 1 else variable.get_value() + noise)
+            value = variable.get_value() + noise
+            variable.set_value(jnp.abs(value) if variable.ndim == 1 else value)  # variances too
     return model
 
 
