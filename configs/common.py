@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
     config.model.dropout = placeholder(float)  # rate, from 0 up to but not including 1
     config.model.drop_path = placeholder(float)  # rate of whole branches left out, last block
     config.model.norm_eps = placeholder(float)  # added to the variance in layer norms
+    config.model.head_norm_eps = placeholder(float)  # the same in that of a ConvNeXt's head
     config.model.widths = placeholder(tuple)  # CNNs: channels of each stage
     config.model.depths = placeholder(tuple)  # ResNet, ConvNeXt: number of blocks of each stage
     config.model.stem = placeholder(str)  # ResNet's first layers: imagenet | cifar

@@ -8,7 +8,17 @@
 `jax_models.torch_weights` moves weights to and from PyTorch state dicts.
 """
 
-from jax_models import attention_cnn, cnn, cnn_names, vit, vit_names  # noqa: F401 - they register
+from jax_models import (  # noqa: F401 - they register
+    attention_cnn,
+    cnn,
+    cnn_names,
+    convnext,
+    convnext_names,
+    resnet,
+    resnet_names,
+    vit,
+    vit_names,
+)
 from jax_models.registry import (
     can_scan,
     create_model,

@@ -36,6 +36,15 @@ def truncated_normal(key, shape):
     return jnp.clip(0.02 * jax.random.normal(key, shape, jnp.float32), -2.0, 2.0)
 
 
+def start_from_normal(model: nnx.Module, rngs: nnx.Rngs) -> None:
+    """Start all Linear layers and convolutions of a model from `truncated_normal`, and biases 0."""
+    for _, layer in nnx.iter_modules(model):
+        if isinstance(layer, nnx.Linear | nnx.Conv):
+            layer.kernel[...] = truncated_normal(rngs.params(), layer.kernel.shape)
+            if layer.bias is not None:
+                layer.bias[...] = jnp.zeros_like(layer.bias[...])
+
+
 standard_normal = nnx.initializers.normal(1.0, jnp.float32)  # as torch.randn and nn.Embedding
 unit_uniform = nnx.initializers.uniform(1.0, jnp.float32)  # in [0, 1), as torch.rand
 
@@ -236,6 +245,7 @@ class Head(nnx.Module):
       head_dims: width of each hidden layer; none for a linear head.
       activations: of each hidden layer.
       dropout: rate after each hidden layer.
+      norm: of the input.
       rngs: initial weights.
 
     Raises:
@@ -244,7 +254,8 @@ class Head(nnx.Module):
 
     def __init__(
         self, in_features: int, num_classes: int, head_dims: Sequence[int] = (),
-        activations: tuple[Callable, ...] = (), *, dropout: float = 0.0, rngs: nnx.Rngs,
+        activations: tuple[Callable, ...] = (), *, dropout: float = 0.0,
+        norm: Callable = identity, rngs: nnx.Rngs,
     ):  # fmt: skip
         if not isinstance(head_dims, Sequence) or len(head_dims) != len(activations):
             raise ValueError(
@@ -253,7 +264,7 @@ class Head(nnx.Module):
         check_sizes(**{f"head_dims[{i}]": width for i, width in enumerate(head_dims)})
         check_sizes(num_classes=num_classes)
         widths = [in_features, *head_dims, num_classes]
-        self.activations = activations
+        self.norm, self.activations = norm, activations
         self.layers = nnx.List(
             Linear(n, width, rngs=rngs) for n, width in itertools.pairwise(widths)
         )
@@ -261,6 +272,7 @@ class Head(nnx.Module):
 
     def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
         """x [B,D] -> logits [B,K]."""
+        x = self.norm(x)
         *hidden, last = self.layers
         for layer, activation in zip(hidden, self.activations, strict=True):
             x = self.dropout(activation(layer(x)), train=train, rngs=rngs)

@@ -78,16 +78,11 @@ def mlp(embed_dim: int, mlp_dim: int, *, dropout: float) -> nn.Sequential:
     return nn.Sequential(hidden, nn.GELU(), nn.Dropout(dropout), out, nn.Dropout(dropout))
 
 
-class DropPath(nn.Module):
+class DropPath(nn.Dropout):
     """Stochastic depth: leave a branch x [B, ...] out, for each example by its own chance."""
 
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
     def forward(self, x):
-        ones = x.new_ones(len(x), *(1,) * (x.ndim - 1))
-        return x * nn.functional.dropout(ones, self.rate, self.training)
+        return x * super().forward(x.new_ones(len(x), *(1,) * (x.ndim - 1)))
 
     @staticmethod
     def rates(last: float, count: int) -> tuple[float, ...]:

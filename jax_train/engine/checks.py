@@ -85,7 +85,7 @@ _MODELS = {
     **dict.fromkeys(("model.patch_size", "model.embed_dim", "model.depth"), _SIZE),
     **dict.fromkeys(("model.num_heads", "model.mlp_dim"), _SIZE),
     **dict.fromkeys(("model.dropout", "model.drop_path"), _RATE),
-    "model.norm_eps": ranges.optional(ranges.above(0)),
+    **dict.fromkeys(("model.norm_eps", "model.head_norm_eps"), ranges.optional(ranges.above(0))),
     "model.widths": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
     "model.depths": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
     "model.stem": ranges.optional(ranges.one_of(("imagenet", "cifar"))),

@@ -5,7 +5,9 @@ an entry; the tests that hold for all models then cover it.
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -39,7 +41,7 @@ class Small(NamedTuple):
       no_gradient: end of a parameter's path -> (mask of the part that theory gives no gradient,
         the reason).
       opened: ends of the paths of parameters that start at nearly nothing, and with it all that
-        they multiply: small models get ones instead.
+        they multiply -> what small models have instead.
       gated: words of the paths of parameters in front of a ReLU, which may shut some of their
         units for all images of a batch.
       misfits: settings that do not fit together -> words the error must hold.
@@ -54,7 +56,7 @@ class Small(NamedTuple):
     misfits: list[tuple[dict, list[str]]]
     initial: dict
     gated: tuple[str, ...] = ()
-    opened: tuple[str, ...] = ()
+    opened: Mapping[str, float] = MappingProxyType({})
 
 
 BEFORE_BATCH_NORM = (whole, "batch norm takes the mean out again, and the bias with it")
@@ -244,6 +246,56 @@ SMALL = {
             "head_dims": (37, 31),
         },
     ),
+    "resnet18": Small(
+        settings={
+            "in_channels": 2,
+            "num_classes": 19,
+            "depths": (1, 2),
+            "widths": (5, 11),
+            "block": "bottleneck",
+            "stem": "imagenet",
+            "drop_path": 0.23,
+        },
+        image=(29, 23),
+        attention=(),
+        features=((8, 6, 20), (4, 3, 44)),
+        no_gradient={},
+        opened={"norms.2.scale": 1.0},
+        misfits=[
+            ({"widths": ()}, ["widths=()"]),
+            ({"depths": (2,)}, ["depths=(2,)", "widths=(5, 11)"]),
+            ({"block": "wide"}, ["block='wide'", "basic, bottleneck"]),
+            ({"stem": "tiny"}, ["stem='tiny'", "imagenet, cifar"]),
+        ],
+        initial={
+            "in_channels": 3,
+            "num_classes": 29,
+            "depths": (1, 2),
+            "widths": (23, 31),
+            "block": "bottleneck",
+        },
+    ),
+    "convnext_tiny": Small(
+        settings={
+            "in_channels": 2,
+            "num_classes": 19,
+            "depths": (1, 2),
+            "widths": (5, 11),
+            "norm_eps": 1e-6,
+            "head_norm_eps": None,
+            "drop_path": 0.23,
+        },
+        image=(41, 35),
+        attention=(),
+        features=((10, 8, 5), (5, 4, 11)),
+        no_gradient={},
+        opened={"gamma": 50.0},
+        misfits=[
+            ({"widths": ()}, ["widths=()"]),
+            ({"depths": (2,)}, ["depths=(2,)", "widths=(5, 11)"]),
+        ],
+        initial={"in_channels": 3, "num_classes": 29, "depths": (1, 2), "widths": (23, 31)},
+    ),
     "mlp_head_vit": Small(
         settings={
             "img_size": 15,
@@ -298,8 +350,9 @@ def build(name: str, seed: int = 0, **changes) -> nnx.Module:
     settings = SMALL[name].settings | changes
     model = jax_models.create_model(name, rngs=nnx.Rngs(seed), **settings)
     for path, variable in nnx.to_flat_state(nnx.state(model)):
-        if ".".join(map(str, path)).endswith(SMALL[name].opened or ("-",)):
-            variable.set_value(jnp.ones_like(variable.get_value()))
+        for ending, value in SMALL[name].opened.items():
+            if ".".join(map(str, path)).endswith(ending):
+                variable.set_value(jnp.full_like(variable.get_value(), value))
     return model
 
 
@@ -325,6 +378,17 @@ def build_mirror(name: str, seed: int = 0, **changes) -> "torch.nn.Module":
 def shared(name: str) -> nnx.Module:
     """One small model for all tests that do not change it."""
     return build(name)
+
+
+@functools.cache
+def abstract(name: str, **settings) -> nnx.Module:
+    """A model at the sizes of its name but for the settings, without values."""
+    return nnx.eval_shape(lambda: jax_models.create_model(name, rngs=nnx.Rngs(0), **settings))
+
+
+def count(model: nnx.Module, kind: type = nnx.Param) -> int:
+    """How many values a model has in variables of a kind."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(model, kind)))
 
 
 def draw_images(name: str, batch: int = 7, seed: int = 0) -> jax.Array:

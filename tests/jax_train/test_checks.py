@@ -126,6 +126,7 @@ BAD = {
     "model.dropout": RATES,
     "model.drop_path": RATES,
     "model.norm_eps": (0.0, -1e-6, NAN, "1e-6"),
+    "model.head_norm_eps": (0.0, -1e-6, NAN, "1e-6", 1e-6),
     "model.depths": ((0,), (2, 0.5), ("a",), 2, (2, 2, 2, 2)),
     "model.stem": ("tiny", 3, "cifar"),
     "model.block": ("wide", True, "basic"),

@@ -13,8 +13,8 @@ import torch_ref
 from jax_models import torch_weights
 from jax_models.rngs import InitRngs
 
-# Each model: its published sizes (`depth` is cut, but not in a full measurement), and others that
-# are distinct primes where they fit, so that a swapped axis cannot pass.
+# Each model: its published sizes (`depth` and `depths` are cut, but not in a full measurement), and
+# others that are distinct primes where they fit, so that a swapped axis cannot pass.
 CASES: dict[str, list[dict]] = {
     "vit": [
         {"batch": 2, "image": (32, 32), "depth": 2},
@@ -139,6 +139,47 @@ CASES: dict[str, list[dict]] = {
             "num_classes": 7,
         },
     ],
+    "resnet18": [
+        {"batch": 2, "image": (64, 64), "depths": (1, 1, 1, 1)},
+        {
+            "batch": 3,
+            "image": (37, 29),
+            "in_channels": 2,
+            "depths": (1, 2, 1),
+            "widths": (5, 7, 11),
+            "block": "bottleneck",
+            "num_classes": 13,
+        },
+        {
+            "batch": 5,
+            "image": (12, 9),
+            "in_channels": 1,
+            "depths": (2, 1),
+            "widths": (7, 5),
+            "stem": "cifar",
+            "num_classes": 3,
+        },
+    ],
+    "convnext_tiny": [
+        {"batch": 2, "image": (64, 64), "depths": (1, 1, 1, 1)},
+        {
+            "batch": 3,
+            "image": (43, 37),
+            "in_channels": 2,
+            "depths": (1, 2, 1),
+            "widths": (5, 7, 11),
+            "num_classes": 13,
+        },
+        {
+            "batch": 5,
+            "image": (17, 13),
+            "in_channels": 1,
+            "depths": (2,),
+            "widths": (7,),
+            "head_norm_eps": 1e-12,
+            "num_classes": 3,
+        },
+    ],
 }
 
 PRIME = 1  # the place of the case with prime sizes
@@ -147,7 +188,8 @@ PRIME = 1  # the place of the case with prime sizes
 def full_size(cases: list[dict]) -> list[dict]:
     """The cases with the published depth."""
     published, *others = cases
-    return [{key: value for key, value in published.items() if key != "depth"}, *others]
+    cut = {"depth", "depths"}
+    return [{key: value for key, value in published.items() if key not in cut}, *others]
 
 
 class Pair:

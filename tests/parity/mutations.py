@@ -117,6 +117,32 @@ def biased_variance():
     return replaced(conv_layers.BatchNorm, "_track", wrong)
 
 
+def same_padding():
+    """Pad strided convolutions as "SAME" does, which shifts maps of an even size by a pixel."""
+
+    def wrong(right):
+        def convolution(x, kernel, bias, padding, *, stride=1, **rest):
+            if stride > 1 and padding:
+                total = [
+                    max((-(-side // stride) - 1) * stride + size - side, 0)
+                    for side, size in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+                ]
+                sides = [(t // 2, t - t // 2) for t in total]
+                x, padding = jnp.pad(x, ((0, 0), *sides, (0, 0))), 0
+            return right(x, kernel, bias, padding, stride=stride, **rest)
+
+        return convolution
+
+    return replaced(ops, "convolution", wrong)
+
+
+def without_layer_scale(model):
+    """Branches that are added as they are."""
+    for _, module in nnx.iter_modules(model):
+        if hasattr(module, "gamma"):
+            module.gamma[...] = jnp.ones_like(module.gamma[...])
+
+
 _GRADIENTS = ("train-mode logits", "gradients of the parameters", "gradient of the images")
 _TRAINING = (
     "recipe, loss of the first 5 steps",
@@ -206,6 +232,20 @@ MUTATIONS: dict[str, Mutation] = {
             lambda k: k.reshape(7, 6, 6, -1).transpose(1, 2, 0, 3).reshape(k.shape),
         ),
     ),
+    "SAME padding of strided convolutions": Mutation(
+        "resnet18", (*_WHOLE, *_DROPOUT, "running statistics, 3 steps"), context=same_padding
+    ),
+    "batch norm momentum 0.99 in a ResNet": Mutation(
+        "resnet18",
+        ("running statistics, 3 steps",),
+        set_everywhere(conv_layers.BatchNorm, "momentum", 0.01),
+    ),
+    "layer norm epsilon 1e-5 in a ConvNeXt": Mutation(
+        "convnext_tiny",
+        ("embedding", *_WHOLE, *_DROPOUT),
+        set_everywhere(nnx.LayerNorm, "epsilon", 1e-5),
+    ),
+    "no layer scale": Mutation("convnext_tiny", (*_WHOLE, *_DROPOUT), without_layer_scale),
     "scaled spatial attention": Mutation(
         "attention_cnn", (*_WHOLE, "attention"), context=scaled_scores
     ),
