@@ -40,9 +40,9 @@ def start_from_normal(model: nnx.Module, rngs: nnx.Rngs) -> None:
     """Start all Linear layers and convolutions of a model from `truncated_normal`, and biases 0."""
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, nnx.Linear | nnx.Conv):
-            layer.kernel[...] = truncated_normal(rngs.params(), layer.kernel.shape)
+            layer.kernel = nnx.Param(truncated_normal(rngs.params(), layer.kernel.shape))
             if layer.bias is not None:
-                layer.bias[...] = jnp.zeros_like(layer.bias[...])
+                layer.bias = nnx.Param(jnp.zeros(layer.bias.shape, jnp.float32))
 
 
 standard_normal = nnx.initializers.normal(1.0, jnp.float32)  # as torch.randn and nn.Embedding

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 import jax_models
+from jax_models.rngs import InitRngs
 from tests.with_torch import torch, torch_ref
 
 
@@ -383,7 +384,8 @@ def shared(name: str) -> nnx.Module:
 @functools.cache
 def abstract(name: str, **settings) -> nnx.Module:
     """A model at the sizes of its name but for the settings, without values."""
-    return nnx.eval_shape(lambda: jax_models.create_model(name, rngs=nnx.Rngs(0), **settings))
+    rngs = InitRngs(jax.random.key(0))
+    return nnx.eval_shape(lambda: jax_models.create_model(name, rngs=rngs, **settings))
 
 
 def count(model: nnx.Module, kind: type = nnx.Param) -> int:
