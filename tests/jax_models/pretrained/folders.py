@@ -100,14 +100,17 @@ PREPROCESSOR = {
 
 
 def build(name: str, **settings) -> nnx.Module:
-    """A model whose values are all away from where they start."""
-    model = jax_models.create_model(name, rngs=nnx.Rngs(0), **({"num_classes": CLASSES} | settings))
+    """A model of random values, none of which is where it starts; drawn without JAX, at once."""
+    settings = {"num_classes": CLASSES} | settings
+    model = nnx.eval_shape(lambda: jax_models.create_model(name, rngs=nnx.Rngs(0), **settings))
     random = np.random.default_rng(0)
-    for _, variable in nnx.to_flat_state(nnx.state(model)):
-        if jnp.issubdtype(variable.dtype, jnp.floating):
-            noise = jnp.asarray(random.normal(size=variable.shape) / 7, variable.dtype)
-            value = variable.get_value() + noise
-            variable.set_value(jnp.abs(value) if variable.ndim == 1 else value)  # variances too
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        values = random.normal(size=variable.shape) / 7
+        if path[-1] in ("scale", "var"):
+            values = 1 + abs(values)
+        elif not jnp.issubdtype(variable.dtype, jnp.floating):
+            values = np.zeros(variable.shape)
+        variable.set_value(jnp.asarray(values.astype(variable.dtype)))
     return model
 
 

@@ -30,6 +30,16 @@ def _same(model, other):
     assert all(one[path].tobytes() == two[path].tobytes() for path in one)
 
 
+def _sizes(name, settings):
+    """All keywords of a model, whatever its name's own are."""
+    settings = jax_models.model_keywords(name) | settings
+    if "mlp_dim" in settings and not settings.get("swiglu"):
+        settings["mlp_dim"] = settings["mlp_dim"] or 4 * settings["embed_dim"]
+    if "head_norm_eps" in settings:
+        settings["head_norm_eps"] = settings["head_norm_eps"] or settings["norm_eps"]
+    return settings
+
+
 @pytest.mark.parametrize("kind", folders.HUGGING_FACE)
 def test_a_folder_of_transformers_is_its_model(kind, tmp_path):
     model = folders.hugging_face(tmp_path, kind)
@@ -38,8 +48,15 @@ def test_a_folder_of_transformers_is_its_model(kind, tmp_path):
     assert loaded.source == str(tmp_path)
     assert loaded.name in jax_models.list_models()
     _same(loaded.model, model)
+    name, settings, _ = folders.HUGGING_FACE[kind]
+    settings = settings | {"num_classes": folders.CLASSES}
+    assert _sizes(loaded.name, loaded.settings) == _sizes(name, settings)
+
+
+def test_the_logits_are_those_of_the_model(tmp_path):
+    model = folders.hugging_face(tmp_path)
     images = folders.images()
-    np.testing.assert_array_equal(loaded.model(images), model(images))
+    np.testing.assert_array_equal(load_pretrained(tmp_path).model(images), model(images))
 
 
 @pytest.mark.parametrize("name", folders.TIMM)
@@ -52,7 +69,8 @@ def test_a_folder_of_timm_is_its_model(name, tmp_path):
     steps = loaded.preprocessing
     assert (steps.size, steps.resize, steps.interpolation) == (32, 35, "bicubic")  # 32 / 0.9
     assert steps.mean == tuple(folders.IMAGENET["mean"])
-    np.testing.assert_array_equal(loaded.model(folders.images()), model(folders.images()))
+    settings = folders.TIMM[name][0] | {"num_classes": folders.CLASSES}
+    assert _sizes(name, loaded.settings) == _sizes(name, settings)
 
 
 def test_the_old_form_of_timms_config_is_read(tmp_path):
