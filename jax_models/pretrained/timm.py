@@ -1,5 +1,6 @@
 """Folders of timm: config.json, in the form of today or of old, in this package's words."""
 
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +51,9 @@ def describe(config: Fields, names: Mapping[str, Any]) -> Description:
     """
     name, _, _ = config.text("architecture").partition(".")
     if name not in registry.list_models():
-        config.refuse("architecture", name, f"one of {', '.join(_known())}")
+        near = difflib.get_close_matches(name, registry.list_models(), cutoff=0.0)
+        known = f"one of jax_models.list_models(), such as {', '.join(near)}"
+        config.refuse("architecture", name, known)
     pretrained = config.part("pretrained_cfg") if "pretrained_cfg" in config else config
     size = pretrained.counts("input_size", [3, 224, 224])
     if len(size) != 3 or size[1] != size[2]:
@@ -152,7 +155,3 @@ def _class_names(config: Fields, classes: int) -> tuple[str, ...] | None:
     told = config.get("label_descriptions")
     told = told if isinstance(told, dict) else {}
     return tuple(str(told.get(str(name), name)) for name in names)
-
-
-def _known() -> list[str]:
-    return [name for name in registry.list_models() if "_" in name or name.startswith("resnet")]

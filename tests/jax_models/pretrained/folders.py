@@ -44,7 +44,7 @@ HUGGING_FACE = {
     "dinov2": ("vit_small_patch14_dinov2", _DINOV2, _OF_DINOV2 | {"model_type": "dinov2"}),
     "dinov2_giant": (
         "vit_giant_patch14_dinov2",
-        _DINOV2,
+        _DINOV2 | {"mlp_dim": 64},
         _OF_DINOV2 | {"model_type": "dinov2", "use_swiglu_ffn": True},
     ),
     "dinov2_with_registers": (

@@ -50,7 +50,7 @@ def _refused(source, *words, **how):
     text = str(error.value)
     assert time.monotonic() - begun < 5
     assert "\n" not in text
-    assert len(text) < 1000
+    assert len(text) < 1500
     missing = [word for word in words if word not in text]
     assert not missing, text
     assert before == ({p: p.read_bytes() for p in source.rglob("*")} if source.is_dir() else {})
@@ -75,7 +75,7 @@ def test_a_folder_without_weights(folder):
         ("{", "cannot be read as JSON"),
         ("[1]", "holds no JSON object"),
         ("{}", "neither model_type"),
-        ("[" * 100_000, "cannot be read as JSON"),
+        pytest.param("[" * 100_000, "cannot be read as JSON", id="deep"),
         (b"\xff\xfe", "cannot be read as JSON"),
     ],
 )
@@ -94,7 +94,7 @@ def test_an_unknown_model_type(folder, kind):
 def test_an_unknown_architecture(whole, tmp_path):
     folder = _copy(whole / "timm", tmp_path / "timm")
     _set(folder, architecture="swin_tiny_patch4_window7_224")
-    _refused(folder, "architecture='swin_tiny_patch4_window7_224'", "vit_base_patch16_224")
+    _refused(folder, "architecture='swin_tiny_patch4_window7_224'", "vit_tiny_patch16_224")
 
 
 def test_an_unknown_argument_of_timm(whole, tmp_path):
