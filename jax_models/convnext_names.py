@@ -1,6 +1,6 @@
 """Names of ConvNeXts in PyTorch."""
 
-from jax_models.torch_weights.tables import SOURCE, Table, TorchTensor, register
+from jax_models.torch_weights.tables import Table, TorchTensor, register
 
 _BLOCK = "stages.{i}.blocks.{j}"
 
@@ -9,7 +9,7 @@ def _by_channel(model, shape):
     return *shape, 1, 1
 
 
-def _torchvision(stages: int = 4) -> Table:
+def _torchvision() -> Table:
     """Its stages and what halves the maps between them are numbered together."""
     table = {
         "stem.conv": "features.0.0",
@@ -17,7 +17,7 @@ def _torchvision(stages: int = 4) -> Table:
         "head.norm": "classifier.0",
         "head.layers.0": "classifier.2",
     }
-    for i in range(stages):
+    for i in range(4):
         block = f"features.{2 * i + 1}.{{j}}"
         theirs = {"conv": "block.0", "norm": "block.2", "mlp.fc1": "block.3", "mlp.fc2": "block.5"}
         table |= {
@@ -50,17 +50,20 @@ _FACEBOOK = {
     "head.norm": "norm",
     "head.layers.0": "head",
 }
-_STEM, _LAYER = "convnext.embeddings", "convnext.encoder.stages.{i}.layers.{j}"
+_STEM, _LAYER = "{root}embeddings", "{root}encoder.stages.{i}.layers.{j}"
 _HUGGING_FACE = {
     "stem.conv": f"{_STEM}.patch_embeddings",
     "stem.norm": f"{_STEM}.layernorm",
-    "stages.{i}.downsample.norm": "convnext.encoder.stages.{i}.downsampling_layer.0",
-    "stages.{i}.downsample.conv": "convnext.encoder.stages.{i}.downsampling_layer.1",
+    "stages.{i}.downsample.norm": "{root}encoder.stages.{i}.downsampling_layer.0",
+    "stages.{i}.downsample.conv": "{root}encoder.stages.{i}.downsampling_layer.1",
     f"{_BLOCK}.conv": f"{_LAYER}.dwconv",
     f"{_BLOCK}.norm": f"{_LAYER}.layernorm",
     f"{_BLOCK}.mlp.fc{{k}}": f"{_LAYER}.pwconv{{k}}",
     f"{_BLOCK}.gamma": TorchTensor(f"{_LAYER}.layer_scale_parameter"),
-    "head.norm": "convnext.layernorm",
+    "head.norm": "{root}layernorm",
     "head.layers.0": "classifier",
 }
-register(SOURCE, {"convnext": _TIMM})
+register("timm", {"convnext": _TIMM})
+register("torchvision", {"convnext": _torchvision()})
+register("huggingface", {"convnext": _HUGGING_FACE}, root="convnext.")
+register("facebook", {"convnext": _FACEBOOK})

@@ -74,7 +74,7 @@ class Block(nnx.Module):
             for n, width, size, s in zip(inputs, widths, sizes, strides, strict=True)
         )
         self.norms = nnx.List(BatchNorm(width) for width in widths)
-        self.norms[-1].scale[...] = jnp.zeros(widths[-1], jnp.float32)
+        self.norms[-1].scale = nnx.Param(jnp.zeros(widths[-1], jnp.float32))
         changes = stride != 1 or in_features != widths[-1]
         last = widths[-1]
         self.shortcut = _conv(in_features, last, 1, stride=stride, rngs=rngs) if changes else None

@@ -1,6 +1,6 @@
 """Names of ResNets in PyTorch."""
 
-from jax_models.torch_weights.tables import SOURCE, Table, register
+from jax_models.torch_weights.tables import Table, register
 
 
 def _table(block: str, shortcut: tuple[str, str], head: str) -> Table:
@@ -21,7 +21,7 @@ def _table(block: str, shortcut: tuple[str, str], head: str) -> Table:
 
 _TORCHVISION = _table("layer{n}.{j}", ("downsample.0", "downsample.1"), "fc")
 _KUANGLIU = _table("layer{n}.{j}", ("shortcut.0", "shortcut.1"), "linear")
-_STEM, _BLOCK = "resnet.embedder.embedder", "resnet.encoder.stages.{i}.layers.{j}"
+_STEM, _BLOCK = "{root}embedder.embedder", "{root}encoder.stages.{i}.layers.{j}"
 _HUGGING_FACE = {
     "stem.conv": f"{_STEM}.convolution",
     "stem.norm": f"{_STEM}.normalization",
@@ -31,4 +31,18 @@ _HUGGING_FACE = {
     "stages.{i}.blocks.{j}.shortcut_norm": f"{_BLOCK}.shortcut.normalization",
     "head.layers.0": "classifier.1",
 }
-register(SOURCE, {"resnet": _TORCHVISION})
+
+
+def _is_for_small_images(model):
+    return not model.stem.pool
+
+
+register("timm", {"resnet": _TORCHVISION})
+register("torchvision", {"resnet": _TORCHVISION})
+register(
+    "huggingface",
+    {"resnet": _HUGGING_FACE},
+    root="resnet.",
+    writes=lambda model: not _is_for_small_images(model),
+)
+register("kuangliu", {"resnet": _KUANGLIU}, writes=_is_for_small_images)

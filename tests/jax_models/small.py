@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 import jax_models
+from jax_models.rngs import InitRngs
 from tests.with_torch import torch, torch_ref
 
 
@@ -41,7 +42,7 @@ class Small(NamedTuple):
       no_gradient: end of a parameter's path -> (mask of the part that theory gives no gradient,
         the reason).
       opened: ends of the paths of parameters that start at nearly nothing, and with it all that
-        they multiply -> what small models have instead.
+        they multiply -> function of them that small models have instead.
       gated: words of the paths of parameters in front of a ReLU, which may shut some of their
         units for all images of a batch.
       misfits: settings that do not fit together -> words the error must hold.
@@ -56,7 +57,7 @@ class Small(NamedTuple):
     misfits: list[tuple[dict, list[str]]]
     initial: dict
     gated: tuple[str, ...] = ()
-    opened: Mapping[str, float] = MappingProxyType({})
+    opened: Mapping[str, Callable] = MappingProxyType({})
 
 
 BEFORE_BATCH_NORM = (whole, "batch norm takes the mean out again, and the bias with it")
@@ -346,7 +347,7 @@ SMALL = {
         attention=(),
         features=((8, 6, 20), (4, 3, 44)),
         no_gradient={},
-        opened={"norms.2.scale": 1.0},
+        opened={"norms.2.scale": lambda x: x + 1},
         misfits=[
             ({"widths": ()}, ["widths=()"]),
             ({"depths": (2,)}, ["depths=(2,)", "widths=(5, 11)"]),
@@ -375,7 +376,7 @@ SMALL = {
         attention=(),
         features=((10, 8, 5), (5, 4, 11)),
         no_gradient={},
-        opened={"gamma": 50.0},
+        opened={"gamma": lambda x: x + 1, ".kernel": lambda x: 10 * x},
         misfits=[
             ({"widths": ()}, ["widths=()"]),
             ({"depths": (2,)}, ["depths=(2,)", "widths=(5, 11)"]),
@@ -436,9 +437,9 @@ def build(name: str, seed: int = 0, **changes) -> nnx.Module:
     settings = SMALL[name].settings | changes
     model = jax_models.create_model(name, rngs=nnx.Rngs(seed), **settings)
     for path, variable in nnx.to_flat_state(nnx.state(model)):
-        for ending, value in SMALL[name].opened.items():
+        for ending, opened in SMALL[name].opened.items():
             if ".".join(map(str, path)).endswith(ending):
-                variable.set_value(jnp.full_like(variable.get_value(), value))
+                variable.set_value(opened(variable.get_value()))
     return model
 
 
@@ -469,7 +470,8 @@ def shared(name: str) -> nnx.Module:
 @functools.cache
 def abstract(name: str, **settings) -> nnx.Module:
     """A model at the sizes of its name but for the settings, without values."""
-    return nnx.eval_shape(lambda: jax_models.create_model(name, rngs=nnx.Rngs(0), **settings))
+    rngs = InitRngs(jax.random.key(0))
+    return nnx.eval_shape(lambda: jax_models.create_model(name, rngs=rngs, **settings))
 
 
 def count(model: nnx.Module, kind: type = nnx.Param) -> int:

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import jax_models
-from jax_models import layers
+from jax_models import layers, torch_weights
 from tests.jax_models import small
 
 # Parameters with 1000 and with 10 classes.
@@ -50,3 +50,35 @@ def test_images_too_small_to_be_halved_are_explained():
     ):
         model(images)
     assert model(jnp.zeros((1, 8, 9, 2))).shape == (1, 19)
+
+
+# Layouts: each tensor of a stage that has all
+
+NAMES = {
+    "timm": ["stem.0", "stem.1", "stages.1.downsample.0", "stages.1.downsample.1"]
+    + [f"stages.1.blocks.1.{part}" for part in ("conv_dw", "norm", "mlp.fc1", "mlp.fc2")]
+    + ["stages.1.blocks.1.gamma", "head.norm", "head.fc"],
+    "torchvision": ["features.0.0", "features.0.1", "features.2.0", "features.2.1"]
+    + [f"features.3.1.block.{part}" for part in (0, 2, 3, 5)]
+    + ["features.3.1.layer_scale", "classifier.0", "classifier.2"],
+    "huggingface": ["embeddings.patch_embeddings", "embeddings.layernorm"]
+    + [f"encoder.stages.1.downsampling_layer.{i}" for i in (0, 1)]
+    + [f"encoder.stages.1.layers.1.{n}" for n in ("dwconv", "layernorm", "pwconv1", "pwconv2")]
+    + ["encoder.stages.1.layers.1.layer_scale_parameter", "layernorm", "classifier"],
+    "facebook": [f"downsample_layers.{i}.{j}" for i in (0, 1) for j in (0, 1)]
+    + [f"stages.1.1.{part}" for part in ("dwconv", "norm", "pwconv1", "pwconv2")]
+    + ["stages.1.1.gamma", "norm", "head"],
+}
+
+
+@pytest.mark.parametrize("layout", NAMES)
+def test_weights_go_out_by_the_names_of_a_library_and_come_back(layout):
+    model, again = (small.build("convnext_tiny", seed=seed) for seed in (1, 2))
+    again.stages[1].blocks[1].gamma[...] *= 2
+    state = torch_weights.export(model, layout)
+    modules = {name.removesuffix(".weight").removesuffix(".bias") for name in state}
+    assert set(NAMES[layout]) <= {name.removeprefix("convnext.") for name in modules}
+    (scale,) = (name for name in state if name.removeprefix("convnext.") == NAMES[layout][-3])
+    assert state[scale].shape == ((11, 1, 1) if layout == "torchvision" else (11,))
+    torch_weights.load(again, state)
+    assert small.bits(again) == small.bits(model)

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 import jax_models
+from jax_models import torch_weights
 from tests.jax_models import small
 
 # Parameters with 1000 and with 10 classes, and values in buffers.
@@ -62,3 +63,59 @@ def test_shortcuts_have_weights_only_where_shapes_differ(block, expected):
 def test_a_bottleneck_strides_in_its_middle():
     block = small.abstract("resnet50").stages[1].blocks[0]
     assert [conv.window.stride for conv in block.convs] == [1, 2, 1]
+
+
+# Layouts: one name of each kind
+
+NAMES = {
+    ("timm", "imagenet"): [
+        "conv1.weight",
+        "bn1.running_var",
+        "layer2.0.conv3.weight",
+        "layer2.0.bn3.bias",
+        "layer2.0.downsample.0.weight",
+        "layer1.0.downsample.1.num_batches_tracked",
+        "fc.bias",
+    ],
+    ("huggingface", "imagenet"): [
+        "resnet.embedder.embedder.convolution.weight",
+        "resnet.embedder.embedder.normalization.running_var",
+        "resnet.encoder.stages.1.layers.0.layer.2.convolution.weight",
+        "resnet.encoder.stages.1.layers.0.layer.2.normalization.bias",
+        "resnet.encoder.stages.1.layers.0.shortcut.convolution.weight",
+        "resnet.encoder.stages.0.layers.0.shortcut.normalization.num_batches_tracked",
+        "classifier.1.bias",
+    ],
+    ("kuangliu", "cifar"): [
+        "conv1.weight",
+        "bn1.running_var",
+        "layer2.0.conv3.weight",
+        "layer2.0.bn3.bias",
+        "layer2.0.shortcut.0.weight",
+        "layer1.0.shortcut.1.num_batches_tracked",
+        "linear.bias",
+    ],
+}
+NAMES["torchvision", "imagenet"] = NAMES["timm", "imagenet"]
+
+
+@pytest.mark.parametrize(("layout", "stem"), NAMES)
+def test_weights_go_out_by_the_names_of_a_library_and_come_back(layout, stem):
+    model, again = (small.build("resnet18", seed=seed, stem=stem) for seed in (1, 2))
+    state = torch_weights.export(model, layout)
+    assert set(NAMES[layout, stem]) <= set(state)
+    torch_weights.load(again, state)
+    assert small.bits(again) == small.bits(model)
+
+
+def test_the_names_without_their_root_will_do():
+    model, again = (small.build("resnet18", seed=seed) for seed in (1, 2))
+    state = torch_weights.export(model, "huggingface")
+    torch_weights.load(again, {k.removeprefix("resnet."): v for k, v in state.items()})
+    assert small.bits(again) == small.bits(model)
+
+
+@pytest.mark.parametrize(("layout", "stem"), [("kuangliu", "imagenet"), ("huggingface", "cifar")])
+def test_a_library_without_such_a_stem_is_refused(layout, stem):
+    with pytest.raises(ValueError, match=r"no names there.*timm, torchvision"):
+        torch_weights.export(small.build("resnet18", stem=stem), layout)
