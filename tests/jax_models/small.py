@@ -42,7 +42,7 @@ class Small(NamedTuple):
       no_gradient: end of a parameter's path -> (mask of the part that theory gives no gradient,
         the reason).
       opened: ends of the paths of parameters that start at nearly nothing, and with it all that
-        they multiply -> what small models have instead.
+        they multiply -> function of them that small models have instead.
       gated: words of the paths of parameters in front of a ReLU, which may shut some of their
         units for all images of a batch.
       misfits: settings that do not fit together -> words the error must hold.
@@ -57,7 +57,7 @@ class Small(NamedTuple):
     misfits: list[tuple[dict, list[str]]]
     initial: dict
     gated: tuple[str, ...] = ()
-    opened: Mapping[str, float] = MappingProxyType({})
+    opened: Mapping[str, Callable] = MappingProxyType({})
 
 
 BEFORE_BATCH_NORM = (whole, "batch norm takes the mean out again, and the bias with it")
@@ -95,6 +95,92 @@ SMALL = {
             "depth": 2,
             "mlp_dim": 92,
             "num_classes": 29,
+        },
+    ),
+    "deit_tiny_distilled_patch16_224": Small(
+        settings={
+            "img_size": 15,
+            "in_channels": 2,
+            "num_classes": 19,
+            "patch_size": 5,
+            "embed_dim": 21,
+            "depth": 2,
+            "num_heads": 3,
+            "mlp_dim": 17,
+            "dropout": 0.23,
+            "drop_path": 0.31,
+            "pool": "token",
+            "norm_eps": 1e-6,
+            "distilled": True,
+            "registers": None,
+            "cover_prefix": True,
+            "layer_scale": None,
+            "swiglu": False,
+            "fc_norm": None,
+        },
+        image=(15, 15),
+        attention=((3, 11, 11),) * 2,
+        features=((11, 21),) * 2,
+        no_gradient=FUSED_KEY_BIAS,
+        misfits=[
+            ({"patch_size": 4}, ["patch_size=4", "img_size=15", "1, 3, 5, 15."]),
+            ({"num_heads": 4}, ["num_heads=4", "embed_dim=21"]),
+            ({"pool": "avg"}, ["pool='avg'", "distilled"]),
+            ({"fc_norm": True}, ["fc_norm=True", "pool='avg'"]),
+            ({"norm_eps": 0}, ["norm_eps=0", "above 0"]),
+            ({"scan_layers": True}, ["scan_layers=True", "drop_path=0.31"]),
+        ],
+        initial={
+            "img_size": 20,
+            "patch_size": 4,
+            "in_channels": 3,
+            "embed_dim": 44,
+            "num_heads": 4,
+            "depth": 2,
+            "mlp_dim": 92,
+            "num_classes": 29,
+        },
+    ),
+    "vit_small_patch14_reg4_dinov2": Small(
+        settings={
+            "img_size": 14,
+            "in_channels": 2,
+            "num_classes": 19,
+            "patch_size": 7,
+            "embed_dim": 22,
+            "depth": 2,
+            "num_heads": 2,
+            "mlp_dim": 13,
+            "dropout": 0.23,
+            "drop_path": 0.31,
+            "pool": "token_and_avg",
+            "norm_eps": 1e-6,
+            "distilled": False,
+            "registers": 3,
+            "cover_prefix": False,
+            "layer_scale": 0.7,
+            "swiglu": True,
+            "fc_norm": None,
+        },
+        image=(14, 14),
+        attention=((2, 8, 8),) * 2,
+        features=((8, 22),) * 2,
+        no_gradient=FUSED_KEY_BIAS,
+        misfits=[
+            ({"pool": "max"}, ["pool='max'", "token, avg, token_and_avg"]),
+            ({"fc_norm": True}, ["fc_norm=True", "pool='avg'"]),
+            ({"layer_scale": -0.1}, ["layer_scale=-0.1", "above 0"]),
+        ],
+        initial={
+            "img_size": 20,
+            "patch_size": 4,
+            "in_channels": 3,
+            "embed_dim": 44,
+            "num_heads": 4,
+            "depth": 2,
+            "mlp_dim": 92,
+            "num_classes": 29,
+            "swiglu": True,
         },
     ),
     "simple_cnn": Small(
@@ -261,7 +347,7 @@ SMALL = {
         attention=(),
         features=((8, 6, 20), (4, 3, 44)),
         no_gradient={},
-        opened={"norms.2.scale": 1.0},
+        opened={"norms.2.scale": lambda x: x + 1},
         misfits=[
             ({"widths": ()}, ["widths=()"]),
             ({"depths": (2,)}, ["depths=(2,)", "widths=(5, 11)"]),
@@ -290,7 +376,7 @@ SMALL = {
         attention=(),
         features=((10, 8, 5), (5, 4, 11)),
         no_gradient={},
-        opened={"gamma": 50.0},
+        opened={"gamma": lambda x: x + 1, ".kernel": lambda x: 10 * x},
         misfits=[
             ({"widths": ()}, ["widths=()"]),
             ({"depths": (2,)}, ["depths=(2,)", "widths=(5, 11)"]),
@@ -351,9 +437,9 @@ def build(name: str, seed: int = 0, **changes) -> nnx.Module:
     settings = SMALL[name].settings | changes
     model = jax_models.create_model(name, rngs=nnx.Rngs(seed), **settings)
     for path, variable in nnx.to_flat_state(nnx.state(model)):
-        for ending, value in SMALL[name].opened.items():
+        for ending, opened in SMALL[name].opened.items():
             if ".".join(map(str, path)).endswith(ending):
-                variable.set_value(jnp.full_like(variable.get_value(), value))
+                variable.set_value(opened(variable.get_value()))
     return model
 
 
