@@ -127,9 +127,10 @@ def _describe(path: Path, source: str, name: str | None, settings: dict[str, Any
             f"{config.path} has neither model_type (of transformers) nor architecture (of timm), "
             "so that it describes no model known here."
         )
-    state, notes = folder.open_weights(path)
     if "model_type" not in config:
-        return timm.describe(config, state), state, notes
+        return timm.describe(config), *folder.open_weights(path)
+    huggingface.check(config)
+    state, notes = folder.open_weights(path)
     given = path / folder.PREPROCESSOR
     preprocessor = read_fields(given) if given.is_file() else None
     return huggingface.describe(config, preprocessor, state), state, notes

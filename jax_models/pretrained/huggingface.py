@@ -17,6 +17,13 @@ _CLASSIFIER = "ForImageClassification"
 _TEACHER = "ForImageClassificationWithTeacher"
 
 
+def check(config: Fields) -> None:
+    """Raise a SourceError, before weights are opened, unless a model is of a kind known here."""
+    kind = config.text("model_type")
+    if kind not in _KINDS:
+        config.refuse("model_type", kind, f"one of {', '.join(_KINDS)}")
+
+
 def describe(config: Fields, preprocessor: Fields | None, names: Mapping[str, Any]) -> Description:
     """Describe a model of transformers.
 
@@ -28,9 +35,8 @@ def describe(config: Fields, preprocessor: Fields | None, names: Mapping[str, An
     Raises:
       SourceError: a model, or a setting of one, that is not known here.
     """
+    check(config)
     kind = config.text("model_type")
-    if kind not in _KINDS:
-        config.refuse("model_type", kind, f"one of {', '.join(_KINDS)}")
     found = _KINDS[kind](config, _heads(config, names))
     found.class_names = _class_names(config) if found.settings["num_classes"] else ()
     side, channels = found.settings.get("img_size", 224), found.settings["in_channels"]

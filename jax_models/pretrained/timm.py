@@ -39,12 +39,11 @@ _IN_TRAINING |= {"attn_drop_rate", "drop_path_rate", "weight_init", "fix_init", 
 _IN_TRAINING |= {"ls_init_value", "dynamic_img_size", "dynamic_img_pad", "strict_img_size"}
 
 
-def describe(config: Fields, names: Mapping[str, Any]) -> Description:
+def describe(config: Fields) -> Description:
     """Describe a model of timm.
 
     Args:
       config: of config.json.
-      names: the names in the file of weights.
 
     Raises:
       SourceError: an architecture, or an argument of one, that is not known here.

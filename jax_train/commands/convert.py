@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     keyword = "a constructor keyword of the model that is not the default, such as num_classes=10"
     several = {"action": "append", "default": [], "metavar": "KEYWORD=VALUE"}
     add("--set", **several, dest="settings", help=f"{keyword}; may be repeated")
+    layout = "names to write: timm, torchvision or huggingface (default: those of the mirror)"
+    add("--layout", metavar="NAME", help=layout)
     add("--overwrite", action="store_true", help="replace the file if it exists")
 
 
@@ -50,29 +52,12 @@ def run(args: argparse.Namespace) -> str:
     """
     from jax_models import torch_weights
     from jax_train.machine import runtime
-    from jax_train.runs import pretrained
 
     runtime.check_devices()
-    model_name, source, target = args.model, args.source, args.target
+    target = args.target
     _asked("--to", torch_weights.files.check_ending, target)
-    # A file goes by --model and --set, not by what the names of the world's models usually hold.
-    is_pretrained = not source.is_file() and pretrained.is_source(source)
-    is_run = not is_pretrained and (source / "config.json").is_file()
-    if not is_run and not is_pretrained:
-        _asked("--from", torch_weights.files.check_source, source)
-        if model_name is None:
-            says = "is a file of weights: say of which model, such as --model vit."
-            raise UserError(f"--from {source} {says}")
-    check_output("--to", target, args.overwrite)
-    if is_pretrained:
-        model_name, model, notes = _load_pretrained(model_name, source, args.settings)
-    elif is_run:
-        model_name, model = _open_run(model_name, source, args.settings)
-        notes = []
-    else:
-        model = build(model_name, parse_settings(args.settings))
-        notes = _load(model, model_name, source)
-    state = torch_weights.export(model)
+    model_name, model, notes = _opened(args)
+    state = _asked("--to", torch_weights.export, model, args.layout)
     try:
         torch_weights.files.write(state, target)
     except ImportError as error:
@@ -93,6 +78,29 @@ def _asked(option: str, check: Callable[..., Any], *args: Any) -> Any:
         return check(*args)
     except (OSError, ImportError, ValueError) as error:
         raise UserError(f"{option} {error}") from None
+
+
+def _opened(args: argparse.Namespace) -> tuple[str, Any, list[str]]:
+    """The name of the model, the model with the weights of the source, and notes."""
+    from jax_models import torch_weights
+    from jax_train.runs import pretrained
+
+    name, source = args.model, args.source
+    # A file goes by --model and --set alone, which say more of it than can be read off.
+    is_pretrained = not source.is_file() and pretrained.is_source(source)
+    is_run = not is_pretrained and (source / "config.json").is_file()
+    if not is_run and not is_pretrained:
+        _asked("--from", torch_weights.files.check_source, source)
+        if name is None:
+            says = "is a file of weights: say of which model, such as --model vit."
+            raise UserError(f"--from {source} {says}")
+    check_output("--to", args.target, args.overwrite)
+    if is_pretrained:
+        return _load_pretrained(name, source, args.settings)
+    if is_run:
+        return *_open_run(name, source, args.settings), []
+    model = build(name, parse_settings(args.settings))
+    return name, model, _load(model, name, source)
 
 
 def _open_run(model_name: str | None, folder: Path, settings) -> tuple[str, Any]:
