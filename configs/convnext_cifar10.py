@@ -14,5 +14,6 @@ def get_config():
     config.model.name = "convnext_tiny"
     config.model.drop_path = 0.1
     config.augment.resize = 64
+    config.schedule.unit = "step"
     config.schedule.warmup_epochs = 1.0
     return config

@@ -140,7 +140,7 @@ CASES: dict[str, list[dict]] = {
         },
     ],
     "resnet18": [
-        {"batch": 2, "image": (64, 64), "depths": (1, 1, 1, 1)},
+        {"batch": 2, "image": (48, 48), "depths": (1, 1, 1, 1)},
         {
             "batch": 3,
             "image": (37, 29),
@@ -161,7 +161,7 @@ CASES: dict[str, list[dict]] = {
         },
     ],
     "convnext_tiny": [
-        {"batch": 2, "image": (64, 64), "depths": (1, 1, 1, 1)},
+        {"batch": 2, "image": (32, 32), "depths": (1, 1, 1, 1)},
         {
             "batch": 3,
             "image": (43, 37),
