@@ -2,7 +2,7 @@
 
 python train_jax.py --config configs/convnext_cifar10.py
 
-Result: not run yet.
+Time: to be measured. Result: not run yet.
 """
 
 from configs import vit_cifar10
