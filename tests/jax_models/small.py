@@ -122,6 +122,7 @@ SMALL = {
         attention=((3, 11, 11),) * 2,
         features=((11, 21),) * 2,
         no_gradient=FUSED_KEY_BIAS,
+        opened={".kernel": lambda x: 10 * x},
         misfits=[
             ({"patch_size": 4}, ["patch_size=4", "img_size=15", "1, 3, 5, 15."]),
             ({"num_heads": 4}, ["num_heads=4", "embed_dim=21"]),
@@ -166,6 +167,7 @@ SMALL = {
         attention=((2, 8, 8),) * 2,
         features=((8, 22),) * 2,
         no_gradient=FUSED_KEY_BIAS,
+        opened={".kernel": lambda x: 10 * x},
         misfits=[
             ({"pool": "max"}, ["pool='max'", "token, avg, token_and_avg"]),
             ({"fc_norm": True}, ["fc_norm=True", "pool='avg'"]),
