@@ -36,6 +36,9 @@ def get_config() -> ConfigDict:
     config.model.mlp_dim = placeholder(int)  # hidden width of the transformer's MLP
     config.model.dropout = placeholder(float)  # rate, from 0 up to but not including 1
     config.model.drop_path = placeholder(float)  # rate of whole branches left out, last block
+    config.model.pool = placeholder(
+        str
+    )  # what the head of a ViT reads: token | avg | token_and_avg
     config.model.norm_eps = placeholder(float)  # added to the variance in layer norms
     config.model.head_norm_eps = placeholder(float)  # the same in that of a ConvNeXt's head
     config.model.widths = placeholder(tuple)  # CNNs: channels of each stage

@@ -16,6 +16,8 @@ from jax_models import (  # noqa: F401 - they register
     convnext_names,
     resnet,
     resnet_names,
+    standard_vit,
+    standard_vit_names,
     vit,
     vit_names,
 )

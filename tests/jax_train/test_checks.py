@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 import jax_models
 from configs import common
+from jax_models import tokens
 from jax_train import checks, several
 from jax_train.config.fields import flatten
 from jax_train.data import loading
@@ -125,6 +126,7 @@ BAD = {
     "model.mlp_dim": OPTIONAL,
     "model.dropout": RATES,
     "model.drop_path": RATES,
+    "model.pool": ("mean", 3, "avg"),  # a vit has none
     "model.norm_eps": (0.0, -1e-6, NAN, "1e-6"),
     "model.head_norm_eps": (0.0, -1e-6, NAN, "1e-6", 1e-6),
     "model.depths": ((0,), (2, 0.5), ("a",), 2, (2, 2, 2, 2)),
@@ -198,6 +200,7 @@ def test_every_field_is_checked_in_one_place_and_has_bad_values_here():
 
 
 def test_names_that_are_refused_without_jax_are_those_there_are():
+    assert tokens.POOLS == engine_checks.POOLS
     assert tuple(optim.OPTIMIZERS) == engine_checks.OPTIMIZERS
     assert tuple(optim.SCHEDULES) == engine_checks.SCHEDULES
 

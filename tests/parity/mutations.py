@@ -66,6 +66,24 @@ def transpose_patches(kernel):
     return kernel.reshape(2, 7, 7, -1).transpose(0, 2, 1, 3).reshape(kernel.shape)
 
 
+def heads_outermost(kernel):
+    """[D,3D]: as if the columns were [heads, 3, width] and not [3, heads, width]."""
+    return kernel.reshape(-1, 3, 3, 13).swapaxes(1, 2).reshape(kernel.shape)
+
+
+def swap_halves(kernel):
+    """[D,2F]: what is gated in place of the gate."""
+    return jnp.concatenate(jnp.split(kernel, 2, axis=1)[::-1], axis=1)
+
+
+def positions_for_registers(model):
+    """Positions also for the tokens before the patches."""
+    positions = model.pos_embed[...]
+    count = model.pool.prefix
+    model.pos_embed[...] = jnp.concatenate([positions[:, :count], positions], axis=1)
+    model.cover_prefix = True
+
+
 @contextlib.contextmanager
 def replaced(owner, name: str, function: Callable):
     """Replace an attribute for a while; the function is given the original."""
@@ -93,6 +111,18 @@ def heads_last():
         return attend
 
     return replaced(ops, "attend", wrong)
+
+
+def unscaled_branches():
+    """Leave branches out without scaling those that are kept."""
+
+    def wrong(right):
+        def call(self, x, **how):
+            return right(self, x, **how) * (1 - self.rate * how["train"])
+
+        return call
+
+    return replaced(layers.DropPath, "__call__", wrong)
 
 
 def scaled_scores():
@@ -223,6 +253,40 @@ MUTATIONS: dict[str, Mutation] = {
         lambda model: [
             setattr(block.mlp, "out_activation", layers.identity) for block in model.blocks
         ],
+    ),
+    "tanh GELU of a standard ViT": Mutation(
+        "deit_tiny_distilled_patch16_224", _WHOLE, context=tanh_gelu
+    ),
+    "layer norm epsilon 1e-5 of a standard ViT": Mutation(
+        "deit_tiny_distilled_patch16_224", _WHOLE, set_everywhere(nnx.LayerNorm, "epsilon", 1e-5)
+    ),
+    "queries, keys and values split head-first": Mutation(
+        "deit_tiny_distilled_patch16_224",
+        (*_WHOLE, "attention"),
+        change_kernel("blocks.1.attn.qkv.kernel", heads_outermost),
+    ),
+    "the class token's head alone": Mutation(
+        "deit_tiny_distilled_patch16_224",
+        ("logits", *_GRADIENTS),
+        lambda model: setattr(model, "head", layers.MeanHead([model.head.heads[0]] * 2)),
+    ),
+    "branches left out without scaling the others": Mutation(
+        "deit_tiny_distilled_patch16_224", _DROPOUT, context=unscaled_branches
+    ),
+    "registers under positions": Mutation(
+        "vit_small_patch14_reg4_dinov2",
+        ("features", "logits", "attention"),
+        positions_for_registers,
+    ),
+    "registers in the mean": Mutation(
+        "vit_small_patch14_reg4_dinov2",
+        ("logits", *_GRADIENTS),
+        lambda model: setattr(model.pool, "prefix", 1),
+    ),
+    "gate and values exchanged": Mutation(
+        "vit_small_patch14_reg4_dinov2",
+        _WHOLE,
+        change_kernel("blocks.1.mlp.fc1.kernel", swap_halves),
     ),
     "flattened channels last": Mutation(
         "mnist_cnn",
