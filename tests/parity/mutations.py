@@ -113,6 +113,18 @@ def heads_last():
     return replaced(ops, "attend", wrong)
 
 
+def one_head_alone():
+    """Read the class token alone, as if there were no second head."""
+
+    def wrong(right):
+        def call(self, x, **how):
+            return self.heads[0](x[:, 0], **how) + 0 * right(self, x, **how)
+
+        return call
+
+    return replaced(layers.MeanHead, "__call__", wrong)
+
+
 def unscaled_branches():
     """Leave branches out without scaling those that are kept."""
 
@@ -268,7 +280,7 @@ MUTATIONS: dict[str, Mutation] = {
     "the class token's head alone": Mutation(
         "deit_tiny_distilled_patch16_224",
         ("logits", *_GRADIENTS),
-        lambda model: setattr(model, "head", layers.MeanHead([model.head.heads[0]] * 2)),
+        context=one_head_alone,
     ),
     "branches left out without scaling the others": Mutation(
         "deit_tiny_distilled_patch16_224", _DROPOUT, context=unscaled_branches
