@@ -15,19 +15,19 @@ from safetensors.numpy import load_file
 from jax_models import torch_weights
 from tests.jax_models.small import bits, build
 
-PLAIN = {"distilled": False}
-BOTH = {"pool": "token_and_avg"}
-READ = {"layer_scale": 0.7, "distilled": False, **BOTH}
-VIT, REG = "deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2"
-# Models that can be written in a layout: name, settings, some of the names there.
+NAME = "vit_small_patch14_reg4_dinov2"
+REG = {}
+DINOV2 = {"registers": None, "cover_prefix": True, "swiglu": False}
+VIT = DINOV2 | {"layer_scale": None, "pool": "token"}
+DEIT = VIT | {"distilled": True}
+# Models that can be written in a layout: settings, some of the names there.
 WRITTEN = {
-    ("timm", "vit"): (VIT, PLAIN, ["cls_token", "patch_embed.proj.weight", "head.bias"]),
-    ("timm", "avg"): (VIT, {"pool": "avg", **PLAIN}, ["fc_norm.weight"]),
-    ("timm", "distilled"): (VIT, {}, ["dist_token", "head_dist.weight", "norm.bias"]),
-    ("timm", "registers"): (REG, {}, ["reg_token", "blocks.1.ls2.gamma", "blocks.0.mlp.fc1.bias"]),
+    ("timm", "vit"): (VIT, ["cls_token", "patch_embed.proj.weight", "head.bias"]),
+    ("timm", "avg"): (VIT | {"pool": "avg"}, ["fc_norm.weight"]),
+    ("timm", "distilled"): (DEIT, ["dist_token", "head_dist.weight", "norm.bias"]),
+    ("timm", "registers"): (REG, ["reg_token", "blocks.1.ls2.gamma", "blocks.0.mlp.fc1.bias"]),
     ("torchvision", "vit"): (
         VIT,
-        PLAIN,
         [
             "class_token",
             "encoder.pos_embedding",
@@ -39,7 +39,6 @@ WRITTEN = {
     ),
     ("huggingface", "vit"): (
         VIT,
-        PLAIN,
         [
             "vit.embeddings.position_embeddings",
             "vit.encoder.layer.1.attention.attention.key.bias",
@@ -50,18 +49,15 @@ WRITTEN = {
         ],
     ),
     ("huggingface", "deit"): (
-        VIT,
-        {},
+        DEIT,
         ["deit.embeddings.distillation_token", "cls_classifier.bias"],
     ),
     ("huggingface", "dinov2"): (
-        VIT,
-        READ,
+        DINOV2,
         ["dinov2.encoder.layer.0.layer_scale1.lambda1", "dinov2.encoder.layer.0.mlp.fc2.bias"],
     ),
     ("huggingface", "registers"): (
         REG,
-        {},
         [
             "dinov2_with_registers.embeddings.register_tokens",
             "dinov2_with_registers.embeddings.mask_token",
@@ -78,9 +74,9 @@ def rename(state, *changes):
     return state
 
 
-def loaded(name, settings, state):
+def loaded(settings, state):
     """An empty model, filled; and the words of the warnings."""
-    model = nnx.eval_shape(lambda: build(name, **settings))
+    model = nnx.eval_shape(lambda: build(NAME, **settings))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch_weights.load(model, state)
@@ -89,11 +85,11 @@ def loaded(name, settings, state):
 
 @pytest.mark.parametrize(("layout", "kind"), WRITTEN)
 def test_round_trips_are_bit_for_bit(layout, kind, tmp_path):
-    name, settings, some = WRITTEN[layout, kind]
-    model = build(name, **settings)
+    settings, some = WRITTEN[layout, kind]
+    model = build(NAME, **settings)
     state = torch_weights.export(model, layout=layout)
     assert set(some) <= state.keys()
-    assert bits(loaded(name, settings, state)[0]) == bits(model)
+    assert bits(loaded(settings, state)[0]) == bits(model)
     path = tmp_path / "model.safetensors"
     torch_weights.save_safetensors(model, path, layout=layout)
     read = load_file(path)
@@ -102,7 +98,7 @@ def test_round_trips_are_bit_for_bit(layout, kind, tmp_path):
 
 
 def test_separate_queries_keys_and_values_are_thirds_of_the_fused_ones():
-    model = build(VIT, **PLAIN)
+    model = build(NAME, **VIT)
     fused = torch_weights.export(model, "timm")["blocks.1.attn.qkv.weight"]
     ours = torch_weights.export(model, "huggingface")
     for third, part in zip(np.split(fused, 3), ("query", "key", "value"), strict=True):
@@ -153,23 +149,23 @@ OTHERS = {
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_names_of_the_same_are_read(kind):
     (layout, written), change = OTHERS[kind]
-    name, settings, _ = WRITTEN[layout, written]
-    model = build(name, **settings)
+    settings, _ = WRITTEN[layout, written]
+    model = build(NAME, **settings)
     state = change(torch_weights.export(model, layout))
     assert state.keys() != torch_weights.export(model, layout).keys()
-    assert bits(loaded(name, settings, state)[0]) == bits(model)
+    assert bits(loaded(settings, state)[0]) == bits(model)
 
 
 @pytest.mark.parametrize("registers", [3, None])
 def test_dinov2s_original_gives_the_class_token_its_position(registers):
     settings = {"registers": registers, "cover_prefix": registers is None}
-    model, change = build(REG, **settings), [(r"reg_token", "register_tokens")]
+    model, change = build(NAME, **settings), [(r"reg_token", "register_tokens")]
     change += [(r"mlp\.fc1", "mlp.w12"), (r"mlp\.fc2", "mlp.w3")]
     state = rename(torch_weights.export(model), *change) | {"mask_token": np.ones((1, 22))}
     own = np.random.default_rng(0).normal(size=(1, 1, 22)).astype(np.float32)
     if registers:
         state["pos_embed"] = np.concatenate([own, state["pos_embed"]], axis=1)
-    filled, told = loaded(REG, settings, state)
+    filled, told = loaded(settings, state)
     assert told == ["mask_token is left out: it stands for hidden patches in pretraining alone."]
     expected = torch_weights.export(model)
     if registers:
@@ -179,31 +175,31 @@ def test_dinov2s_original_gives_the_class_token_its_position(registers):
 
 
 def test_a_bare_model_of_hugging_face_is_read_without_its_pooler():
-    settings = PLAIN | {"num_classes": 0}
-    model = build(VIT, **settings)
+    settings = VIT | {"num_classes": 0}
+    model = build(NAME, **settings)
     state = rename(torch_weights.export(model, "huggingface"), (r"^vit\.", ""))
     assert "embeddings.cls_token" in state
-    extra = {"pooler.dense.weight": np.ones((21, 21)), "pooler.dense.bias": np.ones(21)}
-    filled, told = loaded(VIT, settings, state | extra)
+    extra = {"pooler.dense.weight": np.ones((22, 22)), "pooler.dense.bias": np.ones(22)}
+    filled, told = loaded(settings, state | extra)
     assert bits(filled) == bits(model)
     assert [line.partition(" ")[0] for line in told] == list(extra)
 
 
 def test_layers_of_pretraining_before_the_head_are_left_out():
-    model = build(VIT, **PLAIN)
+    model = build(NAME, **VIT)
     for layout, name in (
         ("timm", "pre_logits.fc.weight"),
         ("torchvision", "heads.pre_logits.bias"),
     ):
-        state = torch_weights.export(model, layout) | {name: np.ones((21, 21))}
-        filled, told = loaded(VIT, PLAIN, state)
+        state = torch_weights.export(model, layout) | {name: np.ones((22, 22))}
+        filled, told = loaded(VIT, state)
         assert bits(filled) == bits(model)
         assert told == [f"{name} is left out: {told[0].partition(': ')[2]}"]
 
 
 @pytest.mark.parametrize("layout", ["timm", "torchvision", "huggingface"])
 def test_a_misfit_names_the_layout_it_was_taken_for(layout):
-    model = build(VIT, **PLAIN)
+    model = build(NAME, **VIT)
     state = torch_weights.export(model, layout)
     missing, wide = list(state)[3], list(state)[-1]
     del state[missing]
@@ -218,19 +214,19 @@ def test_a_misfit_names_the_layout_it_was_taken_for(layout):
 
 
 @pytest.mark.parametrize(
-    ("layout", "name", "settings"),
+    ("layout", "settings"),
     [
-        ("torchvision", VIT, {}),
-        ("torchvision", REG, {}),
-        ("torchvision", VIT, {"pool": "avg", **PLAIN}),
-        ("huggingface", REG, {"pool": "token"}),
-        ("huggingface", VIT, {"pool": "avg", **PLAIN}),
-        ("facebook", REG, {}),
-        ("keras", VIT, {}),
+        ("torchvision", DEIT),
+        ("torchvision", REG),
+        ("torchvision", VIT | {"pool": "avg"}),
+        ("huggingface", REG | {"pool": "token"}),
+        ("huggingface", VIT | {"pool": "avg"}),
+        ("facebook", REG),
+        ("keras", VIT),
     ],
 )
-def test_what_a_library_has_no_model_for_is_not_written(layout, name, settings, tmp_path):
-    model = build(name, **settings)
+def test_what_a_library_has_no_model_for_is_not_written(layout, settings, tmp_path):
+    model = build(NAME, **settings)
     with pytest.raises(ValueError, match=rf"layout='{layout}': .* has no names there.*timm"):
         torch_weights.export(model, layout)
     with pytest.raises(ValueError, match="has no names there"):

@@ -80,7 +80,7 @@ def positions_for_registers(model):
     """Positions also for the tokens before the patches."""
     positions = model.pos_embed[...]
     count = model.pool.prefix
-    model.pos_embed[...] = jnp.concatenate([positions[:, :count], positions], axis=1)
+    model.pos_embed = nnx.Param(jnp.concatenate([positions[:, :count], positions], axis=1))
     model.cover_prefix = True
 
 
@@ -287,7 +287,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "registers under positions": Mutation(
         "vit_small_patch14_reg4_dinov2",
-        ("features", "logits", "attention"),
+        ("embedding", "features", "logits", "attention"),
         positions_for_registers,
     ),
     "registers in the mean": Mutation(
