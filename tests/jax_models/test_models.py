@@ -410,7 +410,6 @@ PUBLISHED_SIZES = {
     "attention_cnn": 737_294,
     "convnext_tiny": 28_589_128,
     "deep_vit": 12_862_820,
-    "deit_tiny_distilled_patch16_224": 5_910_800,
     "mlp_head_vit": 2_618_916,
     "mnist_cnn": 1_199_882,
     "mnist_vit": 3_417_816,

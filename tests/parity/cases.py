@@ -107,7 +107,7 @@ CASES: dict[str, list[dict]] = {
         },
     ],
     "deit_tiny_distilled_patch16_224": [
-        {"batch": 2, "image": (224, 224), "depth": 2},
+        {"batch": 2, "image": (224, 224), "depth": 1},
         {
             "batch": 3,
             "image": (35, 35),
@@ -128,7 +128,7 @@ CASES: dict[str, list[dict]] = {
             "in_channels": 1,
             "embed_dim": 10,
             "num_heads": 5,
-            "depth": 3,
+            "depth": 2,
             "num_classes": 7,
             "distilled": False,
             "pool": "avg",
