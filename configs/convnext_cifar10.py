@@ -2,7 +2,7 @@
 
 python train_jax.py --config configs/convnext_cifar10.py
 
-Time: to be measured. Result: not run yet.
+Time: some 15 minutes an epoch on 2 CPU cores, by single steps. Result: not run yet.
 """
 
 from configs import vit_cifar10
