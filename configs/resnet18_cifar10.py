@@ -2,7 +2,8 @@
 
 python train_jax.py --config configs/resnet18_cifar10.py
 
-Result: not run yet; its source reports 93.02 %.
+Time: some 15 minutes an epoch on 2 CPU cores, by single steps. Result: not run yet;
+its source reports 93.02 %.
 """
 
 from configs import cnn_cifar10

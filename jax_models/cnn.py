@@ -78,11 +78,12 @@ class ConvNet(nnx.Module):
             x, _ = part(x, train=False, rngs=None, maps=False)
         return self._classify(x, False, None)
 
-    def stage_pixels(self, stage: int) -> tuple[int, int]:
+    def stage_pixels(self, stage: int) -> tuple[float, int]:
         """Where a stage's output lies on the image: (first pixel, pixels per value).
 
         Value i of a row or column stands for pixels first + i·step up to first + (i+1)·step: it
-        has seen as many on the left as on the right of them.
+        has seen as many on the left as on the right of them. With padding the last ones may reach
+        over the border.
         """
         first, step = 0, 1
         for size, stride, padding in self._windows(stage):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jax_models.layers import identity
+from jax_models.layers import NoHead, identity
 from jax_models.torch_weights.tables import TorchTensor, register
 from jax_models.vit_names import as_convolution
 
@@ -19,10 +19,11 @@ _PRE_LOGITS = "a layer of pretraining before the head, which timm leaves out too
 
 
 def _has(model, *, prefix=("cls_token",), cover=True, scaled=False, gated=False, pool="token"):
+    """Whether a model has these settings and no others that show in its weights."""
     block = model.blocks[0]
-    return (model.prefix, model.cover_prefix, model.pool.kind, block.mlp.gated) == (
-        *(prefix, cover, pool, gated),
-    ) and (block.ls1 is not identity) == scaled
+    found = model.prefix, model.cover_prefix, block.ls1 is not identity, block.mlp.gated
+    reads = isinstance(model.head, NoHead) or model.pool.kind == pool
+    return found == (prefix, cover, scaled, gated) and reads
 
 
 def _never(model):
@@ -166,13 +167,21 @@ for _root, _prefix in {"vit.": ("cls_token",), "deit.": ("cls_token", "dist_toke
 def _dinov2(attention, mlp, root, writes):
     table = _huggingface(_OLD, _NORMS, attention, mlp)
     place = TorchTensor(table["pos_embed"].name, _with_class_token, converted=True)
+    token = "embeddings.cls_token"
+    convert = _convert_positions(token, "embeddings.position_embeddings")
+
+    def before_save(model, state, root):
+        convert["before_save"](model, state, root)
+        # Its classes have one, used or not; all zeros is how they start.
+        state[f"{root}embeddings.mask_token"] = np.zeros_like(state[root + token][0])
+
     register(
         "huggingface",
         {_FAMILY: table | {"pos_embed": place}},
         root=root,
         left_out=_HIDDEN,
         writes=writes,
-        **_convert_positions("embeddings.cls_token", "embeddings.position_embeddings"),
+        **convert | {"before_save": before_save},
     )
 
 

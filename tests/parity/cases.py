@@ -107,7 +107,7 @@ CASES: dict[str, list[dict]] = {
         },
     ],
     "deit_tiny_distilled_patch16_224": [
-        {"batch": 2, "image": (224, 224), "depth": 2},
+        {"batch": 2, "image": (224, 224), "depth": 1},
         {
             "batch": 3,
             "image": (35, 35),
@@ -128,7 +128,7 @@ CASES: dict[str, list[dict]] = {
             "in_channels": 1,
             "embed_dim": 10,
             "num_heads": 5,
-            "depth": 3,
+            "depth": 2,
             "num_classes": 7,
             "distilled": False,
             "pool": "avg",
@@ -187,7 +187,7 @@ CASES: dict[str, list[dict]] = {
         },
     ],
     "resnet18": [
-        {"batch": 2, "image": (64, 64), "depths": (1, 1, 1, 1)},
+        {"batch": 2, "image": (48, 48), "depths": (1, 1, 1, 1)},
         {
             "batch": 3,
             "image": (37, 29),
@@ -208,7 +208,7 @@ CASES: dict[str, list[dict]] = {
         },
     ],
     "convnext_tiny": [
-        {"batch": 2, "image": (64, 64), "depths": (1, 1, 1, 1)},
+        {"batch": 2, "image": (32, 32), "depths": (1, 1, 1, 1)},
         {
             "batch": 3,
             "image": (43, 37),

@@ -80,7 +80,7 @@ def positions_for_registers(model):
     """Positions also for the tokens before the patches."""
     positions = model.pos_embed[...]
     count = model.pool.prefix
-    model.pos_embed[...] = jnp.concatenate([positions[:, :count], positions], axis=1)
+    model.pos_embed = nnx.Param(jnp.concatenate([positions[:, :count], positions], axis=1))
     model.cover_prefix = True
 
 
@@ -111,6 +111,18 @@ def heads_last():
         return attend
 
     return replaced(ops, "attend", wrong)
+
+
+def one_head_alone():
+    """Read the class token alone, as if there were no second head."""
+
+    def wrong(right):
+        def call(self, x, **how):
+            return self.heads[0](x[:, 0], **how) + 0 * right(self, x, **how)
+
+        return call
+
+    return replaced(layers.MeanHead, "__call__", wrong)
 
 
 def unscaled_branches():
@@ -268,14 +280,14 @@ MUTATIONS: dict[str, Mutation] = {
     "the class token's head alone": Mutation(
         "deit_tiny_distilled_patch16_224",
         ("logits", *_GRADIENTS),
-        lambda model: setattr(model, "head", layers.MeanHead([model.head.heads[0]] * 2)),
+        context=one_head_alone,
     ),
     "branches left out without scaling the others": Mutation(
         "deit_tiny_distilled_patch16_224", _DROPOUT, context=unscaled_branches
     ),
     "registers under positions": Mutation(
         "vit_small_patch14_reg4_dinov2",
-        ("features", "logits", "attention"),
+        ("embedding", "features", "logits", "attention"),
         positions_for_registers,
     ),
     "registers in the mean": Mutation(
