@@ -29,6 +29,8 @@ CASES = {
     "simple_cnn": Case("cnn_cifar10", 128, 45),
     "attention_cnn": Case("attention_cnn_cifar10", 100, 15),
     "mnist_cnn": Case("cnn_mnist", 32, 1800),
+    "resnet18": Case("resnet18_cifar10", 128, 10),
+    "convnext_tiny": Case("convnext_cifar10", 32, 20),
 }
 _IMAGES = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100), "mnist": ((28, 28, 1), 10)}
 

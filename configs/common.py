@@ -35,7 +35,16 @@ def get_config() -> ConfigDict:
     config.model.num_heads = placeholder(int)
     config.model.mlp_dim = placeholder(int)  # hidden width of the transformer's MLP
     config.model.dropout = placeholder(float)  # rate, from 0 up to but not including 1
+    config.model.drop_path = placeholder(float)  # rate of whole branches left out, last block
+    config.model.pool = placeholder(
+        str
+    )  # what the head of a ViT reads: token | avg | token_and_avg
+    config.model.norm_eps = placeholder(float)  # added to the variance in layer norms
+    config.model.head_norm_eps = placeholder(float)  # the same in that of a ConvNeXt's head
     config.model.widths = placeholder(tuple)  # CNNs: channels of each stage
+    config.model.depths = placeholder(tuple)  # ResNet, ConvNeXt: number of blocks of each stage
+    config.model.stem = placeholder(str)  # ResNet's first layers: imagenet | cifar
+    config.model.block = placeholder(str)  # ResNet: basic | bottleneck
     config.model.head_dims = placeholder(tuple)  # hidden widths of an MLP head
     config.model.head_dropout = placeholder(float)  # rate in an MLP head
     config.model.remat = False  # compute activations again in the backward pass: saves memory

@@ -5,10 +5,27 @@
     logits = model(images, train=True, rngs=nnx.Rngs(dropout=key))
     logits, out = model(images, return_intermediates=True)    # out["attention"], out["features"]
 
-`jax_models.torch_weights` moves weights to and from PyTorch state dicts.
+`jax_models.torch_weights` moves weights to and from PyTorch state dicts. Pretrained models come
+with what belongs to them:
+
+    loaded = jax_models.load_pretrained("hf:google/vit-base-patch16-224")
+    loaded.model(loaded.preprocessing(["cat.jpg"])), loaded.class_names
 """
 
-from jax_models import attention_cnn, cnn, cnn_names, vit, vit_names  # noqa: F401 - they register
+from jax_models import (  # noqa: F401 - they register
+    attention_cnn,
+    cnn,
+    cnn_names,
+    convnext,
+    convnext_names,
+    resnet,
+    resnet_names,
+    standard_vit,
+    standard_vit_names,
+    vit,
+    vit_names,
+)
+from jax_models.pretrained import Pretrained, load_pretrained
 from jax_models.registry import (
     can_scan,
     create_model,
@@ -21,4 +38,4 @@ from jax_models.registry import (
 )
 
 __all__ = ["can_scan", "create_model", "family", "list_families", "list_models"]
-__all__ += ["model_keywords", "register", "register_as"]
+__all__ += ["Pretrained", "load_pretrained", "model_keywords", "register", "register_as"]

@@ -15,9 +15,10 @@ class ConvNet(nnx.Module):
     """Convolutional stages one after the other, and a head on what the last one gives.
 
     Args:
-      stages: at least one.
+      stages: at least one; each has `windows` and `attention`, as a `ConvStage` has.
       head: from features [B,F] to logits.
       in_channels: C of the images.
+      stem: what comes before the stages; it has a `conv` and `windows`.
       img_size: side of the square images, pixels; None where any size will do.
       flatten: give the head all values of the last feature map (channel by channel, PyTorch's
         order) instead of the mean of each channel.
@@ -25,10 +26,11 @@ class ConvNet(nnx.Module):
     """
 
     def __init__(
-        self, stages: Sequence[conv_layers.ConvStage], head: layers.Head, *, in_channels: int,
-        img_size: int | None = None, flatten: bool = False, remat: bool = False,
+        self, stages: Sequence[nnx.Module], head: layers.Head, *, in_channels: int,
+        stem: nnx.Module | None = None, img_size: int | None = None, flatten: bool = False,
+        remat: bool = False,
     ):  # fmt: skip
-        self.stages, self.head, self.remat = nnx.List(stages), head, remat
+        self.stem, self.stages, self.head, self.remat = stem, nnx.List(stages), head, remat
         self.in_channels, self.img_size, self.flatten = in_channels, img_size, flatten
 
     def __call__(
@@ -52,14 +54,19 @@ class ConvNet(nnx.Module):
             training with dropout without `rngs`.
         """
         layers.check_images(images, self.in_channels, self.img_size)
-        self._check_halvings(images.shape)
+        self._check_size(*images.shape[1:3])
         how = {"train": train, "rngs": rngs, "maps": return_intermediates, "remat": self.remat}
-        x, attention, features = stack.run_parts(self.stages, images, **how)
+        x = self.embed(images, train=train)
+        x, attention, features = stack.run_parts(self.stages, x, **how)
         logits = self._classify(x, train, rngs)
         if return_intermediates:
             attention = tuple(weights for weights in attention if weights is not None)
             return logits, {"attention": attention, "features": features}
         return logits
+
+    def embed(self, images: Array, *, train: bool = False) -> Array:
+        """What the first stage is given of images [B,H,W,C]: [B,H',W',C']."""
+        return images if self.stem is None else self.stem(images, train=train)
 
     def _classify(self, x, train, rngs):
         flat = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1) if self.flatten else x.mean((1, 2))
@@ -71,18 +78,24 @@ class ConvNet(nnx.Module):
             x, _ = part(x, train=False, rngs=None, maps=False)
         return self._classify(x, False, None)
 
-    def stage_pixels(self, stage: int) -> tuple[int, int]:
+    def stage_pixels(self, stage: int) -> tuple[float, int]:
         """Where a stage's output lies on the image: (first pixel, pixels per value).
 
-        Value i of a row or column stands for pixels first + i·step up to first + (i+1)·step. The
-        first one is 0 where convolutions pad; without padding each takes a border off.
+        Value i of a row or column stands for pixels first + i·step up to first + (i+1)·step: it
+        has seen as many on the left as on the right of them. With padding the last ones may reach
+        over the border.
         """
         first, step = 0, 1
-        for part in list(self.stages)[: stage + 1]:
-            for conv in part.convs:
-                first += step * (conv.kernel_size[0] // 2 - conv.padding[0][0])
-            step *= 2 if part.pool else 1
+        for size, stride, padding in self._windows(stage):
+            first += step * ((size - stride) / 2 - padding)
+            step *= stride
         return first, step
+
+    def _windows(self, stage):
+        """What the images have gone through after a stage."""
+        stem = [] if self.stem is None else [self.stem]
+        parts = stem + list(self.stages)[: stage + 1]
+        return [window for part in parts for window in part.windows]
 
     @property
     def attention_stages(self) -> tuple[int, ...]:
@@ -92,27 +105,39 @@ class ConvNet(nnx.Module):
     @property
     def first_filters(self) -> jax.Array:
         """Kernel [h,w,C,F] of the convolution that sees the image."""
-        return self.stages[0].convs[0].kernel[...]
+        first = self.stages[0].convs[0] if self.stem is None else self.stem.conv
+        return first.kernel[...]
 
-    def _check_halvings(self, shape):
-        halvings = sum(stage.pool for stage in self.stages)
-        if min(shape[1:3]) < 2**halvings:
+    def _check_size(self, height, width):
+        windows, pixels = self._windows(len(self.stages)), min(height, width)
+        for window in windows:
+            pixels = window.places(pixels)
+        if pixels < 1:
+            halvings = sum(window.stride.bit_length() - 1 for window in windows)
             raise ValueError(
-                f"Images of {shape[1]}x{shape[2]} pixels are too small to be halved {halvings} "
+                f"Images of {height}x{width} pixels are too small to be halved {halvings} "
                 "times: give fewer widths or larger images."
             )
 
 
-def check_widths(widths: Sequence[int], count: int | None = None) -> tuple[int, ...]:
+def check_widths(
+    widths: Sequence[int], count: int | None = None, *, depths: Sequence[int] | None = None
+) -> tuple[int, ...]:
     """Return the channels of the stages as a tuple.
 
     Raises:
-      ValueError: there are none, or not `count`, or one is below 1.
+      ValueError: there are none, or not `count`, or one is below 1; or there is another number of
+        `depths`, or one of these is below 1.
     """
     if not isinstance(widths, Sequence) or not widths or count not in (None, len(widths)):
         expected = f"{count} numbers" if count else "one number or more"
         raise ValueError(f"widths={widths!r}: expected a tuple of {expected}, channels of a stage.")
     layers.check_sizes(**{f"widths[{i}]": width for i, width in enumerate(widths)})
+    if depths is not None:
+        if not isinstance(depths, Sequence) or len(depths) != len(widths):
+            expected = f"as many numbers of blocks as widths={tuple(widths)!r} has channels"
+            raise ValueError(f"depths={depths!r}: expected a tuple of {expected}.")
+        layers.check_sizes(**{f"depths[{i}]": depth for i, depth in enumerate(depths)})
     return tuple(widths)
 
 

@@ -4,36 +4,72 @@ Sizes of a stage are in a row (`fmt: skip`), to be read beside torch_ref/cnn.py.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jax_models import layers, ops
+from jax_models import layers, ops, stack
 from jax_models.dropout import Dropout
 from jax_models.rngs import Rngs
 
 
-class Conv3x3(nnx.Conv):
-    """A 3×3 convolution, stride 1, that starts as torch.nn.Conv2d does.
+class Window(NamedTuple):
+    """What a convolution or a pool sees at once, along an axis: pixels, all of them counts.
+
+    Attributes:
+      size: its side.
+      stride: from one window to the next.
+      padding: on each side of the map.
+    """
+
+    size: int
+    stride: int
+    padding: int
+
+    def places(self, pixels: int) -> int:
+        """How many windows there are on so many pixels; below 1 where not one fits."""
+        return (pixels + 2 * self.padding - self.size) // self.stride + 1
+
+
+class Conv(nnx.Conv):
+    """A convolution that starts as torch.nn.Conv2d does, or from another kernel.
 
     Args:
       in_features: channels of the input.
       out_features: channels of the output.
+      size: side of the kernel.
+      stride: pixels from one place to the next.
       padding: zero pixels on each side.
+      groups: see `ops.convolution`; as many as channels in a depthwise one.
+      bias: whether it has one.
+      kernel: initial values.
       rngs: initial weights.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, padding: int = 1, rngs: nnx.Rngs):
-        start = {"kernel_init": layers.kernel_init, "bias_init": layers.bias_init(9 * in_features)}
-        sides = ((padding, padding), (padding, padding))
-        super().__init__(in_features, out_features, (3, 3), padding=sides, **start, rngs=rngs)
+    def __init__(
+        self, in_features: int, out_features: int, size: int, *, stride: int = 1, padding: int = 0,
+        groups: int = 1, bias: bool = True, kernel=layers.kernel_init, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        self.window = Window(size, stride, padding)
+        start = {
+            "kernel_init": kernel,
+            "bias_init": layers.bias_init(size**2 * in_features // groups),
+        }
+        super().__init__(
+            in_features, out_features, (size, size), strides=stride,
+            padding=((padding, padding), (padding, padding)), feature_group_count=groups,
+            use_bias=bias, **start, rngs=rngs,
+        )  # fmt: skip
 
     def __call__(self, x: Array, *, exact: bool = False) -> Array:
         """x [B,H,W,C] -> [B,H',W',D]; `exact` as in `ops.convolution`."""
-        kernel, bias, padding = self.kernel[...], self.bias[...], self.padding[0][0]
-        return ops.convolution(x, kernel, bias, padding, exact=exact)
+        bias = None if self.bias is None else self.bias[...]
+        _, stride, padding = self.window
+        how = {"stride": stride, "groups": self.feature_group_count, "exact": exact}
+        return ops.convolution(x, self.kernel[...], bias, padding, **how)
 
 
 class BatchNorm(nnx.Module):
@@ -118,7 +154,7 @@ class ConvStage(nnx.Module):
     ):  # fmt: skip
         inputs = (in_features, *widths[:-1])
         self.convs = nnx.List(
-            Conv3x3(n, width, padding=padding, rngs=rngs)
+            Conv(n, width, 3, padding=padding, rngs=rngs)
             for n, width in zip(inputs, widths, strict=True)
         )
         self.norms = nnx.List(BatchNorm(width) for width in widths) if batch_norm else None
@@ -142,6 +178,44 @@ class ConvStage(nnx.Module):
         if self.pool:
             x = ops.max_pool2x2(x)
         return self.dropout(x, train=train, rngs=rngs), weights
+
+    @property
+    def windows(self) -> list[Window]:
+        """What it sees with, in order."""
+        return [conv.window for conv in self.convs] + [Window(2, 2, 0)] * self.pool
+
+
+class BlockStage(nnx.Module):
+    """Residual blocks one after the other, and what comes before the first.
+
+    Args:
+      blocks: each maps x to (x, None), and has `windows`.
+      downsample: makes the maps smaller beforehand; None where the first block does.
+      remat: of the blocks, see `create_model`.
+    """
+
+    attention = None
+
+    def __init__(
+        self, blocks: Sequence[nnx.Module], *, downsample: nnx.Module | None = None,
+        remat: bool = False,
+    ):  # fmt: skip
+        self.downsample, self.blocks, self.remat = downsample, nnx.List(blocks), remat
+
+    def __call__(
+        self, x: Array, *, train: bool, rngs: Rngs, maps: bool = True
+    ) -> tuple[Array, None]:
+        """x [B,H,W,C] -> (x [B,H',W',C'], None)."""
+        if self.downsample is not None:
+            x = self.downsample(x, train=train)
+        how = {"train": train, "rngs": rngs, "maps": maps, "remat": self.remat}
+        return stack.run_parts(self.blocks, x, **how)[0], None
+
+    @property
+    def windows(self) -> list[Window]:
+        """What it sees with, in order."""
+        parts = ([] if self.downsample is None else [self.downsample]) + list(self.blocks)
+        return [window for part in parts for window in part.windows]
 
 
 class SpatialAttention(nnx.Module):

@@ -6,6 +6,7 @@ with PyTorch runs: uniform in ±1/sqrt(fan_in) for weights and biases alike. Sig
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -36,6 +37,17 @@ def truncated_normal(key, shape):
     return jnp.clip(0.02 * jax.random.normal(key, shape, jnp.float32), -2.0, 2.0)
 
 
+def start_from_normal(model: nnx.Module, rngs: nnx.Rngs) -> None:
+    """Start all Linear layers and convolutions of a model from `truncated_normal`, and biases 0."""
+    # New variables: JAX looks long for the sharding of a traced value that replaces another.
+    for _, layer in nnx.iter_modules(model):
+        if isinstance(layer, nnx.Linear | nnx.Conv):
+            layer.kernel = nnx.Param(truncated_normal(rngs.params(), layer.kernel.shape))
+            if layer.bias is not None:
+                layer.bias = nnx.Param(jnp.zeros(layer.bias.shape, jnp.float32))
+
+
+near_zero = nnx.initializers.normal(1e-6, jnp.float32)
 standard_normal = nnx.initializers.normal(1.0, jnp.float32)  # as torch.randn and nn.Embedding
 unit_uniform = nnx.initializers.uniform(1.0, jnp.float32)  # in [0, 1), as torch.rand
 
@@ -158,6 +170,38 @@ class Attention(nnx.Module):
         return self.projection(y), weights
 
 
+class DropPath(Dropout):
+    """Stochastic depth: leave the branch of a block out, for each example by its own chance.
+
+    Source: Huang et al. 2016, https://arxiv.org/abs/1603.09382; branches that are kept are scaled
+    by 1 / (1 - rate) in training, as in timm.
+
+    Args:
+      rate: chance of leaving a branch out, in [0, 1).
+
+    Raises:
+      ValueError: the rate is outside [0, 1).
+    """
+
+    def __init__(self, rate: float):
+        super().__init__(rate, "drop_path")
+
+    def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
+        """The branch x [B, ...], with `train` zero for some examples; raises as `Dropout` does."""
+        drop = self.drop(train, rngs)
+        return x if drop is None else drop(x, (x.shape[0], *(1,) * (x.ndim - 1)))
+
+    @classmethod
+    def rates(cls, last: float, count: int) -> tuple[float, ...]:
+        """The rates of `count` blocks, which rise evenly from 0 to that of the last one.
+
+        Raises:
+          ValueError: the last one is outside [0, 1).
+        """
+        last = cls(last).rate
+        return tuple(last * i / max(count - 1, 1) for i in range(count))
+
+
 def identity(x: Array) -> Array:
     """x."""
     return x
@@ -173,26 +217,53 @@ class Mlp(nnx.Module):
       activation: after the first layer.
       out_activation: after the second layer.
       hidden_norm: a layer norm of width F before the activation.
+      gated: the first layer gives 2F values, of which the first half, activated, is multiplied
+        with the second; with SiLU this is SwiGLU. Source: Shazeer 2020,
+        https://arxiv.org/abs/2002.05202.
       rngs: initial weights.
     """
 
     def __init__(
         self, embed_dim: int, mlp_dim: int, *, dropout: float = 0.0,
         activation: Callable = ops.gelu, out_activation: Callable = identity,
-        hidden_norm: bool = False, rngs: nnx.Rngs,
+        hidden_norm: bool = False, gated: bool = False, rngs: nnx.Rngs,
     ):  # fmt: skip
         check_sizes(embed_dim=embed_dim, mlp_dim=mlp_dim)
-        self.activation, self.out_activation = activation, out_activation
-        self.fc1 = Linear(embed_dim, mlp_dim, rngs=rngs)
+        self.activation, self.out_activation, self.gated = activation, out_activation, gated
+        self.fc1 = Linear(embed_dim, (1 + gated) * mlp_dim, rngs=rngs)
         self.norm = LayerNorm(mlp_dim, rngs=rngs) if hidden_norm else identity
         self.fc2 = Linear(mlp_dim, embed_dim, rngs=rngs)
         self.dropout = Dropout(dropout)
 
     def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
         """x [..., D] -> [..., D]."""
-        x = self.activation(self.norm(self.fc1(x)))
+        x = self.fc1(x)
+        x, *gated = jnp.split(x, 2, axis=-1) if self.gated else [x]
+        x = self.activation(self.norm(x))
+        for values in gated:
+            x = x * values
         x = self.dropout(x, train=train, rngs=rngs)
         return self.dropout(self.out_activation(self.fc2(x)), train=train, rngs=rngs)
+
+
+class LayerScale(nnx.Module):
+    """A learned factor for each feature. Source: Touvron et al. 2021, arXiv:2103.17239.
+
+    Args:
+      num_features: D.
+      start: value of all factors at first.
+
+    Raises:
+      ValueError: the start is not a number above 0.
+    """
+
+    def __init__(self, num_features: int, start: float):
+        check_positive(layer_scale=start)
+        self.gamma = nnx.Param(jnp.full(num_features, start, jnp.float32))
+
+    def __call__(self, x: Array) -> Array:
+        """x [..., D] -> [..., D]."""
+        return x * self.gamma[...]
 
 
 class Head(nnx.Module):
@@ -204,6 +275,8 @@ class Head(nnx.Module):
       head_dims: width of each hidden layer; none for a linear head.
       activations: of each hidden layer.
       dropout: rate after each hidden layer.
+      norm: of the input.
+      in_dropout: rate on what that gives.
       rngs: initial weights.
 
     Raises:
@@ -212,7 +285,8 @@ class Head(nnx.Module):
 
     def __init__(
         self, in_features: int, num_classes: int, head_dims: Sequence[int] = (),
-        activations: tuple[Callable, ...] = (), *, dropout: float = 0.0, rngs: nnx.Rngs,
+        activations: tuple[Callable, ...] = (), *, dropout: float = 0.0,
+        norm: Callable = identity, in_dropout: float = 0.0, rngs: nnx.Rngs,
     ):  # fmt: skip
         if not isinstance(head_dims, Sequence) or len(head_dims) != len(activations):
             raise ValueError(
@@ -221,18 +295,43 @@ class Head(nnx.Module):
         check_sizes(**{f"head_dims[{i}]": width for i, width in enumerate(head_dims)})
         check_sizes(num_classes=num_classes)
         widths = [in_features, *head_dims, num_classes]
-        self.activations = activations
+        self.norm, self.activations = norm, activations
         self.layers = nnx.List(
             Linear(n, width, rngs=rngs) for n, width in itertools.pairwise(widths)
         )
+        self.in_dropout = Dropout(in_dropout)
         self.dropout = Dropout(dropout, "head_dropout")
 
     def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
         """x [B,D] -> logits [B,K]."""
+        x = self.in_dropout(self.norm(x), train=train, rngs=rngs)
         *hidden, last = self.layers
         for layer, activation in zip(hidden, self.activations, strict=True):
             x = self.dropout(activation(layer(x)), train=train, rngs=rngs)
         return last(x)
+
+
+class NoHead(nnx.Module):
+    """In place of a head: the features that one would read."""
+
+    def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
+        """x [B,D] -> x."""
+        return x
+
+
+class MeanHead(nnx.Module):
+    """Heads that read a token each, and whose logits are averaged, as of DeiT's two.
+
+    Source: Touvron et al. 2020, https://arxiv.org/abs/2012.12877.
+    """
+
+    def __init__(self, heads: Sequence[Head]):
+        self.heads = nnx.List(heads)
+
+    def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
+        """x [B,tokens,D] -> logits [B,K]."""
+        logits = [head(x[:, i], train=train, rngs=rngs) for i, head in enumerate(self.heads)]
+        return sum(logits) / len(logits)
 
 
 def check_images(images: Array, in_channels: int, img_size: int | None = None) -> None:
@@ -258,3 +357,14 @@ def check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"{name}={size!r}: expected a whole number of at least 1.")
+
+
+def check_positive(**values: float) -> None:
+    """Raise a ValueError that names the first value that is not a finite number above 0."""
+    for name, value in values.items():
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 < value < math.inf
+        ):
+            raise ValueError(f"{name}={value!r}: expected a number above 0.")

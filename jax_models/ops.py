@@ -68,19 +68,28 @@ def normalise(x, mean, var, scale, bias, epsilon: float) -> Array:
 
 
 def convolution(
-    x: Array, kernel: Array, bias: Array, padding: int, *, exact: bool = False
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    padding: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    exact: bool = False,
 ) -> Array:
-    """x [B,H,W,C], kernel [kh,kw,C,D], bias [D] -> [B,H',W',D], stride 1.
+    """x [B,H,W,C], kernel [kh,kw,C/groups,D], bias [D] or None -> [B,H',W',D].
 
     Padding are zero pixels on each side. `exact`: not in a faster order of adding up that rounds
     about three times as much.
     """
-    if not exact and cpu.active() and kernels.convolution_fits(x, kernel, padding):
-        return kernels.convolution(x, kernel, bias, padding)
+    how = padding, stride, groups
+    if not exact and cpu.active() and kernels.convolution_fits(x, kernel, *how):
+        return kernels.convolution(x, kernel, bias, *how)
     x, kernel, bias = promote_dtype((x, kernel, bias))
     sides, layout = ((padding, padding),) * 2, ("NHWC", "HWIO", "NHWC")
-    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), sides, dimension_numbers=layout)
-    return y + bias.reshape(1, 1, 1, -1)
+    axes = {"dimension_numbers": layout, "feature_group_count": groups}
+    y = jax.lax.conv_general_dilated(x, kernel, (stride, stride), sides, **axes)
+    return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
 
 def attention(
@@ -153,6 +162,14 @@ def max_pool2x2(x: Array) -> Array:
         return functions.max_pool2x2(x)
     window = (1, 2, 2, 1)
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+
+
+def max_pool3x3(x: Array) -> Array:
+    """3×3 max-pooling, stride 2, one pixel of padding: [B,H,W,C] -> [B,(H+1)//2,(W+1)//2,C]."""
+    if cpu.active():
+        return functions.max_pool3x3(x)
+    window, strides, sides = (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, sides)
 
 
 def gelu(x: Array) -> Array:

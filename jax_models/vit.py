@@ -1,4 +1,4 @@
-"""Vision Transformers: five published ones, put together from the same parts.
+"""Vision Transformers: the shared model, and five published small ones.
 
 Source: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929.
 Signatures have their sizes in as many lines as their mirrors in torch_ref, to be read beside them;
@@ -15,13 +15,14 @@ from jax import Array
 from jax_models import layers, ops, stack
 from jax_models.registry import register
 from jax_models.rngs import Rngs
+from jax_models.tokens import Pool, Prefix
 
 
 class Block(nnx.Module):
     """A transformer block: attention, then an MLP, each with a shortcut around it.
 
-        x = norm1_out(x + dropout(attn(norm1_in(x))))
-        x = norm2_out(x + mlp(norm2_in(x)))
+        x = norm1_out(x + drop_path(ls1(dropout(attn(norm1_in(x))))))
+        x = norm2_out(x + drop_path(ls2(mlp(norm2_in(x)))))
 
     Args:
       embed_dim: D, the token width.
@@ -31,17 +32,24 @@ class Block(nnx.Module):
       epsilon: of the norms.
       in_activation: after norm1_in and norm2_in.
       dropout: rate on the output of the attention.
+      layer_scale: what ls1 and ls2, a factor for each feature, start from; None for none.
+      drop_path: rate of stochastic depth.
       rngs: initial weights.
     """
 
     def __init__(
         self, embed_dim: int, attn: layers.Attention, mlp: layers.Mlp, *,
         norms: Sequence[str], epsilon: float = 1e-5, in_activation: Callable = layers.identity,
-        dropout: float = 0.0, rngs: nnx.Rngs,
+        dropout: float = 0.0, layer_scale: float | None = None, drop_path: float = 0.0,
+        rngs: nnx.Rngs,
     ):  # fmt: skip
         self.attn, self.mlp = attn, mlp
         self.in_activation = in_activation
-        self.dropout = layers.Dropout(dropout)
+        self.dropout, self.drop_path = layers.Dropout(dropout), layers.DropPath(drop_path)
+        for name in ("ls1", "ls2"):
+            absent = layer_scale is None
+            scale = layers.identity if absent else layers.LayerScale(embed_dim, layer_scale)
+            setattr(self, name, scale)
         for name in ("norm1_in", "norm1_out", "norm2_in", "norm2_out"):
             norm = layers.LayerNorm(embed_dim, epsilon=epsilon, rngs=rngs)
             setattr(self, name, norm if name in norms else layers.identity)
@@ -56,9 +64,10 @@ class Block(nnx.Module):
         how = {"train": train, "rngs": rngs}
         y = self.in_activation(self.norm1_in(x))
         y, weights = self.attn(y, **how, maps=maps, queries=queries)
-        x = self.norm1_out(x[:, :queries] + self.dropout(y, **how))
-        y = self.mlp(self.in_activation(self.norm2_in(x)), **how)
-        return self.norm2_out(x + y), weights
+        y = self.ls1(self.dropout(y, **how))
+        x = self.norm1_out(x[:, :queries] + self.drop_path(y, **how))
+        y = self.ls2(self.mlp(self.in_activation(self.norm2_in(x)), **how))
+        return self.norm2_out(x + self.drop_path(y, **how)), weights
 
 
 PRE_NORM = ("norm1_in", "norm2_in")
@@ -67,36 +76,41 @@ DOUBLE_NORM = ("norm1_in", "norm1_out", "norm2_out")
 
 
 class VisionTransformer(nnx.Module):
-    """Patches, class token, learned positions, blocks, and a head on the class token.
+    """Patches, class token, learned positions, blocks, and a head.
 
     Args:
       patch_embed: images to N tokens.
       blocks: the transformer blocks.
-      head: from the class token [B,D] to logits.
-      token_init: `f(key, shape)` for the class token.
+      head: from what `pool` gives to logits.
+      prefix: the tokens before the patches, the class token first.
       position_init: `f(key, shape)` for the positions.
+      cover_prefix: whether the tokens before the patches have positions too.
       embed_activation: after the patch projection.
       unit_columns: divide each feature of an image by its L2 norm over the tokens.
       dropout: rate after the positions.
-      norm: before the head.
+      pool: what the head reads; the class token.
+      norm: of it.
       remat, scan_layers: see `create_model`.
       rngs: initial weights.
     """
 
     def __init__(
         self, patch_embed: layers.PatchEmbed, blocks: Sequence[Block], head: layers.Head, *,
-        token_init: Callable = layers.standard_normal,
-        position_init: Callable = layers.standard_normal,
-        embed_activation: Callable = layers.identity,
-        unit_columns: bool = False, dropout: float = 0.0, norm: Callable = layers.identity,
+        prefix: Sequence[Prefix] = (Prefix("cls_token", layers.standard_normal),),
+        position_init: Callable = layers.standard_normal, cover_prefix: bool = True,
+        embed_activation: Callable = layers.identity, unit_columns: bool = False,
+        dropout: float = 0.0, pool: Pool | None = None, norm: Callable = layers.identity,
         remat: bool = False, scan_layers: bool = False, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.patch_embed, self.blocks, self.head = patch_embed, nnx.List(blocks), head
         self.embed_activation, self.unit_columns = embed_activation, unit_columns
-        tokens, width = patch_embed.num_patches + 1, patch_embed.projection.out_features
-        self.cls_token = nnx.Param(token_init(rngs.params(), (1, 1, width)))
-        self.pos_embed = nnx.Param(position_init(rngs.params(), (1, tokens, width)))
-        self.dropout, self.norm = layers.Dropout(dropout), norm
+        self.prefix, self.cover_prefix = tuple(name for name, _, _ in prefix), cover_prefix
+        places, width = patch_embed.num_patches, patch_embed.projection.out_features
+        for name, init, count in prefix:
+            setattr(self, name, nnx.Param(init(rngs.params(), (1, count, width))))
+            places += count * cover_prefix
+        self.pos_embed = nnx.Param(position_init(rngs.params(), (1, places, width)))
+        self.dropout, self.pool, self.norm = layers.Dropout(dropout), pool or Pool(), norm
         self.remat, self.scan_layers = remat, scan_layers
 
     def __call__(
@@ -125,18 +139,22 @@ class VisionTransformer(nnx.Module):
         run = stack.scan_parts if self.scan_layers and blocks else stack.run_parts
         how = {"train": train, "maps": maps, "remat": self.remat}
         x, attention, features = run(blocks, x, rngs=rngs, **how)
-        for block in last:  # of it the head takes the class token alone
-            x, _ = stack.run_part(block, x, rngs, **how, queries=1)
-        logits = self.head(self.norm(x[:, 0]), train=train, rngs=rngs)
+        for block in last:  # of it the head may take the class token alone
+            x, _ = stack.run_part(block, x, rngs, **how, queries=self.pool.queries)
+        logits = self.head(self.norm(self.pool(x)), train=train, rngs=rngs)
         if return_intermediates:
             return logits, {"attention": attention, "features": features}
         return logits
 
     def embed(self, images: Array) -> Array:
-        """images [B,H,W,C] -> tokens [B,T,D]: the class token, then the patches, plus positions."""
+        """images [B,H,W,C] -> tokens [B,T,D]: the prefix, then the patches, plus positions."""
         x = self.embed_activation(self.patch_embed(images))
-        cls_token = jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, x.shape[2]))
-        x = jnp.concatenate([cls_token.astype(x.dtype), x], axis=1) + self.pos_embed[...]
+        tokens = [getattr(self, name)[...] for name in self.prefix]
+        tokens = [jnp.broadcast_to(t, (len(x), *t.shape[1:])).astype(x.dtype) for t in tokens]
+        if self.cover_prefix:
+            x = jnp.concatenate([*tokens, x], axis=1) + self.pos_embed[...]
+        else:
+            x = jnp.concatenate([*tokens, x + self.pos_embed[...]], axis=1)
         if self.unit_columns:
             # As torch.nn.functional.normalize(eps=1e-12); the maximum is inside the root because
             # the root has no gradient at 0.
@@ -171,9 +189,9 @@ def vit(
     blocks = _stack(depth, block)
     head = layers.Head(embed_dim, num_classes, rngs=rngs)
     norm, start = layers.LayerNorm(embed_dim, rngs=rngs), layers.truncated_normal
-    more = {"token_init": start, "position_init": start, "dropout": dropout, "norm": norm}
+    embed = {"prefix": [Prefix("cls_token", start)], "position_init": start, "dropout": dropout}
     run = {"remat": remat, "scan_layers": scan_layers, "rngs": rngs}
-    return VisionTransformer(patches, blocks, head, **more, **run)
+    return VisionTransformer(patches, blocks, head, **embed, norm=norm, **run)
 
 
 @register
@@ -281,4 +299,5 @@ def mlp_head_vit(
     hidden = head_dims, (ops.gelu, ops.gelu)
     head = layers.Head(embed_dim, num_classes, *hidden, dropout=head_dropout, rngs=rngs)
     run = {"remat": remat, "scan_layers": scan_layers, "rngs": rngs}
-    return VisionTransformer(patches, blocks, head, token_init=layers.unit_uniform, **run)
+    prefix = [Prefix("cls_token", layers.unit_uniform)]
+    return VisionTransformer(patches, blocks, head, prefix=prefix, **run)

@@ -18,7 +18,8 @@ def _in_three(leaf):
     )
 
 
-def _as_convolution(model, shape):
+def as_convolution(model, shape):
+    """The shape of a patch projection [D,C·P·P] as that of a convolution."""
     side = model.patch_embed.patch_size
     return shape[0], model.patch_embed.in_channels, side, side
 
@@ -28,7 +29,7 @@ def _as_embedding(model, shape):
 
 
 _VIT = {
-    "patch_embed.projection.kernel": TorchTensor("patch_embed.projection.weight", _as_convolution),
+    "patch_embed.projection.kernel": TorchTensor("patch_embed.projection.weight", as_convolution),
     "blocks.{i}.norm{k}_in": "blocks.{i}.norm{k}",
     "blocks.{i}.mlp.fc1": "blocks.{i}.mlp.0",
     "blocks.{i}.mlp.fc2": "blocks.{i}.mlp.3",

@@ -7,7 +7,14 @@
 As in any PyTorch module, `mirror.train()` and `mirror.eval()` choose the mode.
 """
 
-from torch_ref import attention_cnn, cnn, vit  # noqa: F401 - they register their models
+from torch_ref import (  # noqa: F401 - they register their models
+    attention_cnn,
+    cnn,
+    convnext,
+    resnet,
+    standard_vit,
+    vit,
+)
 from torch_ref.registry import create_model, list_models
 
 __all__ = ["create_model", "list_models"]

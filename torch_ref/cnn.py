@@ -16,7 +16,7 @@ class ConvNet(nn.Module):
 
     def forward(self, images, return_intermediates: bool = False):
         """images [B,C,H,W] -> logits [B,K], or (logits, attention and output of every stage)."""
-        x, attention, features = images, [], []
+        x, attention, features = self.embed(images), [], []
         for stage in self.stages():
             x, weights = stage(x)
             features.append(x)
@@ -26,6 +26,9 @@ class ConvNet(nn.Module):
         if return_intermediates:
             return logits, {"attention": tuple(attention), "features": tuple(features)}
         return logits
+
+    def embed(self, images):
+        return images
 
     def classify(self, x):
         return self.fc(x.mean(dim=(2, 3)))

@@ -20,6 +20,16 @@ def patches(images, patch_size: int):
     return nn.functional.unfold(images, patch_size, stride=patch_size).transpose(1, 2)
 
 
+def self_attention(qkv, num_heads: int, dropout: nn.Module | None = None):
+    """Queries, keys and values [B,T,3D] -> (output [B,T,D], attention [B,h,T,T] after dropout)."""
+    b, t, three = qkv.shape
+    head_dim = three // 3 // num_heads
+    q, k, v = qkv.reshape(b, t, 3, num_heads, head_dim).permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(-2, -1) * head_dim**-0.5).softmax(dim=-1)
+    weights = weights if dropout is None else dropout(weights)
+    return (weights @ v).transpose(1, 2).reshape(b, t, three // 3), weights
+
+
 class Attention(nn.Module):
     """x [B,T,D] -> (output [B,T,D], attention [B,h,T,T], in training after dropout)."""
 
@@ -31,13 +41,7 @@ class Attention(nn.Module):
         self.projection = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, x):
-        b, t, d = x.shape
-        head_dim = d // self.num_heads
-        qkv = self.qkv(x).reshape(b, t, 3, self.num_heads, head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        scores = q @ k.transpose(-2, -1) * head_dim**-0.5
-        weights = self.dropout(scores.softmax(dim=-1))
-        y = (weights @ v).transpose(1, 2).reshape(b, t, d)
+        y, weights = self_attention(self.qkv(x), self.num_heads, self.dropout)
         return self.projection(y), weights
 
 
@@ -76,6 +80,18 @@ def mlp(embed_dim: int, mlp_dim: int, *, dropout: float) -> nn.Sequential:
     """Linear, exact GELU, dropout, Linear, dropout."""
     hidden, out = nn.Linear(embed_dim, mlp_dim), nn.Linear(mlp_dim, embed_dim)
     return nn.Sequential(hidden, nn.GELU(), nn.Dropout(dropout), out, nn.Dropout(dropout))
+
+
+class DropPath(nn.Dropout):
+    """Stochastic depth: leave a branch x [B, ...] out, for each example by its own chance."""
+
+    def forward(self, x):
+        return x * super().forward(x.new_ones(len(x), *(1,) * (x.ndim - 1)))
+
+    @staticmethod
+    def rates(last: float, count: int) -> tuple[float, ...]:
+        """The rates of `count` blocks, which rise evenly from 0 to that of the last one."""
+        return tuple(last * i / max(count - 1, 1) for i in range(count))
 
 
 class SpatialAttention(nn.Module):

@@ -14,7 +14,7 @@ from torch_ref.registry import register
 
 
 class VisionTransformer(nn.Module):
-    """Tokens, blocks, and a head on the class token: what the five have in common."""
+    """Tokens, blocks, and a head, `classify`: what all of them have in common."""
 
     def forward(self, images, return_intermediates: bool = False):
         """images [B,C,H,W] -> logits [B,K], or (logits, attention and tokens of every block)."""
@@ -24,7 +24,7 @@ class VisionTransformer(nn.Module):
             x, weights = block(x)
             attention.append(weights)
             features.append(x)
-        logits = self.classify(x[:, 0])
+        logits = self.classify(x)
         if return_intermediates:
             return logits, {"attention": tuple(attention), "features": tuple(features)}
         return logits
@@ -84,8 +84,8 @@ class ViT(VisionTransformer):
     def stages(self):
         return self.blocks
 
-    def classify(self, token):
-        return self.head(self.norm(token))
+    def classify(self, x):
+        return self.head(self.norm(x[:, 0]))
 
 
 class RasterLayer(nn.Sequential):
@@ -142,8 +142,8 @@ class RasterViT(VisionTransformer):
     def stages(self):
         return self.encoder.layers
 
-    def classify(self, token):
-        return self.fc(token)
+    def classify(self, x):
+        return self.fc(x[:, 0])
 
 
 class DeepBlock(nn.Module):
@@ -195,8 +195,8 @@ class DeepViT(VisionTransformer):
     def stages(self):
         return self.transformer
 
-    def classify(self, token):
-        return self.fc2(self.fc1(token).relu())
+    def classify(self, x):
+        return self.fc2(self.fc1(x[:, 0]).relu())
 
 
 class PostNormBlock(nn.Module):
@@ -250,8 +250,8 @@ class MnistViT(VisionTransformer):
     def stages(self):
         return self.encoder1.layers
 
-    def classify(self, token):
-        return self.mlp3(self.mlp2(self.mlp1(token)).tanh())
+    def classify(self, x):
+        return self.mlp3(self.mlp2(self.mlp1(x[:, 0])).tanh())
 
 
 def gelu_layers(widths: Sequence[int], dropout: float) -> nn.Sequential:
@@ -317,5 +317,5 @@ class MlpHeadViT(VisionTransformer):
     def stages(self):
         return self.transformer_layers
 
-    def classify(self, token):
-        return self.logits_layer(self.mlp_block(token))
+    def classify(self, x):
+        return self.logits_layer(self.mlp_block(x[:, 0]))

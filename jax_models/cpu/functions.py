@@ -98,13 +98,16 @@ def max_pool2x2(x: jax.Array) -> jax.Array:
 
 
 def _max_and_place(x):
-    """Maxima, and where each lies: 0 to 3 in row-major order, the first where values tie."""
     b, h, w, c = x.shape
     windows = x.reshape(b, h // 2, 2, w // 2, 2, c)
-    largest = windows[:, :, 0, :, 0]
+    return _first_largest([windows[:, :, row, :, column] for row in (0, 1) for column in (0, 1)])
+
+
+def _first_largest(values):
+    """Maxima, and in which of the arrays each lies, the first one where values tie."""
+    largest = values[0]
     place = jnp.zeros(largest.shape, jnp.uint8)
-    for number, (row, column) in enumerate(((0, 1), (1, 0), (1, 1)), start=1):
-        value = windows[:, :, row, :, column]
+    for number, value in enumerate(values[1:], start=1):
         larger = (value > largest) | jnp.isnan(value)  # as in PyTorch, NaN stays
         largest = jnp.where(larger, value, largest)
         place = jnp.where(larger, jnp.uint8(number), place)
@@ -120,3 +123,51 @@ def _max_backward(place, gradient):
 
 
 max_pool2x2.defvjp(_max_and_place, _max_backward)
+
+
+# 3×3 max-pooling with stride 2. A map with a border falls into 2×2 squares, and a window is such a
+# square with the row below it and the column beside it.
+
+
+def max_pool3x3(x: jax.Array) -> jax.Array:
+    """3×3 max-pooling, stride 2, one pixel of padding: [B,H,W,C] -> [B,(H+1)//2,(W+1)//2,C]."""
+    sides = [(1, 1 + side % 2) for side in x.shape[1:3]]
+    return _largest_of_nine(jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf))
+
+
+@jax.custom_vjp
+def _largest_of_nine(x):
+    """[B,2H+2,2W+2,C] -> [B,H,W,C]."""
+    return _nine_and_place(x)[0]
+
+
+def _nine_and_place(x):
+    b, h, w, c = x.shape
+    rows, columns = h // 2 - 1, w // 2 - 1
+    squares = x.reshape(b, rows + 1, 2, columns + 1, 2, c)
+    return _first_largest(
+        [
+            squares[:, i // 2 : rows + i // 2, i % 2, j // 2 : columns + j // 2, j % 2]
+            for i in range(3)
+            for j in range(3)
+        ]
+    )
+
+
+def _nine_backward(place, gradient):
+    def part(row, column):
+        """What each window gives its place, by squares."""
+        given = jnp.where(place == 3 * row + column, gradient, 0)
+        shift = [(i // 2, 1 - i // 2) for i in (row, column)]
+        return jnp.pad(given, ((0, 0), *shift, (0, 0)))
+
+    both = (0, 2), (1,)  # rows, or columns, of windows that lie in the first and second of a square
+    quarters = [
+        [sum(part(i, j) for i in rows for j in columns) for columns in both] for rows in both
+    ]
+    squares = jnp.stack([jnp.stack(row, axis=3) for row in quarters], axis=2)
+    b, rows, _, columns, _, c = squares.shape
+    return (squares.reshape(b, 2 * rows, 2 * columns, c),)
+
+
+_largest_of_nine.defvjp(_nine_and_place, _nine_backward)

@@ -5,6 +5,8 @@ A model's own paths (`blocks.0.attn.qkv.kernel`) become PyTorch names by two rul
   as `TorchTensor`, for one variable;
 - the last word follows from the layer: kernel and scale are `weight`, mean and var are
   `running_mean` and `running_var`; the rest keep their name.
+Families have tables for several libraries, one after another: a state dict is read by the table
+that shares most names with it.
 Kernels turn from Flax's layout [in,out] and [kh,kw,in,out] to PyTorch's [out,in] and
 [out,in,kh,kw].
 """
@@ -40,16 +42,22 @@ def load_file(model: nnx.Module, path: str | os.PathLike, **more: Any) -> None:
     try:
         load(model, state, **more)
     except Misfit as misfit:
-        raise Misfit(misfit.problems, path) from None
+        raise Misfit(misfit.problems, path, misfit.layout) from None
 
 
-def save_safetensors(model: nnx.Module, path: str | os.PathLike) -> None:
+def save_safetensors(model: nnx.Module, path: str | os.PathLike, layout: str | None = None) -> None:
     """Write the model's weights, under PyTorch's names, to a safetensors file.
 
     The file appears under its name, whatever its ending, only when it is complete; a link is
     followed.
 
+    Args:
+      model: with values.
+      path: of the file.
+      layout: as in `export`.
+
     Raises:
       OSError: the file cannot be written.
+      ValueError: as `export` does.
     """
-    files.write(export(model), path, ".safetensors")
+    files.write(export(model, layout), path, ".safetensors")

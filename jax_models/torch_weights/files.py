@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # jax's own
 import numpy as np
 
 from jax_models import output
@@ -27,6 +28,14 @@ STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net")
 # of DataParallel, Lightning and the like before every name.
 _WITHIN = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _BEFORE = ("module", "model", "net")
+
+_SAFETENSORS_DTYPES = {
+    f"{letter}{8 * size}": np.dtype(f"<{kind}{size}")
+    for letter, kind, sizes in (("F", "f", (2, 4, 8)), ("I", "i", (1, 2, 4, 8)))
+    for size in sizes
+}
+_SAFETENSORS_DTYPES |= {f"U{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
+_SAFETENSORS_DTYPES |= {"BOOL": np.dtype(bool), "BF16": np.dtype(ml_dtypes.bfloat16)}
 
 # Weights hardly compress; what unpacks to more than this is made to fill the memory.
 _EXPANSION = 20  # bytes for each byte of the file
@@ -138,20 +147,44 @@ def _import_torch(path: Path):
     return torch
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
+class FileTensor:
+    """A tensor in a safetensors file, read when NumPy asks for it and kept by nobody.
+
+    Mapped into memory the file would count beside its copy; read array by array it never does.
+    """
+
+    def __init__(self, path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]):
+        self._path, self._offset, self.dtype, self.shape = path, offset, dtype, shape
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        count = math.prod(self.shape)
+        array = np.fromfile(self._path, self.dtype, count, offset=self._offset)
+        if array.size != count:
+            raise ValueError(f"{self._path} became shorter while it was read")
+        array = array.reshape(self.shape)
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def _read_safetensors(path: Path) -> dict[str, FileTensor]:
+    from safetensors import safe_open
 
     try:
-        state = load_file(path)  # checks sizes, shapes and that the offsets leave no gap
+        with safe_open(path, framework="numpy"):
+            pass  # it checks names, sizes, shapes and that the offsets leave no gap
         with open(path, "rb") as file:  # of a name that stands twice it would drop one
             (size,) = struct.unpack("<Q", file.read(8))
-            json.loads(file.read(size), object_pairs_hook=_only_once)
-        return state
-    except AttributeError:
-        error = ValueError("a tensor is of a type NumPy lacks; save it as float32")
-        raise _damaged(path, "safetensors", error) from None
+            header = json.loads(file.read(size), object_pairs_hook=_only_once)
+        header.pop("__metadata__", None)
+        start = 8 + size
+        return {name: _file_tensor(path, start, **entry) for name, entry in header.items()}
     except Exception as error:  # SafetensorError, OSError, MemoryError, …
         raise _damaged(path, "safetensors", error) from None
+
+
+def _file_tensor(path: Path, start: int, dtype: str, shape: list[int], data_offsets) -> FileTensor:
+    if dtype not in _SAFETENSORS_DTYPES:
+        raise ValueError(f"a tensor is of the type {dtype}; save it as float32")
+    return FileTensor(path, start + data_offsets[0], _SAFETENSORS_DTYPES[dtype], tuple(shape))
 
 
 def _only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

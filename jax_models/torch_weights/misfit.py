@@ -33,13 +33,20 @@ class Misfit(ValueError):
     Args:
       problems: all of them.
       path: of the file it came from.
+      layout: that it was taken for, where there are several.
     """
 
-    def __init__(self, problems: Sequence[Problem], path: str | os.PathLike | None = None):
-        self.problems = list(problems)
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        path: str | os.PathLike | None = None,
+        layout: str | None = None,
+    ):
+        self.problems, self.layout = list(problems), layout
         begins = "" if path is None else f"{path}: "
+        taken = "" if layout is None else f"; it was taken for one of layout {layout!r}"
         plural = "s" * (len(self.problems) != 1)
-        many = f"({len(self.problems)} problem{plural}; nothing was loaded):"
+        many = f"({len(self.problems)} problem{plural}; nothing was loaded{taken}):"
         lines = [f"{begins}The state dict does not fit the model {many}", *self.problems]
         super().__init__("\n  ".join(map(str, lines)))
 

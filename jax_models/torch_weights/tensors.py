@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from jax_models.torch_weights import tables
-from jax_models.torch_weights.files import without_wrappers
-from jax_models.torch_weights.misfit import Misfit, Problem
+from jax_models.torch_weights.files import FileTensor, without_wrappers
+from jax_models.torch_weights.misfit import Misfit, Problem, shown
 from jax_models.torch_weights.tables import TorchTensor
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -38,7 +38,9 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
     """Copy a PyTorch state dict into a model, in place.
 
     What wrappers add to names, such as `module.` and `_orig_mod.`, is left out with a warning (see
-    `files.without_wrappers`). Without a single `num_batches_tracked` of batch norm, which PyTorch
+    `files.without_wrappers`), and so is what a layout leaves out knowingly. The layout is that of
+    the model's own source or of another library, whichever the names say (`tables`). Without a
+    single `num_batches_tracked` of batch norm, which PyTorch
     does not ask for either, all of them are 0, with a warning.
 
     Args:
@@ -57,61 +59,104 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
     if not isinstance(state_dict, Mapping):
         expected = f"{type(state_dict).__name__}; expected names with their tensors"
         raise ValueError(f"The state dict is {expected}. Give model.state_dict().")
-    entries = _entries(model)
     given = without_wrappers(state_dict)
     twice = " is in the state dict and beside it"
     problems = [Problem("twice", name, twice) for name in more & given.keys()]
     given |= more
+    found, root, entries, left_out = _recognised(model, given)
+    given = {name: value for name, value in given.items() if name not in left_out}
     uncounted = [name for name, entry in entries.items() if entry.leaf == _COUNTER]
     if given.keys() & uncounted:  # some are there: that others are missing is a fault
         uncounted = []
     given |= {name: np.zeros(entries[name].shape, np.int64) for name in uncounted}
     problems += [Problem("unexpected", name) for name in given if name not in entries]
-    arrays = {}
-    for name, entry in entries.items():
+    arrays = _Arrays(given, entries)
+    for name in entries:
         try:
-            arrays[name] = _checked(given, name, entry)
+            arrays.check(name)
         except _Wrong as wrong:
             problems.append(Problem(*wrong.args))
     if problems:
-        raise Misfit(problems)
+        others = len({names.layout for names in tables.known(model)}) > 1
+        raise Misfit(problems, layout=found.layout if others else None)
+    for name, why in left_out.items():
+        warnings.warn(f"{shown(name)} is left out: {why}.", stacklevel=2)
     if uncounted:
         many = f"{_COUNTER} of {len(uncounted)} layer{'s' * (len(uncounted) != 1)}"
         warnings.warn(f"{many} is not in the state dict and set to 0.", stacklevel=2)
+    if found.after_load:
+        found.after_load(model, arrays, root)
     _assign(entries, arrays)
 
 
-def export(model: nnx.Module) -> dict[str, np.ndarray]:
+def export(model: nnx.Module, layout: str | None = None) -> dict[str, np.ndarray]:
     """Return the model's weights under PyTorch's names and in its layout.
+
+    Args:
+      model: with values.
+      layout: whose names: 'timm', 'torchvision' or 'huggingface', where the library has such a
+        model; None for those of the model's mirror.
 
     Returns:
       name -> numpy array; after `torch.from_numpy` of each, the mirror's
       `load_state_dict(strict=True)` takes it. Values are copies.
 
     Raises:
-      ValueError: the model was built by `nnx.eval_shape` and has no values.
+      ValueError: the model was built by `nnx.eval_shape` and has no values, or has no names in
+        that layout.
     """
-    state = {}
-    for name, entry in _entries(model).items():
+    names, state = tables.written(model, layout), {}
+    for name, entry in _entries(model, names, names.root).items():
         if isinstance(entry.variable.get_value(), jax.ShapeDtypeStruct):
             raise ValueError(f"The model has shapes but no values ({name}): load weights first.")
         state[name] = _to_torch_layout(entry)
+    if names.before_save:
+        names.before_save(model, state, names.root)
     return state
 
 
-def names(model: nnx.Module, *, beside: bool = False) -> list[str]:
+def names(model: nnx.Module, layout: str | None = None, *, beside: bool = False) -> list[str]:
     """Return the names of a model's state dict; or those a source keeps `beside` its own.
 
     Raises:
-      ValueError: no names are known of the model.
+      ValueError: no names are known of the model (in that layout).
     """
-    return [name for name, entry in _entries(model).items() if entry.place.beside or not beside]
+    written = tables.written(model, layout)
+    entries = _entries(model, written, written.root)
+    return [name for name, entry in entries.items() if entry.place.beside or not beside]
 
 
-def _entries(model: nnx.Module) -> dict[str, _Entry]:
+class _Layout(NamedTuple):
+    """The names that a state dict was recognised by."""
+
+    names: tables.Names
+    root: str
+    entries: dict[str, _Entry]
+    left_out: dict[str, str]  # names in the state dict that are left out, and why
+
+
+def _recognised(model: nnx.Module, given: Mapping[str, Any]) -> _Layout:
+    """The layout that knows most names of a state dict, the first one of equals."""
+
+    def seen_as(names):
+        root = names.root_in(given)
+        entries = _entries(model, names, root)
+        reasons = {n: names.left_out_because(n, root) for n in given if n not in entries}
+        return _Layout(names, root, entries, {n: why for n, why in reasons.items() if why})
+
+    def known(layout):
+        return len(layout.entries.keys() & given.keys()) + len(layout.left_out)
+
+    return max(map(seen_as, tables.known(model)), key=known)
+
+
+def _entries(model: nnx.Module, names: tables.Names, root: str) -> dict[str, _Entry]:
     """The names of the state dict, each with its variable."""
-    find = tables.finder(model)
     entries = {}
+
+    def find(path):
+        return names.find(path, root)
+
     for keys, variable in nnx.to_flat_state(nnx.state(model)):
         module, leaf = ".".join(map(str, keys[:-1])), str(keys[-1])
         place = find(f"{module}.{leaf}".removeprefix("."))
@@ -128,6 +173,26 @@ def _entries(model: nnx.Module) -> dict[str, _Entry]:
         for part, name in enumerate(parts):
             entries[name] = _Entry(variable, leaf, shape, part, len(parts), place)
     return entries
+
+
+class _Arrays(dict):
+    """Checked arrays by name.
+
+    One that lies in a file is let go after the check and read again when it is asked for, so that
+    the weights are never in memory twice.
+    """
+
+    def __init__(self, given: Mapping[str, Any], entries: dict[str, _Entry]):
+        super().__init__()
+        self._given, self._entries = given, entries
+
+    def check(self, name: str) -> None:
+        array = _checked(self._given, name, self._entries[name])
+        if not isinstance(self._given[name], FileTensor):
+            self[name] = array
+
+    def __missing__(self, name: str) -> np.ndarray:
+        return _checked(self._given, name, self._entries[name])
 
 
 def _checked(given: Mapping[str, Any], name: str, entry: _Entry) -> np.ndarray:
@@ -159,7 +224,7 @@ def _finite(array: np.ndarray, entry: _Entry, name: str) -> np.ndarray:
     """Cast to the model's dtype; NaN and infinity would make every output NaN."""
     dtype = np.dtype(entry.variable.dtype)
     with np.errstate(all="ignore"):
-        cast = array.astype(dtype)
+        cast = array.astype(dtype, copy=False)
     if wrong := np.count_nonzero(~np.isfinite(cast)):
         many = f"{wrong} of {cast.size} values"
         raise _Wrong("not finite", name, f" has {many} NaN, infinite or too large for {dtype}")
@@ -178,7 +243,7 @@ def _counts(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     return whole.astype(dtype)
 
 
-def _assign(entries: dict[str, _Entry], arrays: dict[str, np.ndarray]) -> None:
+def _assign(entries: dict[str, _Entry], arrays: Mapping[str, np.ndarray]) -> None:
     """Put checked arrays into the variables; the parts of a stacked one come in order."""
     parts, values = [], []
     for name, entry in entries.items():
@@ -207,7 +272,8 @@ def _to_torch_layout(entry: _Entry) -> np.ndarray:
         array = array.astype(np.int64)
     if entry.parts > 1:
         array = np.split(array, entry.parts)[entry.part]
-    return np.array(array, order="C").reshape(entry.shape)
+    array = np.array(array, order="C")
+    return array if entry.place.converted else array.reshape(entry.shape)
 
 
 def _from_torch_layout(array: np.ndarray, entry: _Entry) -> np.ndarray:

@@ -71,7 +71,7 @@ def predict(
         for start in range(0, len(files), size):
             block = files[start : start + size]
             bar.update(len(block))
-            images, damaged = try_images(block, shape, limit)
+            images, damaged = try_images(block, shape, limit, run.fit)
             unread |= {block[place]: why for place, why in damaged.items()}
             if not len(images):
                 continue

@@ -18,9 +18,9 @@ from jax_train.printing import counted
 
 HELP = "convert weights between PyTorch (.pt), .safetensors and .npz"
 DESCRIPTION = (
-    "Load a file of weights, or those of a run, into a model, which proves that all of it fits, "
-    "and write it in the format that the new name ends in: .pt, .pth, .bin, .ckpt or .pth.tar "
-    "(PyTorch), .safetensors or .npz (NumPy). Code in a PyTorch file is never run."
+    "Load a file of weights, or those of a run or a pretrained model, into a model, which proves "
+    "that all of it fits, and write it in the format that the new name ends in: .pt, .pth, .bin, "
+    ".ckpt or .pth.tar (PyTorch), .safetensors or .npz (NumPy). Code in PyTorch files is never run."
 )
 MOST_PROBLEMS = 4  # lines of each kind
 LOOKS_ALIKE = 0.5  # share of common names; two different models share at most 0.14
@@ -31,12 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     add, file = parser.add_argument, {"required": True, "type": Path, "metavar": "FILE"}
     add("--model", metavar="NAME", help="name of the model; a run folder says it by itself")
-    source = "weights to read, or a run folder such as runs/vit_digits"
+    source = "weights to read, a run folder such as runs/vit_digits, or a pretrained model: "
+    source += "hf:ORG/NAME, timm/NAME.TAG, a folder of transformers or timm"
     add("--from", **file, dest="source", help=source)
     add("--to", **file, dest="target", help="file to write")
     keyword = "a constructor keyword of the model that is not the default, such as num_classes=10"
     several = {"action": "append", "default": [], "metavar": "KEYWORD=VALUE"}
     add("--set", **several, dest="settings", help=f"{keyword}; may be repeated")
+    layout = "names to write: timm, torchvision or huggingface (default: those of the mirror)"
+    add("--layout", metavar="NAME", help=layout)
     add("--overwrite", action="store_true", help="replace the file if it exists")
 
 
@@ -51,22 +54,10 @@ def run(args: argparse.Namespace) -> str:
     from jax_train.machine import runtime
 
     runtime.check_devices()
-    model_name, source, target = args.model, args.source, args.target
-    is_run = (source / "config.json").is_file()
+    target = args.target
     _asked("--to", torch_weights.files.check_ending, target)
-    if not is_run:
-        _asked("--from", torch_weights.files.check_source, source)
-        if model_name is None:
-            says = "is a file of weights: say of which model, such as --model vit."
-            raise UserError(f"--from {source} {says}")
-    check_output("--to", target, args.overwrite)
-    if is_run:
-        model_name, model = _open_run(model_name, source, args.settings)
-        notes = []
-    else:
-        model = build(model_name, parse_settings(args.settings))
-        notes = _load(model, model_name, source)
-    state = torch_weights.export(model)
+    model_name, model, notes = _opened(args)
+    state = _asked("--to", torch_weights.export, model, args.layout)
     try:
         torch_weights.files.write(state, target)
     except ImportError as error:
@@ -89,6 +80,29 @@ def _asked(option: str, check: Callable[..., Any], *args: Any) -> Any:
         raise UserError(f"{option} {error}") from None
 
 
+def _opened(args: argparse.Namespace) -> tuple[str, Any, list[str]]:
+    """The name of the model, the model with the weights of the source, and notes."""
+    from jax_models import torch_weights
+    from jax_train.runs import pretrained
+
+    name, source = args.model, args.source
+    # A file goes by --model and --set alone, which say more of it than can be read off.
+    is_pretrained = not source.is_file() and pretrained.is_source(source)
+    is_run = not is_pretrained and (source / "config.json").is_file()
+    if not is_run and not is_pretrained:
+        _asked("--from", torch_weights.files.check_source, source)
+        if name is None:
+            says = "is a file of weights: say of which model, such as --model vit."
+            raise UserError(f"--from {source} {says}")
+    check_output("--to", args.target, args.overwrite)
+    if is_pretrained:
+        return _load_pretrained(name, source, args.settings)
+    if is_run:
+        return *_open_run(name, source, args.settings), []
+    model = build(name, parse_settings(args.settings))
+    return name, model, _load(model, name, source)
+
+
 def _open_run(model_name: str | None, folder: Path, settings) -> tuple[str, Any]:
     """The name of a run's model, and the model with the weights that the run reports."""
     from jax_train.runs import trained
@@ -100,6 +114,16 @@ def _open_run(model_name: str | None, folder: Path, settings) -> tuple[str, Any]
             "config.json: leave --model and --set out."
         )
     return run.config.model.name, run.model
+
+
+def _load_pretrained(model_name: str | None, source: Path, settings) -> tuple[str, Any, list[str]]:
+    """The name of a pretrained model, the model, and notes on it."""
+    from jax_train.runs import pretrained
+
+    if model_name is not None or settings:
+        raise UserError(f"--from {source} says its model by itself: leave --model and --set out.")
+    loaded = pretrained.load(source)
+    return loaded.name, loaded.model, list(loaded.notes)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

@@ -3,20 +3,21 @@
 import argparse
 from pathlib import Path
 
-from jax_train.commands.options import add_data_place, add_run_folder, open_run
+from jax_train.commands.options import add_data_place, add_run_or_source, open_run_or_source
 from jax_train.errors import UserError
+from jax_train.printing import as_paragraph
 
-HELP = "draw what a trained model looks at: attention, feature maps, Grad-CAM"
+HELP = "draw what a model looks at: attention, feature maps, Grad-CAM"
 DESCRIPTION = (
-    "Draw where the model of a run looks, as PNG files: attention, positions and patches of a "
-    "ViT; feature maps, filters and Grad-CAM of a CNN."
+    "Draw where the model of a run, or a pretrained one, looks, as PNG files: attention, positions "
+    "and patches of a ViT; feature maps, filters and Grad-CAM of a CNN."
 )
 _MOST_IMAGES = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the run, the images and the folder of the pictures."""
-    add_run_folder(parser)
+    add_run_or_source(parser)
     add = parser.add_argument
     images = "image file of any size, or a folder of them (default: test images of the run's data)"
     add("images", nargs="*", metavar="IMAGE", help=images)
@@ -24,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     index = "which images of the split, from 0 (default: one of each class, up to 4)"
     add("--index", nargs="+", type=int, default=[], metavar="N", help=index)
     add("--stage", type=int, metavar="N", help="Grad-CAM of this stage only, from 1")
-    add("--out", metavar="FOLDER", help="where to write (default: RUN/explain)")
+    add(
+        "--out",
+        metavar="FOLDER",
+        help="where to write (default: RUN/explain; explain/NAME of a pretrained model)",
+    )
     add_data_place(parser)
 
 
@@ -45,12 +50,12 @@ def run(args: argparse.Namespace) -> str:
             f"{count} images were given; expected at most {_MOST_IMAGES}, because most pictures "
             "are of one image each. Explain them in several calls."
         )
-    run = open_run(args.run_folder, args.data, args.data_dir)
+    run = open_run_or_source(args)
     check_stage(run.model, run.config.model.name, args.stage)
     chosen = choose_files(run, paths) if paths else choose_examples(run, args.split, args.index)
-    out = run.folder / "explain" if args.out is None else Path(args.out)
+    out = run.pictures_folder if args.out is None else Path(args.out)
     lines = [str(picture.save(out)) for picture in pictures(run, chosen, args.stage)]
-    return "\n".join(lines + remarks(run))
+    return "\n".join(lines + remarks(run) + [as_paragraph(f"note: {note}") for note in run.notes])
 
 
 def check_stage(model, name: str, stage: int | None) -> None:

@@ -2,10 +2,48 @@
 
 import argparse
 
+from jax_train.errors import UserError
+
 
 def add_run_folder(parser: argparse.ArgumentParser) -> None:
     """Add RUN."""
     parser.add_argument("run_folder", metavar="RUN", help="run folder, such as runs/vit_digits")
+
+
+def add_run_or_source(parser: argparse.ArgumentParser) -> None:
+    """Add RUN, which may be a pretrained model, and --model."""
+    source = "run folder, such as runs/vit_digits, or a pretrained model: hf:ORG/NAME, "
+    source += "timm/NAME.TAG, a folder of transformers or timm, a file of weights"
+    parser.add_argument("run_folder", metavar="RUN", help=source)
+    add_model_name(parser)
+
+
+def add_model_name(parser: argparse.ArgumentParser) -> None:
+    """Add --model."""
+    name = "name of the model, of a file of weights"
+    parser.add_argument("--model", metavar="NAME", help=name)
+
+
+def open_run_or_source(args: argparse.Namespace):
+    """Open what `add_run_or_source` and `add_data_place` were given.
+
+    Raises:
+      UserError: it cannot be used, or has another form than the other arguments take it for.
+    """
+    from jax_train.machine import runtime
+    from jax_train.runs import pretrained
+
+    if not pretrained.is_source(args.run_folder):
+        if args.model is not None:
+            raise UserError(
+                f"--model {args.model}: {args.run_folder} is a run folder, or nothing. Leave "
+                "--model out; it is for files of weights."
+            )
+        return open_run(args.run_folder, args.data, args.data_dir)
+    if args.data or args.data_dir:
+        raise UserError(f"{args.run_folder} has no data of its own: leave --data and --data_dir.")
+    runtime.prepare()
+    return pretrained.open_source(args.run_folder, args.model)
 
 
 def add_data_place(parser: argparse.ArgumentParser, more: str = "") -> None:

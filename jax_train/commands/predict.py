@@ -6,25 +6,25 @@ from collections import Counter
 from jax_train.commands.options import (
     add_data_place,
     add_evaluation_options,
-    add_run_folder,
-    open_run,
+    add_run_or_source,
+    open_run_or_source,
 )
 from jax_train.errors import Incomplete, UserError
 from jax_train.files import check_output, write_csv
 from jax_train.printing import WIDTH, as_paragraph, columns, counted, pad, readable, shorten
 
-HELP = "predict the classes of image files with a trained model"
+HELP = "predict the classes of image files with a trained or pretrained model"
 DESCRIPTION = (
-    "Predict the classes of image files with the model of a run. Images of any size are brought "
-    "to the model's: shorter side resized, centre cropped. Files that cannot be read are listed; "
-    "the exit code is then 1."
+    "Predict the classes of image files with the model of a run, or with a pretrained one. Images "
+    "of any size are brought to the model's: shorter side resized, centre cropped, or as a "
+    "pretrained model says. Files that cannot be read are listed; the exit code is then 1."
 )
 _MOST_UNREAD = 5  # shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the run, the images, and what is shown and written."""
-    add_run_folder(parser)
+    add_run_or_source(parser)
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="image file, or a folder to search for them")
     add("--top", type=int, default=5, metavar="K", help="classes to show (default: 5)")
@@ -53,10 +53,15 @@ def run(args: argparse.Namespace) -> str:
     check_output("--csv", args.csv, args.overwrite)
     left_out = Counter()
     files = find_images(args.images, left_out)
-    run = open_run(args.run_folder, args.data, args.data_dir)
+    run = open_run_or_source(args)
     found = predict(run, files, top=args.top, tta=views, keep_all=args.all, progress=True)
     lines = _table(found)
-    notes = *tta_notes(run, views), *_changes(found, run), *filter(None, [told(left_out)])
+    notes = (
+        *run.notes,
+        *tta_notes(run, views),
+        *_changes(found, run),
+        *filter(None, [told(left_out)]),
+    )
     lines += [as_paragraph(f"note: {note}") for note in notes]
     if args.csv:
         write_csv("--csv", args.csv, _csv_rows(found))

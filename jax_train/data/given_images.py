@@ -56,6 +56,7 @@ def try_images(
     paths: Sequence[str | os.PathLike],
     image_shape: tuple[int, int, int],
     max_megapixels: float | None = None,
+    fit: Callable | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Read image files of any size and mode, as a `folder:` data set reads them.
 
@@ -68,6 +69,7 @@ def try_images(
       paths: the files, at least one.
       image_shape: height and width in pixels, and channels: 1 (grey) or 3 (RGB).
       max_megapixels: see `image_files.open_image`.
+      fit: brings Pillow's image, grey or RGB, to the shape; None: as said above.
 
     Returns:
       uint8 [n, H, W, C], in the order of `paths`, and the place in `paths` of each file that is
@@ -82,7 +84,7 @@ def try_images(
             "grey (1 channel) or RGB (3). Evaluate it on its own data instead."
         )
     paths = [Path(path) for path in paths]
-    decode = partial(_read, image_shape=image_shape, max_megapixels=max_megapixels)
+    decode = partial(_read, image_shape=image_shape, max_megapixels=max_megapixels, fit=fit)
     with _in_threads() as in_threads:
         found = list(in_threads(lambda path: image_files.try_decoding(path, decode), paths))
     damaged = {place: why for place, why in enumerate(found) if isinstance(why, str)}
@@ -94,13 +96,14 @@ def read_images(
     paths: Sequence[str | os.PathLike],
     image_shape: tuple[int, int, int],
     max_megapixels: float | None = None,
+    fit: Callable | None = None,
 ) -> np.ndarray:
     """Read image files of which each has to be whole: uint8 [N, H, W, C]; see `try_images`.
 
     Raises:
       UserError: as `try_images`, or a file is no whole image; names up to five.
     """
-    images, damaged = try_images(paths, image_shape, max_megapixels)
+    images, damaged = try_images(paths, image_shape, max_megapixels, fit)
     if damaged:
         raise DamagedFiles([f"{paths[place]} ({why})" for place, why in damaged.items()])
     return images
@@ -134,11 +137,14 @@ def _in_threads() -> Iterator[Callable]:
 
 
 def _read(
-    path: Path, image_shape: tuple[int, int, int], max_megapixels: float | None
+    path: Path,
+    image_shape: tuple[int, int, int],
+    max_megapixels: float | None,
+    fit: Callable | None = None,
 ) -> np.ndarray:
     image_files.readable_file(path)
     size = tuple(image_shape[:2])
-    return image_files.decode_image(path, image_shape[2], size, max_megapixels)
+    return image_files.decode_image(path, image_shape[2], size, max_megapixels, fit)
 
 
 def _differences(

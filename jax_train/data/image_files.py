@@ -393,9 +393,16 @@ def readable_file(path: Path) -> None:
 
 
 def decode_image(
-    path: Path, channels: int, size: tuple[int, int] | None, max_megapixels: float | None = None
+    path: Path,
+    channels: int,
+    size: tuple[int, int] | None,
+    max_megapixels: float | None = None,
+    fit: Callable | None = None,
 ) -> np.ndarray:
-    """Return one image, upright, as uint8 [H, W, channels]; H and W as of `size`, if any."""
+    """Return one image, upright, as uint8 [H, W, channels]; H and W as of `size`, if any.
+
+    With `fit` it is what that function gives of Pillow's image.
+    """
     from PIL import Image, ImageOps
 
     with open_image(path, max_megapixels) as opened:
@@ -414,6 +421,8 @@ def decode_image(
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         image = image.convert("L" if channels == 1 else "RGB")
+        if fit is not None:
+            return fit(image)
         if size is not None:
             # Crops first, then resizes: the same view as the other way round, for less work.
             image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)

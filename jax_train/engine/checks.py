@@ -13,6 +13,7 @@ from jax_train.config import ranges
 from jax_train.printing import counted
 
 OPTIMIZERS = ("adamw", "adam", "sgd")  # the keys of `optim.OPTIMIZERS`
+POOLS = ("token", "avg", "token_and_avg")  # of `jax_models.tokens`
 SCHEDULES = ("cosine", "onecycle", "constant")  # the keys of `optim.SCHEDULES`
 
 
@@ -84,8 +85,13 @@ _MODELS = {
     **dict.fromkeys(("model.img_size", "model.in_channels", "model.num_classes"), _SIZE),
     **dict.fromkeys(("model.patch_size", "model.embed_dim", "model.depth"), _SIZE),
     **dict.fromkeys(("model.num_heads", "model.mlp_dim"), _SIZE),
-    "model.dropout": _RATE,
+    **dict.fromkeys(("model.dropout", "model.drop_path"), _RATE),
+    **dict.fromkeys(("model.norm_eps", "model.head_norm_eps"), ranges.optional(ranges.above(0))),
+    "model.pool": ranges.optional(ranges.one_of(POOLS)),
     "model.widths": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
+    "model.depths": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
+    "model.stem": ranges.optional(ranges.one_of(("imagenet", "cifar"))),
+    "model.block": ranges.optional(ranges.one_of(("basic", "bottleneck"))),
     "model.head_dims": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
     "model.head_dropout": _RATE,
     "model.remat": ranges.switch,

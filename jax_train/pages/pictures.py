@@ -48,7 +48,7 @@ def choose_files(run: TrainedRun, files: Sequence[str | os.PathLike]) -> Chosen:
     Raises:
       UserError: a file cannot be read as an image.
     """
-    images = read_images(files, image_shape(run), run.config.data.max_megapixels)
+    images = read_images(files, image_shape(run), run.config.data.max_megapixels, run.fit)
     return Chosen(tuple(readable(Path(file).name) for file in files), images, None, images)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ class TrainedRun:
       stats: their batch statistics.
       step: of the weights.
       record: of the data it began with; None of a run begun by an older version.
+      fit: brings Pillow's image to the raw image uint8 [H,W,C] that the model takes; None: as the
+        files of a `folder:` data set are.
+      notes: what a user should know of the model, a sentence each.
     """
 
     folder: Path
@@ -49,6 +53,13 @@ class TrainedRun:
     stats: Any
     step: int
     record: DataRecord | None = None
+    fit: Callable[[Any], np.ndarray] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pictures_folder(self) -> Path:
+        """Where its pictures go by themselves."""
+        return self.folder / "explain"
 
     @functools.cached_property
     def model(self) -> nnx.Module:

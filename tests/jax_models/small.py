@@ -5,7 +5,9 @@ an entry; the tests that hold for all models then cover it.
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 import jax_models
+from jax_models.rngs import InitRngs
 from tests.with_torch import torch, torch_ref
 
 
@@ -38,6 +41,8 @@ class Small(NamedTuple):
       features: shape of each feature map, without the batch.
       no_gradient: end of a parameter's path -> (mask of the part that theory gives no gradient,
         the reason).
+      opened: ends of the paths of parameters that start at nearly nothing, and with it all that
+        they multiply -> function of them that small models have instead.
       gated: words of the paths of parameters in front of a ReLU, which may shut some of their
         units for all images of a batch.
       misfits: settings that do not fit together -> words the error must hold.
@@ -52,6 +57,7 @@ class Small(NamedTuple):
     misfits: list[tuple[dict, list[str]]]
     initial: dict
     gated: tuple[str, ...] = ()
+    opened: Mapping[str, Callable] = MappingProxyType({})
 
 
 BEFORE_BATCH_NORM = (whole, "batch norm takes the mean out again, and the bias with it")
@@ -89,6 +95,56 @@ SMALL = {
             "depth": 2,
             "mlp_dim": 92,
             "num_classes": 29,
+        },
+    ),
+    "vit_small_patch14_reg4_dinov2": Small(
+        settings={
+            "img_size": 14,
+            "in_channels": 2,
+            "num_classes": 19,
+            "patch_size": 7,
+            "embed_dim": 22,
+            "depth": 2,
+            "num_heads": 2,
+            "mlp_dim": 13,
+            "dropout": 0.23,
+            "drop_path": 0.31,
+            "pool": "token_and_avg",
+            "norm_eps": 1e-6,
+            "distilled": False,
+            "registers": 3,
+            "cover_prefix": False,
+            "layer_scale": 0.7,
+            "swiglu": True,
+            "fc_norm": None,
+        },
+        image=(14, 14),
+        attention=((2, 8, 8),) * 2,
+        features=((8, 22),) * 2,
+        no_gradient=FUSED_KEY_BIAS,
+        opened={".kernel": lambda x: 10 * x},
+        misfits=[
+            ({"patch_size": 4}, ["patch_size=4", "img_size=14", "1, 2, 7, 14."]),
+            ({"num_heads": 3}, ["num_heads=3", "embed_dim=22"]),
+            ({"pool": "max"}, ["pool='max'", "token, avg, token_and_avg"]),
+            ({"distilled": True}, ["pool='token_and_avg'", "distilled"]),
+            ({"fc_norm": True}, ["fc_norm=True", "pool='avg'"]),
+            ({"norm_eps": 0}, ["norm_eps=0", "above 0"]),
+            ({"registers": 0}, ["registers=0", "at least 1"]),
+            ({"scan_layers": True}, ["scan_layers=True", "drop_path=0.31"]),
+            ({"layer_scale": -0.1}, ["layer_scale=-0.1", "above 0"]),
+        ],
+        initial={
+            "img_size": 20,
+            "patch_size": 4,
+            "in_channels": 3,
+            "embed_dim": 44,
+            "num_heads": 4,
+            "depth": 2,
+            "mlp_dim": 92,
+            "num_classes": 29,
+            "swiglu": True,
+            "distilled": True,
         },
     ),
     "simple_cnn": Small(
@@ -241,6 +297,56 @@ SMALL = {
             "head_dims": (37, 31),
         },
     ),
+    "resnet18": Small(
+        settings={
+            "in_channels": 2,
+            "num_classes": 19,
+            "depths": (1, 2),
+            "widths": (5, 11),
+            "block": "bottleneck",
+            "stem": "imagenet",
+            "drop_path": 0.23,
+        },
+        image=(29, 23),
+        attention=(),
+        features=((8, 6, 20), (4, 3, 44)),
+        no_gradient={},
+        opened={"norms.2.scale": lambda x: x + 1},
+        misfits=[
+            ({"widths": ()}, ["widths=()"]),
+            ({"depths": (2,)}, ["depths=(2,)", "widths=(5, 11)"]),
+            ({"block": "wide"}, ["block='wide'", "basic, bottleneck"]),
+            ({"stem": "tiny"}, ["stem='tiny'", "imagenet, cifar"]),
+        ],
+        initial={
+            "in_channels": 3,
+            "num_classes": 29,
+            "depths": (1, 2),
+            "widths": (23, 31),
+            "block": "bottleneck",
+        },
+    ),
+    "convnext_tiny": Small(
+        settings={
+            "in_channels": 2,
+            "num_classes": 19,
+            "depths": (1, 2),
+            "widths": (5, 11),
+            "norm_eps": 1e-6,
+            "head_norm_eps": None,
+            "drop_path": 0.23,
+        },
+        image=(41, 35),
+        attention=(),
+        features=((10, 8, 5), (5, 4, 11)),
+        no_gradient={},
+        opened={"gamma": lambda x: x + 1, ".kernel": lambda x: 10 * x},
+        misfits=[
+            ({"widths": ()}, ["widths=()"]),
+            ({"depths": (2,)}, ["depths=(2,)", "widths=(5, 11)"]),
+        ],
+        initial={"in_channels": 3, "num_classes": 29, "depths": (1, 2), "widths": (23, 31)},
+    ),
     "mlp_head_vit": Small(
         settings={
             "img_size": 15,
@@ -281,10 +387,24 @@ SMALL = {
 COVERED = sorted(SMALL)  # at least one name of each family: test_models.py fails otherwise
 
 
+# (name, keyword) of every rate of dropout.
+RATES = [
+    (name, key)
+    for name in COVERED
+    for key in ("dropout", "head_dropout", "drop_path")
+    if key in SMALL[name].settings
+]
+
+
 def build(name: str, seed: int = 0, **changes) -> nnx.Module:
     """A new small model."""
     settings = SMALL[name].settings | changes
-    return jax_models.create_model(name, rngs=nnx.Rngs(seed), **settings)
+    model = jax_models.create_model(name, rngs=nnx.Rngs(seed), **settings)
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        for ending, opened in SMALL[name].opened.items():
+            if ".".join(map(str, path)).endswith(ending):
+                variable.set_value(opened(variable.get_value()))
+    return model
 
 
 def mirror_of(name: str, **settings) -> "torch.nn.Module":
@@ -309,6 +429,18 @@ def build_mirror(name: str, seed: int = 0, **changes) -> "torch.nn.Module":
 def shared(name: str) -> nnx.Module:
     """One small model for all tests that do not change it."""
     return build(name)
+
+
+@functools.cache
+def abstract(name: str, **settings) -> nnx.Module:
+    """A model at the sizes of its name but for the settings, without values."""
+    rngs = InitRngs(jax.random.key(0))
+    return nnx.eval_shape(lambda: jax_models.create_model(name, rngs=rngs, **settings))
+
+
+def count(model: nnx.Module, kind: type = nnx.Param) -> int:
+    """How many values a model has in variables of a kind."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(model, kind)))
 
 
 def draw_images(name: str, batch: int = 7, seed: int = 0) -> jax.Array:

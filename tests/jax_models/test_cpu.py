@@ -130,30 +130,49 @@ def test_max_pool(shape):
     assert_close(ours, plain, 0)
 
 
+@pytest.mark.parametrize("shape", [(3, 8, 12, 5), (2, 7, 9, 3), (1, 1, 2, 1), (2, 1, 1, 3)])
+def test_max_pool_of_three(shape):
+    x = draw(*shape).round(1)  # with ties
+    ours = value_and_gradients(ops.max_pool3x3, x)
+    with cpu.using(False):
+        plain = value_and_gradients(ops.max_pool3x3, x)
+    assert_close(ours, plain, 1e-6)  # the gradients of windows that overlap are added up
+
+
 # Convolutions by oneDNN
 
 CONVOLUTIONS = [
-    # batch, height, width, channels, kernel, outputs, padding
-    (7, 13, 11, 5, (3, 3), 17, 1),
-    (3, 28, 28, 1, (3, 3), 32, 0),
-    (2, 16, 16, 64, (3, 3), 32, 1),
-    (1, 4, 5, 3, (3, 3), 2, 0),
-    (2, 9, 7, 3, (1, 5), 4, 0),
+    # batch, height, width, channels, kernel, outputs, (padding, stride, groups)
+    (7, 13, 11, 5, (3, 3), 17, (1, 1, 1)),
+    (3, 28, 28, 1, (3, 3), 32, (0, 1, 1)),
+    (2, 16, 16, 64, (3, 3), 32, (1, 1, 1)),
+    (1, 4, 5, 3, (3, 3), 2, (0, 1, 1)),
+    (2, 9, 7, 3, (1, 5), 4, (0, 1, 1)),
+    (2, 15, 22, 3, (7, 7), 16, (3, 2, 1)),
+    (3, 8, 7, 16, (3, 3), 24, (1, 2, 1)),
+    (3, 8, 7, 16, (1, 1), 24, (0, 2, 1)),
+    (2, 19, 13, 3, (4, 4), 16, (0, 4, 1)),
+    (2, 11, 9, 48, (7, 7), 48, (3, 1, 48)),
+    (2, 8, 9, 20, (7, 7), 20, (3, 1, 20)),
+    (2, 8, 9, 6, (3, 3), 15, (1, 2, 3)),
 ]
 
 
-def plain_convolution(x, kernel, bias, padding):
-    return bias + jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+def plain_convolution(x, kernel, bias, padding, stride=1, groups=1):
+    axes = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": groups}
+    sides = [(padding, padding)] * 2
+    y = jax.lax.conv_general_dilated(x, kernel, (stride, stride), sides, **axes)
+    return y if bias is None else y + bias
 
 
 @with_onednn
-@pytest.mark.parametrize(("b", "h", "w", "c", "size", "d", "padding"), CONVOLUTIONS)
-def test_convolution_equals_xlas(b, h, w, c, size, d, padding):
-    args = draw(b, h, w, c), draw(*size, c, d, seed=1), draw(d, seed=2)
-    ours = value_and_gradients(lambda *args: kernels.convolution(*args, padding), *args)
-    plain = value_and_gradients(lambda *args: plain_convolution(*args, padding), *args)
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize(("b", "h", "w", "c", "size", "d", "how"), CONVOLUTIONS)
+def test_convolution_equals_xlas(b, h, w, c, size, d, how, biased):
+    args = draw(b, h, w, c), draw(*size, c // how[2], d, seed=1), draw(d, seed=2)
+    args, bias = (args, ()) if biased else (args[:2], (None,))
+    ours = value_and_gradients(lambda *args: kernels.convolution(*args, *bias, *how), *args)
+    plain = value_and_gradients(lambda *args: plain_convolution(*args, *bias, *how), *args)
     assert_close(ours, plain, 1e-5)
 
 
@@ -236,7 +255,7 @@ def test_without_the_package_xla_computes(monkeypatch):
     monkeypatch.setattr(onednn, "library", onednn.library.__wrapped__)
     assert onednn.library() is None
     x = draw(31, 16, 16, 17)
-    conv = conv_layers.Conv3x3(17, 23, rngs=nnx.Rngs(0))
+    conv = conv_layers.Conv(17, 23, 3, padding=1, rngs=nnx.Rngs(0))
     plain = plain_convolution(x, conv.kernel[...], conv.bias[...], 1)
     np.testing.assert_array_equal(conv(x), conv.__class__.__mro__[1].__call__(conv, x))
     np.testing.assert_allclose(conv(x), plain, atol=1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jax_models import conv_layers, layers, ops
+from jax_models import conv_layers, cpu, layers, ops
 from tests.with_torch import torch
 
 
@@ -118,6 +118,42 @@ def test_gradient_of_pooling_is_torchs_when_any_values_tie(shape):
     assert np.count_nonzero(ours) == weights.size
 
 
+POOLED_BY_THREE = [(2, 7, 11, 3), (3, 6, 5, 2), (1, 1, 2, 5), (2, 8, 10, 3)]
+
+
+@pytest.mark.parametrize("of", [lambda x: x, np.round, np.abs])
+@pytest.mark.parametrize("shape", POOLED_BY_THREE)
+def test_pooling_of_three_is_torchs_with_its_gradient(shape, of):
+    x = of(draw(*shape) - 1.3)  # rounded, windows have ties
+    theirs = torch.from_numpy(x).requires_grad_()
+    pooled = torch.nn.functional.max_pool2d(theirs.permute(0, 3, 1, 2), 3, 2, 1)
+    weights = draw(*pooled.permute(0, 2, 3, 1).shape, seed=1)
+    (torch.from_numpy(weights) * pooled.permute(0, 2, 3, 1)).sum().backward()
+    ours, pull = jax.vjp(ops.max_pool3x3, jnp.asarray(x))
+    np.testing.assert_array_equal(ours, pooled.detach().permute(0, 2, 3, 1))
+    np.testing.assert_allclose(pull(jnp.asarray(weights))[0], theirs.grad, rtol=1e-6, atol=1e-6)
+
+
+# Strides, padding and groups
+
+CONVOLUTIONS = [(3, 2, 1, 1), (7, 2, 3, 1), (1, 2, 0, 1), (4, 4, 0, 1), (7, 1, 3, 6), (3, 2, 1, 2)]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("side", [12, 13])
+@pytest.mark.parametrize(("size", "stride", "padding", "groups"), CONVOLUTIONS)
+def test_convolutions_are_torchs(size, stride, padding, groups, side, plain):
+    x, kernel, bias = draw(2, side, 11, 6), draw(size, size, 6 // groups, 12, seed=1), draw(12)
+    how = {"stride": stride, "groups": groups}
+    with cpu.using(not plain):
+        ours = ops.convolution(*map(jnp.asarray, (x, kernel, bias)), padding, **how)
+    arrays = x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), bias
+    arrays = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+    theirs = torch.nn.functional.conv2d(*arrays, padding=padding, **how).permute(0, 2, 3, 1)
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
 # Attention between convolutions
 
 
@@ -155,7 +191,7 @@ def test_initial_kernel_and_bias_belong_to_their_fan_in():
     rngs = nnx.Rngs(0)
     for layer, fan_in in (
         (layers.Linear(7, 5003, rngs=rngs), 7),
-        (conv_layers.Conv3x3(7, 5003, rngs=rngs), 63),
+        (conv_layers.Conv(7, 5003, 3, rngs=rngs), 63),
     ):
         for values in (layer.kernel[...], layer.bias[...]):
             largest = jnp.abs(values).max() * fan_in**0.5

@@ -24,6 +24,15 @@ def linears(start, *modules):
     return [f"{start}{i}.{part}" for i in (0, 1) for part in weight_bias(*modules)]
 
 
+def normed(*pairs):
+    """A convolution without bias, and batch norm."""
+    return [
+        name
+        for conv, norm in pairs
+        for name in (f"{conv}.weight", *weight_bias(norm), *(f"{norm}.{s}" for s in STATISTICS))
+    ]
+
+
 MULTIHEAD = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -60,6 +69,27 @@ SOURCE_NAMES = {
         *weight_bias("input", "fc1", "fc2"),
         *linears("transformer.", "norm1", "norm2", "fc1", "fc2"),
         *(f"transformer.{i}.attn.{part}" for i in (0, 1) for part in MULTIHEAD),
+    ],
+    "resnet18": [  # timm's
+        *normed(("conv1", "bn1")),
+        *normed(
+            *(
+                (f"layer{b}.conv{i}", f"layer{b}.bn{i}")
+                for b in ("1.0", "2.0", "2.1")
+                for i in (1, 2, 3)
+            ),
+            *((f"layer{n}.0.downsample.0", f"layer{n}.0.downsample.1") for n in (1, 2)),
+        ),
+        *weight_bias("fc"),
+    ],
+    "convnext_tiny": [  # timm's
+        *weight_bias("stem.0", "stem.1", "stages.1.downsample.0", "stages.1.downsample.1"),
+        *(
+            f"stages.{block}.{name}"
+            for block in ("0.blocks.0", "1.blocks.0", "1.blocks.1")
+            for name in ("gamma", *weight_bias("conv_dw", "norm", "mlp.fc1", "mlp.fc2"))
+        ),
+        *weight_bias("head.norm", "head.fc"),
     ],
     "mnist_cnn": weight_bias("conv1", "conv2", "fc1", "fc2"),
     "mnist_vit": [

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 import jax_models
 from configs import common
+from jax_models import tokens
 from jax_train import checks, several
 from jax_train.config.fields import flatten
 from jax_train.data import loading
@@ -124,6 +125,13 @@ BAD = {
     "model.num_heads": (*OPTIONAL, 3),
     "model.mlp_dim": OPTIONAL,
     "model.dropout": RATES,
+    "model.drop_path": RATES,
+    "model.pool": ("mean", 3, "avg"),  # a vit has none
+    "model.norm_eps": (0.0, -1e-6, NAN, "1e-6"),
+    "model.head_norm_eps": (0.0, -1e-6, NAN, "1e-6", 1e-6),
+    "model.depths": ((0,), (2, 0.5), ("a",), 2, (2, 2, 2, 2)),
+    "model.stem": ("tiny", 3, "cifar"),
+    "model.block": ("wide", True, "basic"),
     "model.widths": ((0,), (32, 0.5), ("a",), 64, (64, 128)),  # a vit has none
     "model.head_dims": ((0,), 64, (64,)),
     "model.head_dropout": (*RATES, 0.3),
@@ -192,6 +200,7 @@ def test_every_field_is_checked_in_one_place_and_has_bad_values_here():
 
 
 def test_names_that_are_refused_without_jax_are_those_there_are():
+    assert tokens.POOLS == engine_checks.POOLS
     assert tuple(optim.OPTIMIZERS) == engine_checks.OPTIMIZERS
     assert tuple(optim.SCHEDULES) == engine_checks.SCHEDULES
 

@@ -13,8 +13,8 @@ import torch_ref
 from jax_models import torch_weights
 from jax_models.rngs import InitRngs
 
-# Each model: its published sizes (`depth` is cut, but not in a full measurement), and others that
-# are distinct primes where they fit, so that a swapped axis cannot pass.
+# Each model: its published sizes (`depth` and `depths` are cut, but not in a full measurement), and
+# others that are distinct primes where they fit, so that a swapped axis cannot pass.
 CASES: dict[str, list[dict]] = {
     "vit": [
         {"batch": 2, "image": (32, 32), "depth": 2},
@@ -106,6 +106,53 @@ CASES: dict[str, list[dict]] = {
             "head_dims": (29, 23),
         },
     ],
+    "deit_tiny_distilled_patch16_224": [
+        {"batch": 2, "image": (224, 224), "depth": 1},
+        {
+            "batch": 3,
+            "image": (35, 35),
+            "img_size": 35,
+            "patch_size": 7,
+            "in_channels": 2,
+            "embed_dim": 39,
+            "num_heads": 3,
+            "depth": 2,
+            "mlp_dim": 53,
+            "num_classes": 11,
+        },
+        {
+            "batch": 5,
+            "image": (22, 22),
+            "img_size": 22,
+            "patch_size": 11,
+            "in_channels": 1,
+            "embed_dim": 10,
+            "num_heads": 5,
+            "depth": 2,
+            "num_classes": 7,
+            "distilled": False,
+            "pool": "avg",
+            "norm_eps": 1e-5,
+        },
+    ],
+    "vit_small_patch14_reg4_dinov2": [
+        {"batch": 2, "image": (70, 70), "img_size": 70, "depth": 1},
+        {
+            "batch": 3,
+            "image": (35, 35),
+            "img_size": 35,
+            "patch_size": 7,
+            "in_channels": 2,
+            "embed_dim": 39,
+            "num_heads": 3,
+            "depth": 2,
+            "mlp_dim": 53,
+            "num_classes": 11,
+            "registers": 5,
+            "swiglu": True,
+            "pool": "token_and_avg",
+        },
+    ],
     "simple_cnn": [
         {"batch": 2, "image": (32, 32)},
         {
@@ -139,6 +186,47 @@ CASES: dict[str, list[dict]] = {
             "num_classes": 7,
         },
     ],
+    "resnet18": [
+        {"batch": 2, "image": (48, 48), "depths": (1, 1, 1, 1)},
+        {
+            "batch": 3,
+            "image": (37, 29),
+            "in_channels": 2,
+            "depths": (1, 2, 1),
+            "widths": (5, 7, 11),
+            "block": "bottleneck",
+            "num_classes": 13,
+        },
+        {
+            "batch": 5,
+            "image": (12, 9),
+            "in_channels": 1,
+            "depths": (2, 1),
+            "widths": (7, 5),
+            "stem": "cifar",
+            "num_classes": 3,
+        },
+    ],
+    "convnext_tiny": [
+        {"batch": 2, "image": (32, 32), "depths": (1, 1, 1, 1)},
+        {
+            "batch": 3,
+            "image": (43, 37),
+            "in_channels": 2,
+            "depths": (1, 2, 1),
+            "widths": (5, 7, 11),
+            "num_classes": 13,
+        },
+        {
+            "batch": 5,
+            "image": (17, 13),
+            "in_channels": 1,
+            "depths": (2,),
+            "widths": (7,),
+            "head_norm_eps": 1e-12,
+            "num_classes": 3,
+        },
+    ],
 }
 
 PRIME = 1  # the place of the case with prime sizes
@@ -147,7 +235,8 @@ PRIME = 1  # the place of the case with prime sizes
 def full_size(cases: list[dict]) -> list[dict]:
     """The cases with the published depth."""
     published, *others = cases
-    return [{key: value for key, value in published.items() if key != "depth"}, *others]
+    cut = {"depth", "depths"}
+    return [{key: value for key, value in published.items() if key not in cut}, *others]
 
 
 class Pair:
@@ -167,8 +256,9 @@ class Pair:
         batch, image = settings.pop("batch"), settings.pop("image")
         known = jax_models.model_keywords(name)
         settings = known | settings
-        settings |= {key: dropout for key in ("dropout", "head_dropout") if key in known}
-        self.has_dropout = "dropout" in settings
+        rates = {"dropout", "head_dropout", "drop_path"} & known.keys()
+        settings |= dict.fromkeys(rates, dropout)
+        self.has_dropout = bool(rates)
         x64 = jax.config.jax_enable_x64
         self.dtype = jnp.float64 if x64 else jnp.float32
         self.random = np.random.default_rng(len(name) + batch)

@@ -45,10 +45,10 @@ BARS: dict[str, tuple[float | None, float | None]] = {
     "recipe, loss of 100 steps": (1e-5, 1e-12),
     "recipe, parameters after 100 steps": (1e-4, 1e-10),
 }
-BATCH_NORM = ("simple_cnn",)
+BATCH_NORM = ("simple_cnn", "resnet18")
 # Rounding grows in float32 training: by batch norm, and by channels that are almost never active,
 # whose tiny gradients Adam turns into steps of full size (docs/parity.md).
-DRIFTING = ("simple_cnn", "attention_cnn")
+DRIFTING = ("simple_cnn", "attention_cnn", "resnet18")
 _DRIFTS = ("recipe, loss of 100 steps", "recipe, parameters after 100 steps")
 
 
@@ -62,7 +62,7 @@ def bar(model: str, rung: str, precision: str) -> float | None:
 def forward(pair: Pair) -> Iterator[tuple[str, float]]:
     """Evaluation mode: logits, every block's attention, every feature map."""
     images, _ = pair.batch()
-    embeds = hasattr(pair.model, "embed")
+    embeds = hasattr(pair.model, "patch_embed") or pair.model.stem is not None
     pair.mirror.eval()
 
     @jax.jit
@@ -79,8 +79,9 @@ def forward(pair: Pair) -> Iterator[tuple[str, float]]:
             yield kind, largest(ours, theirs, feature_map=kind == "features")
     shapes = [images.shape, *(feature.shape for feature in out["features"])]
     if embeds:
-        yield "embedding", largest(tokens, pair.mirror.embed(to_torch(images)))
-        shapes[0] = shapes[1]
+        theirs = pair.mirror.embed(to_torch(images))
+        yield "embedding", largest(tokens, theirs, feature_map=True)
+        shapes[0] = tokens.shape
     yield from blocks_alone(pair, shapes)
 
 

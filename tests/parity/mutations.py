@@ -66,6 +66,24 @@ def transpose_patches(kernel):
     return kernel.reshape(2, 7, 7, -1).transpose(0, 2, 1, 3).reshape(kernel.shape)
 
 
+def heads_outermost(kernel):
+    """[D,3D]: as if the columns were [heads, 3, width] and not [3, heads, width]."""
+    return kernel.reshape(-1, 3, 3, 13).swapaxes(1, 2).reshape(kernel.shape)
+
+
+def swap_halves(kernel):
+    """[D,2F]: what is gated in place of the gate."""
+    return jnp.concatenate(jnp.split(kernel, 2, axis=1)[::-1], axis=1)
+
+
+def positions_for_registers(model):
+    """Positions also for the tokens before the patches."""
+    positions = model.pos_embed[...]
+    count = model.pool.prefix
+    model.pos_embed = nnx.Param(jnp.concatenate([positions[:, :count], positions], axis=1))
+    model.cover_prefix = True
+
+
 @contextlib.contextmanager
 def replaced(owner, name: str, function: Callable):
     """Replace an attribute for a while; the function is given the original."""
@@ -95,6 +113,30 @@ def heads_last():
     return replaced(ops, "attend", wrong)
 
 
+def one_head_alone():
+    """Read the class token alone, as if there were no second head."""
+
+    def wrong(right):
+        def call(self, x, **how):
+            return self.heads[0](x[:, 0], **how) + 0 * right(self, x, **how)
+
+        return call
+
+    return replaced(layers.MeanHead, "__call__", wrong)
+
+
+def unscaled_branches():
+    """Leave branches out without scaling those that are kept."""
+
+    def wrong(right):
+        def call(self, x, **how):
+            return right(self, x, **how) * (1 - self.rate * how["train"])
+
+        return call
+
+    return replaced(layers.DropPath, "__call__", wrong)
+
+
 def scaled_scores():
     """Scale the scores of the spatial attention, whose source does not."""
 
@@ -115,6 +157,32 @@ def biased_variance():
         return track
 
     return replaced(conv_layers.BatchNorm, "_track", wrong)
+
+
+def same_padding():
+    """Pad strided convolutions as "SAME" does, which shifts maps of an even size by a pixel."""
+
+    def wrong(right):
+        def convolution(x, kernel, bias, padding, *, stride=1, **rest):
+            if stride > 1 and padding:
+                total = [
+                    max((-(-side // stride) - 1) * stride + size - side, 0)
+                    for side, size in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+                ]
+                sides = [(t // 2, t - t // 2) for t in total]
+                x, padding = jnp.pad(x, ((0, 0), *sides, (0, 0))), 0
+            return right(x, kernel, bias, padding, stride=stride, **rest)
+
+        return convolution
+
+    return replaced(ops, "convolution", wrong)
+
+
+def without_layer_scale(model):
+    """Branches that are added as they are."""
+    for _, module in nnx.iter_modules(model):
+        if hasattr(module, "gamma"):
+            module.gamma[...] = jnp.ones_like(module.gamma[...])
 
 
 _GRADIENTS = ("train-mode logits", "gradients of the parameters", "gradient of the images")
@@ -198,6 +266,40 @@ MUTATIONS: dict[str, Mutation] = {
             setattr(block.mlp, "out_activation", layers.identity) for block in model.blocks
         ],
     ),
+    "tanh GELU of a standard ViT": Mutation(
+        "deit_tiny_distilled_patch16_224", _WHOLE, context=tanh_gelu
+    ),
+    "layer norm epsilon 1e-5 of a standard ViT": Mutation(
+        "deit_tiny_distilled_patch16_224", _WHOLE, set_everywhere(nnx.LayerNorm, "epsilon", 1e-5)
+    ),
+    "queries, keys and values split head-first": Mutation(
+        "deit_tiny_distilled_patch16_224",
+        (*_WHOLE, "attention"),
+        change_kernel("blocks.1.attn.qkv.kernel", heads_outermost),
+    ),
+    "the class token's head alone": Mutation(
+        "deit_tiny_distilled_patch16_224",
+        ("logits", *_GRADIENTS),
+        context=one_head_alone,
+    ),
+    "branches left out without scaling the others": Mutation(
+        "deit_tiny_distilled_patch16_224", _DROPOUT, context=unscaled_branches
+    ),
+    "registers under positions": Mutation(
+        "vit_small_patch14_reg4_dinov2",
+        ("embedding", "features", "logits", "attention"),
+        positions_for_registers,
+    ),
+    "registers in the mean": Mutation(
+        "vit_small_patch14_reg4_dinov2",
+        ("logits", *_GRADIENTS),
+        lambda model: setattr(model.pool, "prefix", 1),
+    ),
+    "gate and values exchanged": Mutation(
+        "vit_small_patch14_reg4_dinov2",
+        _WHOLE,
+        change_kernel("blocks.1.mlp.fc1.kernel", swap_halves),
+    ),
     "flattened channels last": Mutation(
         "mnist_cnn",
         ("logits", *_GRADIENTS, *_DROPOUT),
@@ -206,6 +308,20 @@ MUTATIONS: dict[str, Mutation] = {
             lambda k: k.reshape(7, 6, 6, -1).transpose(1, 2, 0, 3).reshape(k.shape),
         ),
     ),
+    "SAME padding of strided convolutions": Mutation(
+        "resnet18", (*_WHOLE, *_DROPOUT, "running statistics, 3 steps"), context=same_padding
+    ),
+    "batch norm momentum 0.99 in a ResNet": Mutation(
+        "resnet18",
+        ("running statistics, 3 steps",),
+        set_everywhere(conv_layers.BatchNorm, "momentum", 0.01),
+    ),
+    "layer norm epsilon 1e-5 in a ConvNeXt": Mutation(
+        "convnext_tiny",
+        ("embedding", *_WHOLE, *_DROPOUT),
+        set_everywhere(nnx.LayerNorm, "epsilon", 1e-5),
+    ),
+    "no layer scale": Mutation("convnext_tiny", (*_WHOLE, *_DROPOUT), without_layer_scale),
     "scaled spatial attention": Mutation(
         "attention_cnn", (*_WHOLE, "attention"), context=scaled_scores
     ),

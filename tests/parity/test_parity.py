@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xdist_group("parity")  # one process measures for all o
 # Rungs a model does not have, each with the reason.
 ABSENT = {
     "embedding": ("simple_cnn", "mnist_cnn", "attention_cnn"),  # no tokens
-    "attention": ("simple_cnn", "mnist_cnn"),
+    "attention": ("simple_cnn", "mnist_cnn", "resnet18", "convnext_tiny"),
     "running statistics, 3 steps": tuple(
         name for name in CASES if name not in ladder.BATCH_NORM
     ),  # no batch norm

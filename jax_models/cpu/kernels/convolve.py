@@ -1,7 +1,8 @@
-"""Convolutions: x [B,H,W,C], kernel [kh,kw,C,D], stride 1."""
+"""Convolutions: x [B,H,W,C], kernel [kh,kw,C/groups,D]."""
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 
@@ -9,57 +10,88 @@ from jax_models.cpu import onednn
 from jax_models.cpu.onednn import BIAS, DST, GRADIENT, SRC, WEIGHTS, Kernel, Operation
 
 # Which axis in memory each axis of oneDNN's is: (B,C,H,W) lies as [B,H,W,C], (D,C,kh,kw) as
-# [kh,kw,C,D].
-_MAPS, _KERNEL = (0, 3, 1, 2), (3, 2, 0, 1)
+# [kh,kw,C,D], and in groups (groups,D,C,kh,kw) as [kh,kw,C,groups,D].
+_MAPS, _KERNEL, _GROUPS = (0, 3, 1, 2), (3, 2, 0, 1), (3, 4, 2, 0, 1)
 
 
-def convolution_fits(x: jax.Array, kernel: jax.Array, padding: int) -> bool:
+class _Geometry(NamedTuple):
+    """How a kernel goes over a map; the fields by the order of their names, as in a call."""
+
+    groups: int
+    padding: int
+    stride: int
+
+    def convolved(self, x: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the result."""
+        sides = zip(x[1:3], kernel[:2], strict=True)
+        h, w = ((side + 2 * self.padding - k) // self.stride + 1 for side, k in sides)
+        return x[0], h, w, kernel[-1]
+
+
+def convolution_fits(
+    x: jax.Array, kernel: jax.Array, padding: int, stride: int = 1, groups: int = 1
+) -> bool:
     """Whether `convolution` takes these and is worth it."""
-    if not onednn.worth(2 * math.prod(kernel.shape) * math.prod(x.shape[:3]), x, kernel):
+    how = _Geometry(groups, padding, stride)
+    out = how.convolved(x.shape, kernel.shape)
+    if not onednn.worth(2 * math.prod(kernel.shape) * math.prod(out[:3]), x, kernel):
         return False
-    x, kernel, out = x.shape, kernel.shape, _convolved(x.shape, kernel.shape, padding)
+    x, kernel, how = x.shape, kernel.shape, how._asdict()
     return (
-        _convolve.is_fast(x, kernel, kernel[-1:], out, padding=padding)
-        and _convolution_input_gradient.is_fast(out, kernel, x, padding=padding)
-        and _convolution_kernel_gradient.is_fast(x, out, kernel, kernel[-1:], padding=padding)
+        _convolve.is_fast(x, kernel, out, **how)
+        and _convolution_input_gradient.is_fast(out, kernel, x, **how)
+        and _convolution_kernel_gradient.is_fast(x, out, kernel, **how)
     )
 
 
-def _convolved(x, kernel, padding):
-    (b, h, w, _), (kh, kw, _, d) = x, kernel
-    return b, h + 2 * padding - kh + 1, w + 2 * padding - kw + 1, d
+def convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    padding: int,
+    stride: int = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """x [B,H,W,C], kernel [kh,kw,C/groups,D], bias [D] or None -> [B,H',W',D].
+
+    Padding are zero pixels on each side.
+    """
+    weights = (kernel,) if bias is None else (kernel, bias)
+    return _convolution(x, weights, _Geometry(groups, padding, stride))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def convolution(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: int) -> jax.Array:
-    """x [B,H,W,C], kernel [kh,kw,C,D], bias [D] -> [B,H',W',D]; zero pixels on each side."""
-    out = jax.ShapeDtypeStruct(_convolved(x.shape, kernel.shape, padding), x.dtype)
-    return _convolve(out, x, kernel, bias, padding=padding)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolution(x, weights, how):
+    out = jax.ShapeDtypeStruct(how.convolved(x.shape, weights[0].shape), x.dtype)
+    return _convolve(out, x, *weights, **how._asdict())
 
 
-def _convolution_forward(x, kernel, bias, padding):
-    return convolution(x, kernel, bias, padding), (x, kernel)
+def _convolution_forward(x, weights, how):
+    return _convolution(x, weights, how), (x, weights)
 
 
-def _convolution_backward(padding, residuals, gradient):
-    x, kernel = residuals
-    bias = jax.ShapeDtypeStruct(kernel.shape[-1:], kernel.dtype)
-    for_x = _convolution_input_gradient(x, gradient, kernel, padding=padding)
-    return for_x, *_convolution_kernel_gradient((kernel, bias), x, gradient, padding=padding)
+def _convolution_backward(how, residuals, gradient):
+    (x, weights), how = residuals, how._asdict()
+    for_x = _convolution_input_gradient(x, gradient, weights[0], **how)
+    return for_x, tuple(_convolution_kernel_gradient(weights, x, gradient, **how))
 
 
-convolution.defvjp(_convolution_forward, _convolution_backward)
+_convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
 class _Convolution:
     """Layouts of a convolution's arrays; `any_kernel` leaves the kernel's to the library."""
 
-    def __init__(self, library, x, kernel, out, padding: int):
+    def __init__(self, library, x, kernel, out, bias, how: _Geometry):
         self.x, self.out = library.layout(x, _MAPS), library.layout(out, _MAPS)
-        self.kernel, self.bias = library.layout(kernel, _KERNEL), library.layout(kernel[-1:])
-        self.any_kernel = library.layout(kernel, _KERNEL, fixed=False)
-        sides = (onednn.longs(padding, padding),) * 2
-        self.geometry = onednn.longs(1, 1), onednn.longs(0, 0), *sides  # strides, dilation, padding
+        self.bias = library.layout(kernel[-1:]) if bias else None
+        order = _KERNEL
+        if how.groups > 1:
+            kernel, order = (*kernel[:3], how.groups, kernel[3] // how.groups), _GROUPS
+        self.kernel = library.layout(kernel, order)
+        self.any_kernel = library.layout(kernel, order, fixed=False)
+        strides, sides = onednn.longs(how.stride, how.stride), onednn.longs(*(how.padding,) * 2)
+        self.geometry = strides, onednn.longs(0, 0), sides, sides  # the second is dilation
         kind = "convolution_forward", onednn.TRAINING, onednn.DIRECT
         arrays = self.x, self.any_kernel, self.bias, self.out
         self.forward = library.describe(*kind, *arrays, *self.geometry)
@@ -73,20 +105,22 @@ def _reordered(library, operation, kernel, description):
 
 
 @Kernel
-def _convolve(library, shapes, padding):
-    x, kernel, _, out = shapes
-    arrays = _Convolution(library, x, kernel, out, padding)
-    operation = Operation(library, arrays.x, arrays.kernel, arrays.bias, arrays.out)
-    x, kernel, bias, out = operation.views
+def _convolve(library, shapes, *how):
+    x, kernel, *bias, out = shapes
+    arrays = _Convolution(library, x, kernel, out, bias, _Geometry(*how))
+    layouts = [arrays.bias] if bias else []
+    operation = Operation(library, arrays.x, arrays.kernel, *layouts, arrays.out)
+    x, kernel, *bias, out = operation.views
     kernel = _reordered(library, operation, kernel, arrays.forward)
-    operation.add(arrays.forward, {SRC: x, WEIGHTS: kernel, BIAS: bias, DST: out})
+    others = {BIAS: bias[0]} if bias else {}
+    operation.add(arrays.forward, {SRC: x, WEIGHTS: kernel, DST: out} | others)
     return operation
 
 
 @Kernel
-def _convolution_input_gradient(library, shapes, padding):
+def _convolution_input_gradient(library, shapes, *how):
     out, kernel, x = shapes
-    arrays = _Convolution(library, x, kernel, out, padding)
+    arrays = _Convolution(library, x, kernel, out, True, _Geometry(*how))
     kind, layouts = "convolution_backward_data", (arrays.x, arrays.any_kernel, arrays.out)
     rest = *arrays.geometry, arrays.forward
     description = library.describe(kind, onednn.DIRECT, *layouts, *rest)
@@ -98,16 +132,17 @@ def _convolution_input_gradient(library, shapes, padding):
 
 
 @Kernel
-def _convolution_kernel_gradient(library, shapes, padding):
-    x, out, kernel, _ = shapes
-    arrays = _Convolution(library, x, kernel, out, padding)
+def _convolution_kernel_gradient(library, shapes, *how):
+    x, out, kernel, *bias = shapes
+    arrays = _Convolution(library, x, kernel, out, bias, _Geometry(*how))
     kind, rest = "convolution_backward_weights", (*arrays.geometry, arrays.forward)
     layouts = arrays.x, arrays.any_kernel, arrays.bias, arrays.out
     description = library.describe(kind, onednn.DIRECT, *layouts, *rest)
-    operation = Operation(library, arrays.x, arrays.out, arrays.kernel, arrays.bias)
-    x, out, kernel, bias = operation.views
+    others = [arrays.bias] if bias else []
+    operation = Operation(library, arrays.x, arrays.out, arrays.kernel, *others)
+    x, out, kernel, *bias = operation.views
     copy = operation.temporary(library.chosen(description, onednn.KERNEL_GRADIENT_LAYOUT))
-    results = {WEIGHTS | GRADIENT: copy, BIAS | GRADIENT: bias}
-    operation.add(description, {SRC: x, DST | GRADIENT: out, **results})
+    results = {WEIGHTS | GRADIENT: copy} | ({BIAS | GRADIENT: bias[0]} if bias else {})
+    operation.add(description, {SRC: x, DST | GRADIENT: out} | results)
     operation.copy(copy, kernel)
     return operation

@@ -106,6 +106,44 @@ def products_of_convolution(equation, out) -> float:
     return total
 
 
+def convolution(side, inputs, outputs, size, stride=1, padding=0) -> tuple[float, int]:
+    """FLOPs of a convolution of a square map, without those by padding, and its output's side."""
+    out = (side + 2 * padding - size) // stride + 1
+    taps = (o * stride + k - padding for o in range(out) for k in range(size))
+    return 2 * sum(0 <= tap < side for tap in taps) ** 2 * inputs * outputs, out
+
+
+def formula_of_resnet(model, side) -> tuple[float, float, int]:
+    """FLOPs of the first layer and of the others but for the head, and the width before that."""
+    widths = model["widths"]
+    first, side = convolution(side, model["in_channels"], widths[0], 3, 1, 1)
+    rest, inputs = 0, widths[0]
+    for stage, (depth, width) in enumerate(zip(model["depths"], widths, strict=True)):
+        for i in range(depth):
+            stride = 2 if stage and not i else 1
+            one, half = convolution(side, inputs, width, 3, stride, 1)
+            rest += one + convolution(half, width, width, 3, 1, 1)[0]
+            if stride > 1:
+                rest += convolution(side, inputs, width, 1, stride)[0]
+            side, inputs = half, width
+    return first, rest, inputs
+
+
+def formula_of_convnext(model, side) -> tuple[float, float, int]:
+    """The same."""
+    widths = model["widths"]
+    first, side = convolution(side, model["in_channels"], widths[0], 4, 4)
+    rest, inputs = 0, widths[0]
+    for stage, (depth, width) in enumerate(zip(model["depths"], widths, strict=True)):
+        if stage:
+            one, side = convolution(side, inputs, width, 2, 2)
+            rest += one
+        depthwise = convolution(side, 1, width, 7, 1, 3)[0]
+        rest += depth * (depthwise + 2 * side**2 * 8 * width**2)
+        inputs = width
+    return first, rest, inputs
+
+
 def formula(name, model, image_size) -> float:
     """FLOPs of a training step on one image: thrice the forward pass, but none for the pixels."""
     if name.endswith("vit"):
@@ -117,6 +155,10 @@ def formula(name, model, image_size) -> float:
         # The last one for the class token alone, which attends to all.
         last = 4 * t * width**2 + 2 * (2 * width**2 + 2 * width * hidden) + 4 * t * width
         rest = (model["depth"] - 1) * block + last + head(width, model)
+    elif name in ("resnet18", "convnext_tiny"):
+        of = {"resnet18": formula_of_resnet, "convnext_tiny": formula_of_convnext}[name]
+        first, rest, width = of(model, image_size)
+        rest += head(width, model)
     elif name == "simple_cnn":
         first, rest, inputs, side = 0, 0, model["in_channels"], image_size
         for width in model["widths"]:

@@ -1,0 +1,119 @@
+"""A loaded model at other sizes: other classes, images, channels."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jax_models import registry
+from jax_models.pretrained import positions
+from jax_models.pretrained.description import Description
+
+Path = tuple[Any, ...]
+
+
+def adapt(
+    model: nnx.Module, found: Description, changes: dict[str, Any], rngs: nnx.Rngs | None
+) -> nnx.Module:
+    """Return a model of other sizes with the weights of one, adding notes of what was changed.
+
+    Args:
+      model: loaded, with the settings of `found`.
+      found: its description; gets the new settings and notes.
+      changes: of `num_classes`, `img_size`, `in_channels`.
+      rngs: for the weights of a new head; None: zeros.
+
+    Raises:
+      ValueError: the model cannot have those sizes.
+    """
+    settings = found.settings | changes
+    changed = nnx.eval_shape(
+        lambda: registry.create_model(found.name, rngs=nnx.Rngs(0), **settings)
+    )
+    old, new = (dict(nnx.to_flat_state(nnx.state(one))) for one in (model, changed))
+    fresh = []
+    for path, variable in new.items():
+        before = old.get(path)
+        if before is not None and before.shape == variable.shape:
+            variable.set_value(before.get_value())
+        elif path[-1] == "pos_embed":
+            variable.set_value(_positions(before, variable, found))
+        elif before is not None and _is_input(path, variable, changes):
+            variable.set_value(jnp.asarray(_channels(before, changes, found)))
+        else:
+            fresh.append(path)
+    if fresh:
+        _fill_head(new, fresh, found, settings, rngs)
+    nnx.update(changed, nnx.from_flat_state(new))
+    found.settings = settings
+    return changed
+
+
+def _positions(before, variable, found: Description) -> jax.Array:
+    table = np.asarray(before.get_value())
+    old = int(np.sqrt(table.shape[1]))
+    grid = int(np.sqrt(variable.shape[1] - (table.shape[1] - old**2)))
+    found.notes.append(
+        f"The positions are resized from {old}x{old} to {grid}x{grid} patches by {found.rule}'s "
+        "rule."
+    )
+    return jnp.asarray(positions.resize(table, grid, positions.RULES[found.rule]))
+
+
+def _is_input(path: Path, variable, changes: dict[str, Any]) -> bool:
+    return "in_channels" in changes and (len(variable.shape) == 4 or "patch_embed" in path)
+
+
+def _channels(before, changes: dict[str, Any], found: Description) -> np.ndarray:
+    """The first kernel for other channels, by timm's rule (`adapt_input_conv`)."""
+    kernel, old = np.asarray(before.get_value()), found.settings["in_channels"]
+    new = changes["in_channels"]
+    found.notes.append(f"The first kernel is made for {new} channels from {old} by timm's rule.")
+    outputs = kernel.shape[-1]
+    if kernel.ndim == 4:
+        by_channel = np.moveaxis(kernel, 2, 0)
+        return np.ascontiguousarray(np.moveaxis(for_channels(by_channel, new), 0, 2))
+    by_channel = kernel.reshape(old, -1, outputs)  # patches are flattened channels first
+    return for_channels(by_channel, new).reshape(-1, outputs)
+
+
+def for_channels(kernel: np.ndarray, new: int) -> np.ndarray:
+    """A kernel [C,…] for other channels [new,…]: one takes the sum, more take them in turns.
+
+    Source: timm.models._manipulate.adapt_input_conv; of a kernel for three channels its numbers.
+    """
+    old = len(kernel)
+    if new == 1:
+        return kernel.sum(axis=0, keepdims=True)
+    repeated = np.concatenate([kernel] * -(-new // old))[:new]
+    return (repeated * (old / new)).astype(kernel.dtype)
+
+
+def _fill_head(
+    new: dict[Path, Any],
+    fresh: list[Path],
+    found: Description,
+    settings: dict[str, Any],
+    rngs: nnx.Rngs | None,
+) -> None:
+    if rngs is None:
+        values = {path: jnp.zeros(new[path].shape, new[path].dtype) for path in fresh}
+    else:
+        values = _drawn(found.name, settings, fresh, rngs)
+    for path, value in values.items():
+        new[path].set_value(value)
+    begins = "zeros" if rngs is None else f"the initial weights of {found.name}"
+    found.notes.append(f"The head for {settings['num_classes']} classes is new: {begins}.")
+
+
+def _drawn(name: str, settings: dict[str, Any], paths: list[Path], rngs) -> dict[Path, Any]:
+    """Initial values of a model's variables; one block draws the same head as many."""
+    keywords = registry.model_keywords(name)
+    shallow = {"depth": 1} if "depth" in keywords else {}
+    if "depths" in keywords:
+        shallow = {"depths": (1,) * len(settings.get("depths", keywords["depths"]))}
+    model = registry.create_model(name, rngs=rngs, **(settings | shallow))
+    state = dict(nnx.to_flat_state(nnx.state(model)))
+    return {path: state[path].get_value() for path in paths}

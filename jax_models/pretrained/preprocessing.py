@@ -1,0 +1,138 @@
+"""What pretrained weights expect of an image: its size, and the scale of its values.
+
+Pillow resizes, as in timm and transformers: on uint8, with antialias. Other libraries' resizing
+differs by a level or two.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from jax_models.pretrained.errors import SourceError
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "lanczos": Image.Resampling.LANCZOS,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Turns images into what a model takes: resized, cropped, scaled, normalised.
+
+        inputs = preprocessing(["cat.jpg", "dog.png"])      # files
+        inputs = preprocessing(images)                      # uint8 [B,H,W,C]
+
+    Attributes:
+      size: S, the side of the model's images in pixels.
+      resize: the shorter side is resized to so many pixels; (height, width): both are, whatever
+        the shape was; None: nothing is resized.
+      interpolation: one of `INTERPOLATIONS`.
+      mean, std: one number per channel, of values multiplied with `scale`.
+      scale: that a level of 0 to 255 is multiplied with.
+      rounds_up: which of two middles is cropped where the margin is odd: the even one, as
+        torchvision and timm (True), or the upper left one, as transformers (False).
+    """
+
+    size: int
+    resize: int | tuple[int, int] | None
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    scale: float = 1 / 255
+    rounds_up: bool = True
+
+    @property
+    def channels(self) -> int:
+        """C, of the model's images."""
+        return len(self.mean)
+
+    def __call__(
+        self, images: np.ndarray | str | os.PathLike | Sequence[str | os.PathLike]
+    ) -> np.ndarray:
+        """What the model takes, float32 [B,S,S,C].
+
+        Args:
+          images: uint8 [B,H,W,C] or [H,W,C], a file, or several, which may differ in size. Files
+            are turned upright by their EXIF tag and made RGB or, for one channel, grey.
+
+        Raises:
+          ValueError: an array has another dtype or other channels, or a file is no image.
+        """
+        if isinstance(images, str | os.PathLike):
+            images = [images]
+        if not isinstance(images, np.ndarray):
+            images = [self._read(path) for path in images]
+        else:
+            images = [self._image(array) for array in self._checked(images)]
+        return self.normalise(np.stack([self.fit(image) for image in images]))
+
+    def fit(self, image: Image.Image) -> np.ndarray:
+        """Resize and crop Pillow's image of mode L or RGB: uint8 [S,S,C]. What is missing is 0."""
+        resampling = INTERPOLATIONS[self.interpolation]
+        if self.resize is not None and (size := self._resized(*image.size)) != image.size:
+            image = image.resize(size, resampling)
+        left, top = (self._margin(side) for side in image.size)
+        image = image.crop((left, top, left + self.size, top + self.size))
+        return np.asarray(image).reshape(self.size, self.size, self.channels)
+
+    def normalise(self, pixels: np.ndarray) -> np.ndarray:
+        """(levels · scale - mean) / std of uint8 [...,C], as float32."""
+        values = pixels.astype(np.float32) * np.float32(self.scale)
+        return (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+
+    def at(self, size: int) -> "Preprocessing":
+        """The same for another side: what is resized keeps its ratio to what is cropped."""
+        resize = self.resize
+        if isinstance(resize, tuple):
+            resize = tuple(round(side * size / self.size) for side in resize)
+        elif resize is not None:
+            resize = max(size, round(resize * size / self.size))
+        return replace(self, size=size, resize=resize)
+
+    def with_channels(self, channels: int) -> "Preprocessing":
+        """The same for other channels: each takes the mean of the mean and of the std."""
+        if channels == self.channels:
+            return self
+        mean, std = (float(np.mean(values)) for values in (self.mean, self.std))
+        return replace(self, mean=(mean,) * channels, std=(std,) * channels)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        if isinstance(self.resize, tuple):
+            return self.resize[::-1]
+        short, long = sorted((width, height))
+        long = int(self.resize * long / short)
+        return (self.resize, long) if width <= height else (long, self.resize)
+
+    def _margin(self, side: int) -> int:
+        spare = side - self.size
+        if not self.rounds_up:
+            return spare // 2
+        return round(spare / 2) if spare >= 0 else -(-spare // 2)
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        images = images[None] if images.ndim == 3 else images
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != self.channels:
+            raise SourceError(
+                f"The images are {images.dtype} {list(images.shape)}; expected uint8 "
+                f"[B,H,W,{self.channels}], the levels 0 to 255 of a picture."
+            )
+        return images
+
+    def _image(self, array: np.ndarray) -> Image.Image:
+        return Image.fromarray(array[..., 0] if self.channels == 1 else array)
+
+    def _read(self, path: str | os.PathLike) -> Image.Image:
+        try:
+            with Image.open(path) as opened:
+                return ImageOps.exif_transpose(opened).convert("L" if self.channels == 1 else "RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = " ".join(str(error).split())
+            raise SourceError(f"{os.fspath(path)} cannot be read as an image: {reason}") from None
