@@ -145,7 +145,8 @@ def _loaded(source: str, found: Description, state: dict[str, Any]) -> nnx.Modul
     except (ValueError, TypeError, OverflowError) as error:
         raise SourceError(f"{source} describes a {found.name} that cannot be: {error}") from None
     try:
-        torch_weights.load(model, state)
+        with folder.noted(found.notes):
+            torch_weights.load(model, state)
     except torch_weights.Misfit as misfit:
         problems = misfit.problems
         told = "; ".join(map(str, problems[:_SHOWN]))

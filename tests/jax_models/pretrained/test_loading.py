@@ -226,6 +226,7 @@ def test_dinov2_is_shown_what_its_preprocessing_gives(tmp_path):
     model = folders.hugging_face(tmp_path, "dinov2", given)
     loaded = load_pretrained(tmp_path)
     assert loaded.preprocessing.size == 16
+    assert any("mask_token is left out" in note for note in loaded.notes)
     expected = positions.resize(np.asarray(model.pos_embed[...]), 2, positions.hugging_face)
     np.testing.assert_array_equal(loaded.model.pos_embed[...], expected)
     at_32 = load_pretrained(tmp_path, img_size=32)
