@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # jax's own
+import jax.numpy as jnp
 import numpy as np
 
 from jax_models import output
@@ -36,7 +36,7 @@ _SAFETENSORS_DTYPES = {
     for size in sizes
 }
 _SAFETENSORS_DTYPES |= {f"U{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
-_SAFETENSORS_DTYPES |= {"BOOL": np.dtype(bool), "BF16": np.dtype(ml_dtypes.bfloat16)}
+_SAFETENSORS_DTYPES |= {"BOOL": np.dtype(bool), "BF16": np.dtype(jnp.bfloat16)}
 
 # Weights hardly compress; what unpacks to more than this is made to fill the memory.
 _EXPANSION = 20  # bytes for each byte of the file
