@@ -34,7 +34,7 @@ def fetch(source: str) -> Path:
             "files elsewhere and give the folder."
         ) from None
     name, _, revision = source.removeprefix("hf:").partition("@")
-    files = _Files(huggingface_hub, source, name)
+    files = _Files(huggingface_hub, source, name, revision or None)
     config = files.get(CONFIG, revision or None)
     if config is None:
         raise SourceError(f"{source} has no {CONFIG}: it holds no model of transformers or timm.")
@@ -54,9 +54,10 @@ def fetch(source: str) -> Path:
 class _Files:
     """The files of one source on the hub."""
 
-    def __init__(self, hub, source: str, repository: str):
+    def __init__(self, hub, source: str, repository: str, revision: str | None):
         self._hub, self._source, self._repository = hub, source, repository
         self.offline = hub.constants.is_offline_mode()
+        self._unreached = None if self.offline else self._why_unreached(revision)
 
     def get(self, name: str, revision: str | None) -> Path | None:
         """The local path of a file, downloaded where it must be; None: there is none of that name.
@@ -66,11 +67,12 @@ class _Files:
         """
         errors = self._hub.errors
         try:
-            return Path(self._hub.hf_hub_download(self._repository, name, revision=revision))
+            how = {"revision": revision, "local_files_only": self._unreached is not None}
+            return Path(self._hub.hf_hub_download(self._repository, name, **how))
         except errors.LocalEntryNotFoundError as error:
             if name != CONFIG and (self.offline or self._is_known_to_lack(name, revision)):
                 return None
-            says = self._unreachable(name, error)
+            says = self._unreachable(name, self._unreached or error.__cause__)
         except errors.EntryNotFoundError:
             return None
         except errors.GatedRepoError:
@@ -86,15 +88,29 @@ class _Files:
             says = f"could not be fetched ({name}: {reason[:200].rstrip('.')}). Try again"
         raise SourceError(f"{self._source} {says}.")
 
+    def _why_unreached(self, revision: str | None) -> Exception | None:
+        """Why the hub cannot be reached; None if it can.
+
+        Asked for once, at the start: hf_hub_download tries for half a minute.
+        """
+        try:
+            url = self._hub.hf_hub_url(self._repository, CONFIG, revision=revision)
+            self._hub.get_hf_file_metadata(url)
+        except (self._hub.errors.HfHubHTTPError, self._hub.errors.HFValidationError):
+            return None  # what it answers is told where the file is fetched
+        except Exception as error:  # of the network: each library of HTTP has its own
+            return error
+        return None
+
     def _is_known_to_lack(self, name: str, revision: str | None) -> bool:
         found = self._hub.try_to_load_from_cache(self._repository, name, revision=revision)
         return found is not None and not isinstance(found, str)
 
-    def _unreachable(self, name: str, error: Exception) -> str:
+    def _unreachable(self, name: str, error: BaseException | None) -> str:
         if self.offline:
             cause, cure = "HF_HUB_OFFLINE is set", "unset it once"
         else:
-            cause = f"the hub cannot be reached ({type(error.__cause__).__name__})"
+            cause = f"the hub cannot be reached ({type(error).__name__})"
             cure = "connect"
         return (
             f"cannot be fetched: its {name} is not in the cache, and {cause}. To use it, {cure}, "
