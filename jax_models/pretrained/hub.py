@@ -4,6 +4,7 @@ huggingface_hub does the work, with its cache, its offline mode, its progress ba
 else its environment variables say.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from jax_models.pretrained.errors import SourceError
@@ -15,11 +16,12 @@ def is_on_hub(source: str) -> bool:
     return source.startswith("hf:") or (source.startswith("timm/") and not Path(source).exists())
 
 
-def fetch(source: str) -> Path:
+def fetch(source: str, check: Callable[[Path], object] = lambda folder: None) -> Path:
     """Return a local folder with the files of a source on the hub, downloaded where they must be.
 
     Args:
       source: `hf:ORG/NAME`, `hf:ORG/NAME@REVISION`, or `timm/NAME.TAG` for `hf:timm/NAME.TAG`.
+      check: `f(folder)` raises a SourceError where the config is of no use; before the weights.
 
     Raises:
       SourceError: there is no such source, or a file of it cannot be fetched.
@@ -38,6 +40,7 @@ def fetch(source: str) -> Path:
     config = files.get(CONFIG, revision or None)
     if config is None:
         raise SourceError(f"{source} has no {CONFIG}: it holds no model of transformers or timm.")
+    check(config.parent)
     commit = config.parent.name  # of all files, whatever happens to the branch meanwhile
     files.get(PREPROCESSOR, commit)
     for weights in WEIGHTS:

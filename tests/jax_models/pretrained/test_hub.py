@@ -188,3 +188,9 @@ def test_a_model_on_the_hub_is_that_of_its_folder(hub):
     assert loaded.source == "hf:org/name@main"
     assert loaded.class_names == tuple(folders.NAMES)
     np.testing.assert_array_equal(loaded.model.pos_embed[...], model.pos_embed[...])
+
+
+def test_an_unknown_model_is_refused_before_its_weights_are_fetched(hub):
+    with pytest.raises(SourceError, match="model_type='main'"):
+        load_pretrained("hf:org/name")
+    assert not [path for _, path in hub.requests if path.endswith(WEIGHTS)]
