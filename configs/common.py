@@ -36,9 +36,14 @@ def get_config() -> ConfigDict:
     config.model.mlp_dim = placeholder(int)  # hidden width of the transformer's MLP
     config.model.dropout = placeholder(float)  # rate, from 0 up to but not including 1
     config.model.drop_path = placeholder(float)  # rate of whole branches left out, last block
-    config.model.pool = placeholder(
-        str
-    )  # what the head of a ViT reads: token | avg | token_and_avg
+    # What the head of a standard ViT reads: token | avg | token_and_avg.
+    config.model.pool = placeholder(str)
+    config.model.distilled = placeholder(bool)  # standard ViTs: a second token, with a head
+    config.model.registers = placeholder(int)  # standard ViTs: tokens that nothing reads
+    config.model.cover_prefix = placeholder(bool)  # whether tokens but patches have positions
+    config.model.layer_scale = placeholder(float)  # what each branch's scale starts from
+    config.model.swiglu = placeholder(bool)  # SwiGLU in place of GELU
+    config.model.fc_norm = placeholder(bool)  # the last norm stands after the pool
     config.model.norm_eps = placeholder(float)  # added to the variance in layer norms
     config.model.head_norm_eps = placeholder(float)  # the same in that of a ConvNeXt's head
     config.model.widths = placeholder(tuple)  # CNNs: channels of each stage

@@ -1,7 +1,8 @@
 """What a trained model looks at, as arrays: attention, filters, feature maps, Grad-CAM.
 
 Drawing is left to `drawing`. Letters in shapes: B images, L blocks, h heads, T tokens (the class
-token first, the N patches last), M planes of a token map, H and W pixels, C channels.
+token first, the N patches last, in some models others between), M planes of a token map, H and W
+pixels, C channels.
 
 A *token map* int [M,H,W] says which patch a pixel belongs to: `values[..., tokens]` gives each
 pixel the value of its patch. Square patches need one plane. The tokens of `raster_vit` are runs of
@@ -69,7 +70,7 @@ def _as_numpy(array) -> np.ndarray:
 def class_token_attention(attention: Sequence[np.ndarray], patches: int) -> np.ndarray:
     """How much the class token attends to each of N `patches`: per block [B,h,T,T] -> [L,B,h,N].
 
-    The sum over N lacks what the class token keeps for itself, `attention[...,0,0]`.
+    The sum over N lacks what goes to the tokens before the patches, itself and others.
     """
     return np.stack([weights[:, :, 0, -patches:] for weights in attention])
 

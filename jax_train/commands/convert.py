@@ -214,8 +214,10 @@ def _advice(model_name: str, names: Sequence[str], kinds: set[str]) -> str:
             "floating-point numbers; where a training run broke down, train again from before."
         )
     other = looks_like(names)
-    if other not in (None, model_name):
-        return f"The file looks like a {other} checkpoint: use --model {other}."
+    if other not in (None, jax_models.family(model_name)):
+        models = ", ".join(jax_models.list_families()[other])
+        one_of = "one of " if "," in models else ""
+        return f"The file looks like a {other} checkpoint: use --model {one_of}{models}."
     defaults = jax_models.model_keywords(model_name).items()
     keywords = ", ".join(f"{key}={value!r}" for key, value in defaults)
     return (
@@ -225,17 +227,20 @@ def _advice(model_name: str, names: Sequence[str], kinds: set[str]) -> str:
 
 
 def looks_like(names: Sequence[str]) -> str | None:
-    """Return the model that shares most names with a file; None where that is less than half."""
+    """Return the family that shares most names with a file; None where that is less than half."""
     import jax_models
     from jax_models import torch_weights
 
     given = _without_numbers(names)
     shares = {}
-    for model_name in jax_models.list_models():
+    for family, (model_name, *_) in jax_models.list_families().items():
         # A block is enough, and a tenth of the time: numbers do not count.
-        shallow = {"depth": 1} if "depth" in jax_models.model_keywords(model_name) else {}
+        keywords = jax_models.model_keywords(model_name)
+        shallow = {"depth": 1} if "depth" in keywords else {}
+        if "depths" in keywords:
+            shallow = {"depths": (1,) * len(keywords["depths"])}
         wanted = _without_numbers(torch_weights.names(build(model_name, shallow)))
-        shares[model_name] = len(given & wanted) / len(given | wanted)
+        shares[family] = len(given & wanted) / len(given | wanted)
     best = max(shares, key=shares.get)
     return best if shares[best] >= LOOKS_ALIKE else None
 

@@ -39,27 +39,31 @@ def _plane_note(tokens: np.ndarray) -> str:
     return f"The tokens are runs of one colour's rows, not squares; from top to bottom: {names}."
 
 
-def attention_by_head(example: Example, attention: np.ndarray, tokens: np.ndarray) -> Picture:
+def attention_by_head(
+    example: Example, attention: np.ndarray, tokens: np.ndarray, prefix: int = 1
+) -> Picture:
     """The class token's attention in every block and head, the image beside it.
 
     Args:
       example: the image.
       attention: [L,h,N], see `explain.class_token_attention`.
       tokens: token map [M,H,W].
+      prefix: tokens that are no patches, the class token among them.
     """
     blocks, heads, _ = attention.shape
     gap = [(0, 0)] * 3 + [(0, int(len(tokens) > 1)), (0, 0)]  # a row of NaN below each plane
     tiles = 100 * _stacked(np.pad(attention[..., tokens], gap, constant_values=np.nan))
     height = max(2.4, 1.2 + 0.67 * canvas.mosaic_height(tiles))
     head, note = ("head ", "") if heads <= 4 else ("h", "h: head. ")
-    note += "What a head lacks to 100 % goes to the class token itself. " + _plane_note(tokens)
+    others = "the class token itself" if prefix == 1 else f"the {prefix} tokens that are no patches"
+    note += f"What a head lacks to 100 % goes to {others}. {_plane_note(tokens)}"
     figure = canvas.new_figure(height, "Where the class token looks, by block and head", note)
     left, right = figure.subplots(1, 2, width_ratios=(0.24, 0.76))
     canvas.show_image(left, example.pixels, canvas.short_name(example.name), example.verdict_lines)
     left.set_anchor("N")
     rows = [f"block {i + 1}" for i in range(blocks)]
     columns = [f"{head}{i + 1}" for i in range(heads)]
-    even = 1 / (attention.shape[2] + 1)  # the class token may attend to itself
+    even = 1 / (attention.shape[2] + prefix)  # the class token may attend to itself
     most = max(float(attention.max()), canvas.BRIGHT * even)
     norm = PowerNorm(0.5, vmin=0, vmax=100 * most)
     image = canvas.show_mosaic(right, tiles, rows, columns, cmap=canvas.AMOUNT, norm=norm)
@@ -77,8 +81,9 @@ def attention_by_head(example: Example, attention: np.ndarray, tokens: np.ndarra
 
 
 def attention_over_images(
-    examples: Sequence[Example], attention: np.ndarray, rollout: np.ndarray, tokens: np.ndarray
-) -> Picture:
+    examples: Sequence[Example], attention: np.ndarray, rollout: np.ndarray, tokens: np.ndarray,
+    prefix: int = 1,
+) -> Picture:  # fmt: skip
     """The class token's attention laid over each image: some blocks, heads averaged, and rollout.
 
     Args:
@@ -86,8 +91,9 @@ def attention_over_images(
       attention: [L,B,h,N], see `explain.class_token_attention`.
       rollout: [B,N], the class token's row of `explain.rollout`.
       tokens: token map [M,H,W].
+      prefix: as in `attention_by_head`.
     """
-    depth, even = len(attention), 1 / (attention.shape[-1] + 1)
+    depth, even = len(attention), 1 / (attention.shape[-1] + prefix)
     shown = sorted({0, depth // 2, depth - 1})
     columns = [(f"block {i + 1} of {depth}", attention[i].mean(axis=1)) for i in shown]
     columns.append(("rollout", rollout))

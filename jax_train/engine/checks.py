@@ -78,7 +78,7 @@ _PARALLEL = {
     "train.accumulate_steps": ranges.whole(1),
 }
 _SIZE, _SIZES = ranges.optional(ranges.whole(1)), "whole numbers of at least 1, such as 64,128"
-_RATE = ranges.optional(ranges.rate)
+_RATE, _SWITCH = ranges.optional(ranges.rate), ranges.optional(ranges.switch)
 _MODELS = {
     "compare": ranges.each(ranges.text, "quoted names of models, such as 'vit','simple_cnn'"),
     "model.name": ranges.text,
@@ -87,6 +87,10 @@ _MODELS = {
     **dict.fromkeys(("model.num_heads", "model.mlp_dim"), _SIZE),
     **dict.fromkeys(("model.dropout", "model.drop_path"), _RATE),
     **dict.fromkeys(("model.norm_eps", "model.head_norm_eps"), ranges.optional(ranges.above(0))),
+    **dict.fromkeys(("model.distilled", "model.cover_prefix"), _SWITCH),
+    **dict.fromkeys(("model.swiglu", "model.fc_norm"), _SWITCH),
+    "model.registers": _SIZE,
+    "model.layer_scale": ranges.optional(ranges.above(0)),
     "model.pool": ranges.optional(ranges.one_of(POOLS)),
     "model.widths": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
     "model.depths": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),

@@ -139,10 +139,12 @@ class _Patches:
 
     def overview(self, seen: Intermediates, examples, stage: int | None = None) -> Picture:
         rollout = explain.rollout(seen.attention)[:, 0, -self._embed.num_patches :]
-        return vit.attention_over_images(examples, self._attention(seen), rollout, self._tokens)
+        place = self._tokens, self._prefix(seen)
+        return vit.attention_over_images(examples, self._attention(seen), rollout, *place)
 
     def of_image(self, seen: Intermediates, examples, i: int) -> Iterator[Picture]:
-        yield vit.attention_by_head(examples[i], self._attention(seen)[:, i], self._tokens)
+        attention = self._attention(seen)[:, i]
+        yield vit.attention_by_head(examples[i], attention, self._tokens, self._prefix(seen))
         yield vit.image_and_patches(examples[i], self._embed)
 
     def of_model(self, images: np.ndarray) -> Iterator[Picture]:
@@ -151,6 +153,9 @@ class _Patches:
         yield vit.position_similarities(explain.position_similarity(positions), self._embed)
         kernel = np.asarray(self._embed.projection.kernel[...])
         yield vit.patch_filters(*explain.principal_filters(kernel, _FILTERS), self._embed)
+
+    def _prefix(self, seen: Intermediates) -> int:
+        return seen.attention[0].shape[-1] - self._embed.num_patches
 
     def _attention(self, seen: Intermediates) -> np.ndarray:
         return explain.class_token_attention(seen.attention, self._embed.num_patches)

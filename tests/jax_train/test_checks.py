@@ -126,6 +126,10 @@ BAD = {
     "model.mlp_dim": OPTIONAL,
     "model.dropout": RATES,
     "model.drop_path": RATES,
+    **dict.fromkeys(("model.distilled", "model.swiglu"), ("yes", 1, True)),  # a vit has none
+    **dict.fromkeys(("model.cover_prefix", "model.fc_norm"), ("yes", 1, True)),
+    "model.registers": (*OPTIONAL, 4),
+    "model.layer_scale": (0.0, -1e-6, NAN, "1e-6", 1e-6),
     "model.pool": ("mean", 3, "avg"),  # a vit has none
     "model.norm_eps": (0.0, -1e-6, NAN, "1e-6"),
     "model.head_norm_eps": (0.0, -1e-6, NAN, "1e-6", 1e-6),

@@ -29,8 +29,8 @@ RECIPES = {
     "mnist_cnn": "cnn_mnist",
     "mnist_vit": "vit_mnist",
     "mlp_head_vit": "mlp_head_vit_cifar100",
-    "deit_tiny_distilled_patch16_224": "vit_cifar10",
-    "vit_small_patch14_reg4_dinov2": "vit_cifar10",
+    "deit_tiny_distilled_patch16_224": "vit_tiny_cifar10",
+    "vit_small_patch14_reg4_dinov2": "vit_tiny_cifar10",
     "resnet18": "resnet18_cifar10",
     "convnext_tiny": "convnext_cifar10",
 }

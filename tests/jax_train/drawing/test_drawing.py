@@ -279,6 +279,22 @@ def test_positions_and_distances_are_drawn_as_given():
     assert "pixels" in picture.figure.axes[0].get_ylabel()
 
 
+def test_tokens_that_are_no_patches_are_left_out_and_told(tmp_path):
+    name = "vit_small_patch14_reg4_dinov2"  # the class token, 3 registers and 4 patches
+    chosen = chosen_images(name, 1)
+    run = small_run(name, tmp_path)
+    seen = explain.forward(run, chosen.images)
+    found = {picture.name: picture.figure for picture in pictures.pictures(run, chosen)}
+    figure = found["attention_by_head_test-0"]
+    texts = " ".join(text.get_text() for text in figure.findobj(match=_is_text))
+    assert "goes to the 4 tokens that are no patches" in " ".join(texts.split())
+    assert "even: 12.5" in texts  # of 8 tokens
+    part = tile(shown(figure.axes[1])[0], 1, 0, 2, 2)
+    side = part.shape[0] // 2
+    returned = seen.attention[1][0, 0, 0, 4:].reshape(2, 2)
+    np.testing.assert_allclose(part, 100 * np.kron(returned, np.ones((side, side))), rtol=1e-6)
+
+
 # Every model
 
 
