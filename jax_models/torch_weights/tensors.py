@@ -106,7 +106,7 @@ def export(model: nnx.Module, layout: str | None = None) -> dict[str, np.ndarray
         that layout.
     """
     names, state = tables.written(model, layout), {}
-    for name, entry in _entries(model, names, names.root).items():
+    for name, entry in _entries(model, _variables(model), names, names.root).items():
         if isinstance(entry.variable.get_value(), jax.ShapeDtypeStruct):
             raise ValueError(f"The model has shapes but no values ({name}): load weights first.")
         state[name] = _to_torch_layout(entry)
@@ -122,7 +122,7 @@ def names(model: nnx.Module, layout: str | None = None, *, beside: bool = False)
       ValueError: no names are known of the model (in that layout).
     """
     written = tables.written(model, layout)
-    entries = _entries(model, written, written.root)
+    entries = _entries(model, _variables(model), written, written.root)
     return [name for name, entry in entries.items() if entry.place.beside or not beside]
 
 
@@ -137,10 +137,11 @@ class _Layout(NamedTuple):
 
 def _recognised(model: nnx.Module, given: Mapping[str, Any]) -> _Layout:
     """The layout that knows most names of a state dict, the first one of equals."""
+    variables = _variables(model)
 
     def seen_as(names):
         root = names.root_in(given)
-        entries = _entries(model, names, root)
+        entries = _entries(model, variables, names, root)
         reasons = {n: names.left_out_because(n, root) for n in given if n not in entries}
         return _Layout(names, root, entries, {n: why for n, why in reasons.items() if why})
 
@@ -150,14 +151,20 @@ def _recognised(model: nnx.Module, given: Mapping[str, Any]) -> _Layout:
     return max(map(seen_as, tables.known(model)), key=known)
 
 
-def _entries(model: nnx.Module, names: tables.Names, root: str) -> dict[str, _Entry]:
+def _variables(model: nnx.Module) -> list[tuple[tuple, nnx.Variable]]:
+    return list(nnx.to_flat_state(nnx.state(model)))
+
+
+def _entries(
+    model: nnx.Module, variables: list, names: tables.Names, root: str
+) -> dict[str, _Entry]:
     """The names of the state dict, each with its variable."""
     entries = {}
 
     def find(path):
         return names.find(path, root)
 
-    for keys, variable in nnx.to_flat_state(nnx.state(model)):
+    for keys, variable in variables:
         module, leaf = ".".join(map(str, keys[:-1])), str(keys[-1])
         place = find(f"{module}.{leaf}".removeprefix("."))
         if place is None:

@@ -97,7 +97,7 @@ SMALL = {
             "num_classes": 29,
         },
     ),
-    "vit_small_patch14_reg4_dinov2": Small(
+    "vit_tiny_patch16_224": Small(  # with all that its family may have
         settings={
             "img_size": 14,
             "in_channels": 2,
@@ -145,6 +145,9 @@ SMALL = {
             "num_classes": 29,
             "swiglu": True,
             "distilled": True,
+            "registers": 5,
+            "cover_prefix": False,
+            "layer_scale": 1e-5,
         },
     ),
     "simple_cnn": Small(

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from jax_models import torch_weights
 from tests.jax_models.small import bits, build
 
-NAME = "vit_small_patch14_reg4_dinov2"
+NAME = "vit_tiny_patch16_224"
 REG = {}
 DINOV2 = {"registers": None, "cover_prefix": True, "swiglu": False}
 VIT = DINOV2 | {"layer_scale": None, "pool": "token"}

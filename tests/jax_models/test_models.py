@@ -442,7 +442,7 @@ PUBLISHED_SIZES = {
     "resnet18": 11_689_512,
     "simple_cnn": 4_694_346,
     "vit": 1_205_898,
-    "vit_small_patch14_reg4_dinov2": 22_442_344,
+    "vit_tiny_patch16_224": 5_717_416,
 }
 
 

@@ -70,6 +70,12 @@ SOURCE_NAMES = {
         *linears("transformer.", "norm1", "norm2", "fc1", "fc2"),
         *(f"transformer.{i}.attn.{part}" for i in (0, 1) for part in MULTIHEAD),
     ],
+    "vit_tiny_patch16_224": [  # timm's
+        *("cls_token", "reg_token", "pos_embed"),
+        *weight_bias("patch_embed.proj", "norm", "head"),
+        *linears("blocks.", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"),
+        *(f"blocks.{i}.ls{k}.gamma" for i in (0, 1) for k in (1, 2)),
+    ],
     "resnet18": [  # timm's
         *normed(("conv1", "bn1")),
         *normed(

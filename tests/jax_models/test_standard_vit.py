@@ -12,7 +12,7 @@ from jax_models.rngs import InitRngs
 from tests.jax_models.small import SMALL, build, count, draw_images, mirror_of
 from tests.with_torch import torch
 
-NAME = "vit_small_patch14_reg4_dinov2"
+NAME = "vit_tiny_patch16_224"
 # Parameters with 1000 classes and with 10.
 COUNTS = {
     "vit_tiny_patch16_224": (5_717_416, 5_526_346),

@@ -280,7 +280,7 @@ def test_positions_and_distances_are_drawn_as_given():
 
 
 def test_tokens_that_are_no_patches_are_left_out_and_told(tmp_path):
-    name = "vit_small_patch14_reg4_dinov2"  # the class token, 3 registers and 4 patches
+    name = "vit_tiny_patch16_224"  # the class token, 3 registers and 4 patches
     chosen = chosen_images(name, 1)
     run = small_run(name, tmp_path)
     seen = explain.forward(run, chosen.images)

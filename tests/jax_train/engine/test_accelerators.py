@@ -146,7 +146,7 @@ def formula_of_convnext(model, side) -> tuple[float, float, int]:
 
 def formula(name, model, image_size) -> float:
     """FLOPs of a training step on one image: thrice the forward pass, but none for the pixels."""
-    if name.endswith("vit"):
+    if name.endswith("vit") or name == "vit_tiny_patch16_224":
         tokens = (image_size // model["patch_size"]) ** 2
         width, hidden = model["embed_dim"], model["mlp_dim"] or 4 * model["embed_dim"]
         first = 2 * tokens * model["in_channels"] * model["patch_size"] ** 2 * width
