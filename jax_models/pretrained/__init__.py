@@ -18,7 +18,7 @@ from flax import nnx
 from jax_models import registry, torch_weights
 from jax_models.pretrained import file, folder, hub, huggingface, timm
 from jax_models.pretrained.adapt import adapt
-from jax_models.pretrained.description import Description, read_fields
+from jax_models.pretrained.description import Description, Fields, read_fields
 from jax_models.pretrained.errors import SourceError
 from jax_models.pretrained.preprocessing import Preprocessing
 
@@ -79,7 +79,7 @@ def load_pretrained(
       ValueError: the model cannot have the sizes asked for.
     """
     source = os.fspath(source)
-    path = hub.fetch(source) if hub.is_on_hub(source) else Path(source)
+    path = hub.fetch(source, _config) if hub.is_on_hub(source) else Path(source)
     found, state, notes = _describe(path, source, name, settings)
     found.notes[:0] = notes
     for old, new in found.renamed.items():
@@ -116,24 +116,33 @@ def _describe(path: Path, source: str, name: str | None, settings: dict[str, Any
     if name is not None or settings:
         given = ", ".join([*(["name"] if name else []), *settings])
         raise SourceError(f"{source} is a folder, whose config.json says the model: leave {given}.")
-    if not (path / folder.CONFIG).is_file():
-        raise SourceError(
-            f"{source} has no {folder.CONFIG}: it is no folder of transformers or timm. Of a file "
-            "of weights give the path of the file, and name=."
-        )
-    config = read_fields(path / folder.CONFIG)
-    if "model_type" not in config and "architecture" not in config:
-        raise SourceError(
-            f"{config.path} has neither model_type (of transformers) nor architecture (of timm), "
-            "so that it describes no model known here."
-        )
+    config = _config(path)
     if "model_type" not in config:
         return timm.describe(config), *folder.open_weights(path)
-    huggingface.check(config)
     state, notes = folder.open_weights(path)
     given = path / folder.PREPROCESSOR
     preprocessor = read_fields(given) if given.is_file() else None
     return huggingface.describe(config, preprocessor, state), state, notes
+
+
+def _config(path: Path) -> Fields:
+    """The config.json of a folder, which is that of a model known here."""
+    if not (path / folder.CONFIG).is_file():
+        raise SourceError(
+            f"{path} has no {folder.CONFIG}: it is no folder of transformers or timm. Of a file of "
+            "weights give the path of the file, and name=."
+        )
+    config = read_fields(path / folder.CONFIG)
+    if "model_type" in config:
+        huggingface.check(config)
+    elif "architecture" in config:
+        timm.describe(config)
+    else:
+        raise SourceError(
+            f"{config.path} has neither model_type (of transformers) nor architecture (of timm), "
+            "so that it describes no model known here."
+        )
+    return config
 
 
 def _loaded(source: str, found: Description, state: dict[str, Any]) -> nnx.Module:
@@ -145,7 +154,8 @@ def _loaded(source: str, found: Description, state: dict[str, Any]) -> nnx.Modul
     except (ValueError, TypeError, OverflowError) as error:
         raise SourceError(f"{source} describes a {found.name} that cannot be: {error}") from None
     try:
-        torch_weights.load(model, state)
+        with folder.noted(found.notes):
+            torch_weights.load(model, state)
     except torch_weights.Misfit as misfit:
         problems = misfit.problems
         told = "; ".join(map(str, problems[:_SHOWN]))

@@ -44,6 +44,8 @@ def adapt(
             variable.set_value(jnp.asarray(_channels(before, changes, found)))
         else:
             fresh.append(path)
+    if changes.get("num_classes") == 0:
+        found.notes.append("The head is left out: the model gives features.")
     if fresh:
         _fill_head(new, fresh, found, settings, rngs)
     nnx.update(changed, nnx.from_flat_state(new))

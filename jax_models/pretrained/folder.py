@@ -1,7 +1,8 @@
 """Local folders of a model: which files they hold, and the weights in them, opened."""
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,21 @@ def open_file(path: Path) -> tuple[dict[str, Any], list[str]]:
     Raises:
       SourceError: it cannot be read.
     """
+    notes: list[str] = []
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            state = files.read(path)
+        with noted(notes):
+            return files.read(path), notes
     except (OSError, ImportError, ValueError) as error:
         raise SourceError(str(error)) from None
-    return state, [str(warning.message) for warning in caught]
+
+
+@contextlib.contextmanager
+def noted(notes: list[str]) -> Iterator[None]:
+    """Turn warnings into notes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    notes += [str(warning.message) for warning in caught]
 
 
 def _joined(path: Path, parts: list[Mapping[str, Any]]) -> dict[str, Any]:

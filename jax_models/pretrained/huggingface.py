@@ -40,13 +40,14 @@ def describe(config: Fields, preprocessor: Fields | None, names: Mapping[str, An
     found = _KINDS[kind](config, _heads(config, names))
     found.class_names = _class_names(config) if found.settings["num_classes"] else ()
     side, channels = found.settings.get("img_size", 224), found.settings["in_channels"]
-    found.preprocessing = _preprocessing(kind, preprocessor, side, channels, found.notes)
+    found.preprocessing = preprocessing(kind, preprocessor, side, channels, found.notes)
     return found
 
 
 def _heads(config: Fields, names: Mapping[str, Any]) -> str:
     """The end of the class that was saved: '' of a bare model."""
-    architecture = (config.get("architectures") or [""])[0]
+    named = config.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else ""
     for end in (_TEACHER, _CLASSIFIER):
         if isinstance(architecture, str) and architecture.endswith(end):
             return end
@@ -124,6 +125,7 @@ def _transformer(config: Fields, head: str, patch_size: int = 16) -> dict[str, A
 
 
 def _resnet(config: Fields, head: str) -> Description:
+    _needs_head(config, head)
     block = config.text("layer_type", "bottleneck")
     if block not in ("basic", "bottleneck"):
         config.refuse("layer_type", block, "'basic' or 'bottleneck'")
@@ -142,6 +144,7 @@ def _resnet(config: Fields, head: str) -> Description:
 
 
 def _convnext(config: Fields, head: str) -> Description:
+    _needs_head(config, head)
     config.expect("hidden_act", "gelu")
     config.expect("patch_size", 4)
     settings = _common(config, head) | {
@@ -151,6 +154,12 @@ def _convnext(config: Fields, head: str) -> Description:
         "head_norm_eps": config.number("layer_norm_eps", 1e-12),
     }
     return _described("convnext_*", "convnext_tiny", settings)
+
+
+def _needs_head(config: Fields, head: str) -> None:
+    if not head:
+        expected = f"a class that ends in {_CLASSIFIER}: CNNs without a head are not read"
+        config.refuse("architectures", config.get("architectures"), expected)
 
 
 def _common(config: Fields, head: str) -> dict[str, Any]:
@@ -191,9 +200,21 @@ _OF_PROCESSOR = {  # the defaults of the classes, for fields that a file lacks
 }
 
 
-def _preprocessing(
+def preprocessing(
     kind: str, given: Fields | None, side: int, channels: int, notes: list[str]
 ) -> Preprocessing:
+    """Read the image processor of a model.
+
+    Args:
+      kind: of the model, its model_type.
+      given: of preprocessor_config.json; None without one, which adds a note.
+      side: of the model's images in pixels.
+      channels: of these.
+      notes: see `Description`.
+
+    Raises:
+      SourceError: a field holds what cannot be.
+    """
     if given is None:
         notes.append(
             "There is no preprocessor_config.json: images are prepared as the published models of "
@@ -214,7 +235,7 @@ def _read(given: Fields, family: str, defaults: Mapping[str, Any], side: int) ->
     """The steps of an image processor, in its own order: resize, crop, rescale, normalise."""
     size, crop = _size(given, family, defaults), None
     resample = given.get("resample", defaults["resample"])
-    if resample not in _RESAMPLE:
+    if not isinstance(resample, int) or resample not in _RESAMPLE:
         given.refuse("resample", resample, "a number of Pillow's, 0 to 5")
     if defaults.get("crop_pct"):  # resizes straight from 384 pixels on
         crop = size if isinstance(size, int) else size[0]
@@ -224,6 +245,8 @@ def _read(given: Fields, family: str, defaults: Mapping[str, Any], side: int) ->
         crop = _side(given, "crop_size", given.get("crop_size", defaults.get("crop_size", side)))
     if not given.flag("do_resize", True):
         size = None
+    if crop is None and isinstance(size, tuple) and size[0] != size[1]:
+        given.refuse("size", list(size), "one side, of square images")
     if crop is None:
         crop = side if size is None else size if isinstance(size, int) else size[0]
     scale = given.number("rescale_factor", 1 / 255) if given.flag("do_rescale", True) else 1.0
@@ -256,7 +279,7 @@ def _side(given: Fields, name: str, value: Any) -> int:
         if inside.count("height") == inside.count("width"):
             return inside.count("height")
     elif isinstance(value, int):
-        return value
+        return Fields(given.path, {name: value}).count(name)
     given.refuse(name, value, "one side, of square images")
 
 

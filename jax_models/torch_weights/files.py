@@ -16,10 +16,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # jax's own
+import jax.numpy as jnp
 import numpy as np
 
 from jax_models import output
+from jax_models.torch_weights import google
 
 TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar")
 ENDINGS = (*TORCH_ENDINGS, ".safetensors", ".npz")
@@ -35,7 +36,7 @@ _SAFETENSORS_DTYPES = {
     for size in sizes
 }
 _SAFETENSORS_DTYPES |= {f"U{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
-_SAFETENSORS_DTYPES |= {"BOOL": np.dtype(bool), "BF16": np.dtype(ml_dtypes.bfloat16)}
+_SAFETENSORS_DTYPES |= {"BOOL": np.dtype(bool), "BF16": np.dtype(jnp.bfloat16)}
 
 # Weights hardly compress; what unpacks to more than this is made to fill the memory.
 _EXPANSION = 20  # bytes for each byte of the file
@@ -52,7 +53,7 @@ def read(path: str | os.PathLike, beside: Collection[str] = ()) -> dict[str, Any
 
     Returns:
       name -> numpy array, or torch tensor for PyTorch's files; shapes are the file's. The names
-        are without those of wrappers, see `without_wrappers`.
+        are without those of wrappers, see `without_wrappers`; Google's are turned into timm's.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -208,7 +209,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             _check_names(names)
             _check_expansion(path, members)
             arrays = (_read_npy(archive, info) for info in members)
-            return dict(zip(names, arrays, strict=True))
+            state = dict(zip(names, arrays, strict=True))
+            return google.as_timm(state) if google.recognises(names) else state
     except Exception as error:  # damage shows in many ways: BadZipFile, zlib.error, SyntaxError, …
         raise _damaged(path, "NumPy .npz", error) from None
 

@@ -139,12 +139,18 @@ def test_a_config_that_lies_about_its_sizes(folder, lie):
         {"layer_norm_eps": -1},
         {"layer_norm_eps": None, "hidden_act": "relu"},
         {"id2label": ["a"]},
+        {"architectures": {"a": 1}, "hidden_size": None, "image_size": 0},
         {"id2label": {"1": "a"}},
     ],
 )
 def test_a_config_with_values_that_cannot_be(folder, lie):
     _set(folder, **lie)
     _refused(folder, "config.json", next(reversed(lie)))
+
+
+def test_a_cnn_without_a_head(tmp_path):
+    folders.hugging_face(tmp_path, "resnet", architectures=["ResNetModel"])
+    _refused(tmp_path, "architectures=['ResNetModel']", "without a head are not read")
 
 
 def test_heads_that_do_not_divide_the_width(folder):
@@ -159,6 +165,9 @@ def test_heads_that_do_not_divide_the_width(folder):
         {"size": {"width": 3}},
         {"size": {"shortest_edge": 0}},
         {"resample": 9},
+        {"resample": [3]},
+        {"size": {"height": 32, "width": 48}},
+        {"do_center_crop": True, "crop_size": -1},
         {"image_std": [0.5, 0.0, 0.5]},
         {"image_std": [0.5]},
         {"image_mean": "0.5"},

@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from jax_models import load_pretrained
 from jax_models.pretrained import SourceError
 from jax_models.pretrained import hub as client
+from tests.jax_models.pretrained import folders
 from tests.jax_models.pretrained.loopback import COMMITS, Hub
 
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -30,7 +33,8 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between tries
+    server.waits = []  # between tries
+    monkeypatch.setattr("time.sleep", server.waits.append)
     yield server
     server.close()
 
@@ -115,6 +119,7 @@ def test_what_is_in_the_cache_needs_no_network(hub, monkeypatch, revision, way):
     hub.close()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", way == "offline")
     assert client.fetch(f"hf:org/name{revision}") == before
+    assert not hub.waits
 
 
 @pytest.mark.parametrize(
@@ -125,6 +130,7 @@ def test_without_network_and_cache_it_says_so(hub, monkeypatch, way, words):
     hub.close()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", way == "offline")
     _refused("hf:org/name", "hf:org/name cannot be fetched", words, "local folder")
+    assert not hub.waits
 
 
 def test_a_broken_download_leaves_nothing_and_can_be_tried_again(hub, tmp_path):
@@ -174,3 +180,17 @@ def test_the_environment_says_where_the_hub_and_the_cache_are(hub, tmp_path):
         check=True,
     )
     assert run.stdout.startswith(str(tmp_path / "home" / "hub"))
+
+
+def test_a_model_on_the_hub_is_that_of_its_folder(hub):
+    model = folders.hugging_face(_branch(hub))
+    loaded = load_pretrained("hf:org/name@main")
+    assert loaded.source == "hf:org/name@main"
+    assert loaded.class_names == tuple(folders.NAMES)
+    np.testing.assert_array_equal(loaded.model.pos_embed[...], model.pos_embed[...])
+
+
+def test_an_unknown_model_is_refused_before_its_weights_are_fetched(hub):
+    with pytest.raises(SourceError, match="model_type='main'"):
+        load_pretrained("hf:org/name")
+    assert not [path for _, path in hub.requests if path.endswith(WEIGHTS)]

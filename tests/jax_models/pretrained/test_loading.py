@@ -226,6 +226,7 @@ def test_dinov2_is_shown_what_its_preprocessing_gives(tmp_path):
     model = folders.hugging_face(tmp_path, "dinov2", given)
     loaded = load_pretrained(tmp_path)
     assert loaded.preprocessing.size == 16
+    assert any("mask_token is left out" in note for note in loaded.notes)
     expected = positions.resize(np.asarray(model.pos_embed[...]), 2, positions.hugging_face)
     np.testing.assert_array_equal(loaded.model.pos_embed[...], expected)
     at_32 = load_pretrained(tmp_path, img_size=32)
@@ -281,3 +282,75 @@ def test_the_weights_are_read_array_by_array(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     largest = max(array.nbytes for array in load_file(path).values())
     assert largest <= most <= 3 * largest < path.stat().st_size  # three make a qkv
+
+
+# What has no head, or another
+
+
+def _rewritten(folder, change, **fields):
+    """Change the tensors and the config of a folder."""
+    state = change(load_file(folder / "model.safetensors"))
+    save_file(state, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_bare_model_gives_features_and_takes_a_head(tmp_path):
+    folders.hugging_face(tmp_path)
+
+    def bare(state):
+        found = {k.removeprefix("vit."): v for k, v in state.items() if "classifier" not in k}
+        return found | {"pooler.dense.weight": np.ones((24, 24), np.float32)}
+
+    _rewritten(tmp_path, bare, architectures=["ViTModel"])
+    loaded = load_pretrained(tmp_path)
+    assert loaded.class_names == ()
+    assert any("pooler.dense.weight is left out" in note for note in loaded.notes)
+    features = nnx.eval_shape(lambda m, x: m(x), loaded.model, folders.images())
+    assert features.shape == (2, 24)
+    assert len(load_pretrained(tmp_path, num_classes=3).class_names) == 3
+
+
+def test_a_head_that_is_not_wanted_is_left_out(tmp_path):
+    folders.timm(tmp_path)
+    loaded = load_pretrained(tmp_path, num_classes=0)
+    assert loaded.class_names == ()
+    assert not any(path[0] == "head" for path in _values(loaded.model))
+    assert any("head is left out" in note for note in loaded.notes)
+
+
+def test_timms_folder_without_a_head(tmp_path):
+    folders.timm(tmp_path)
+    _rewritten(
+        tmp_path,
+        lambda state: {k: v for k, v in state.items() if not k.startswith("head")},
+        num_classes=0,
+    )
+    assert load_pretrained(tmp_path).class_names == ()
+
+
+def test_deit_with_one_head_reads_its_class_token(tmp_path):
+    model = folders.hugging_face(tmp_path, "deit")
+
+    def one_head(state):
+        found = {k: v for k, v in state.items() if not k.startswith("distillation_classifier")}
+        return {k.replace("cls_classifier", "classifier"): v for k, v in found.items()}
+
+    _rewritten(tmp_path, one_head, architectures=["DeiTForImageClassification"])
+    loaded = load_pretrained(tmp_path)
+    token, head = loaded.model.reg_token[...], loaded.model.head.layers[0]
+    np.testing.assert_array_equal(token, model.dist_token[...])
+    np.testing.assert_array_equal(head.kernel[...], model.head.heads[0].layers[0].kernel[...])
+    assert loaded.model.pool.kind == "token"
+
+
+def test_a_file_of_torchvisions_has_its_rule_and_preprocessing(tmp_path):
+    path = tmp_path / "vit_b_16.pth"
+    model = folders.build("vit_tiny_patch16_224", **folders.VIT)
+    torch_weights.files.write(torch_weights.export(model, "torchvision"), path)
+    sizes = {key: value for key, value in folders.VIT.items() if key != "img_size"}
+    loaded = load_pretrained(path, name="vit_tiny_patch16_224", img_size=48, **sizes)
+    expected = positions.resize(np.asarray(model.pos_embed[...]), 6, positions.torchvision)
+    np.testing.assert_array_equal(loaded.model.pos_embed[...], expected)
+    assert loaded.preprocessing.interpolation == "bilinear"
+    assert loaded.preprocessing.mean == tuple(folders.IMAGENET["mean"])
