@@ -22,7 +22,7 @@ def create_model(config: ConfigDict, *, fused_attention: bool = True) -> torch.n
     """The mirror of `config.model` for the images of the data set, without attention maps."""
     if fused_attention:
         layers.attend = lambda attention, x: (attention(x, x, x, need_weights=False)[0], None)
-        layers.Attention.forward = _fused
+        layers.self_attention = _fused
     name = config.model.name
     known, model = jax_models.model_keywords(name), config.model
     given = {key: model[key] for key in known if model[key] is not None}
@@ -31,12 +31,12 @@ def create_model(config: ConfigDict, *, fused_attention: bool = True) -> torch.n
     return torch_ref.create_model(jax_models.family(name), **given)
 
 
-def _fused(self, x):
-    b, t, d = x.shape
-    q, k, v = self.qkv(x).view(b, t, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-    rate = self.dropout.p if self.training else 0.0
+def _fused(qkv, num_heads, dropout=None):
+    b, t, three = qkv.shape
+    q, k, v = qkv.view(b, t, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
+    rate = dropout.p if dropout is not None and dropout.training else 0.0
     y = functional.scaled_dot_product_attention(q, k, v, dropout_p=rate)
-    return self.projection(y.transpose(1, 2).reshape(b, t, d)), None
+    return y.transpose(1, 2).reshape(b, t, three // 3), None
 
 
 class Pipeline:
