@@ -1,6 +1,6 @@
 """Measure how far this project's models are from those of other libraries, on their own files.
 
-  JAX_ENABLE_X64=1 python -m tests.world.climb --out errors.json [--only WORD] [--broken]
+  JAX_ENABLE_X64=1 python -m tests.world.climb --out errors.json [--only REGEX] [--broken]
 
 float64 is a setting of the whole process, see `measure`. Run in an environment with the libraries.
 """
@@ -8,6 +8,7 @@ float64 is a setting of the whole process, see `measure`. Run in an environment 
 import argparse
 import copy
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -209,7 +210,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="", help="part of 'LIBRARY NAME'")
+    parser.add_argument("--only", default="", help="regular expression of LIBRARY NAME")
     parser.add_argument("--broken", action="store_true", help="also measure broken models")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -217,7 +218,7 @@ def main() -> None:
     result = {"errors": [], "broken": {}}
     with torch.backends.mkldnn.flags(enabled=False):  # see tests/parity/ladder.py
         for case in cases():
-            if args.only not in f"{case.library} {case.name}":
+            if not re.search(args.only, f"{case.library} {case.name}"):
                 continue
             began = time.perf_counter()
             resizes = "attention" in (errors := climb(case))

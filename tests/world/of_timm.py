@@ -45,7 +45,7 @@ def cases() -> Iterator[Case]:
     for name, settings in _CNNS.items():
         yield _case(name, name, settings, case.CNN_SIDE, case.CNN_OTHER_SIDE, batch=8)
     for name in _FULL:
-        yield _case(name, f"{name}, full size", {}, 224, 288)
+        yield _case(name, f"{name}, full size", {}, 224, 288, batch=2)
 
 
 def _case(name: str, label: str, settings: dict[str, Any], side: int, other: int, batch=3) -> Case:
