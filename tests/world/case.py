@@ -50,6 +50,8 @@ class Case:
       renamed: words in the names of the file -> what this project calls them.
       unlike: ends of names of positions whose first is, in this project, a part of the class token:
         both have the same gradient, which counts once.
+      in_float32: rungs that a model with attention works out in float32 in parts, whatever its
+        own precision: resized positions are stored so, in the libraries and here.
     """
 
     library: str
@@ -66,6 +68,7 @@ class Case:
     batch: int = 3
     renamed: dict[str, str] = field(default_factory=dict)
     unlike: tuple[str, ...] = ()
+    in_float32: tuple[str, ...] = ("other size",)
 
 
 def stir(model: nn.Module, run: Callable[[nn.Module, Tensor], Outputs], side: int) -> nn.Module:

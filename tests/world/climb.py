@@ -65,7 +65,9 @@ class Both:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is left out knowingly
             loaded = jax_models.load_pretrained(self.source, **self.case.settings, **more)
-        as_dtype(loaded.model, self.dtype)
+            as_dtype(loaded.model, self.dtype)
+            if self.dtype == np.float64 and not more:  # it holds sums made of weights on the way
+                torch_weights.load(loaded.model, self._state(self.source))
         self.mutate(loaded.model)
         return loaded.model
 
@@ -75,15 +77,9 @@ class Both:
 
     def as_ours(self, theirs: torch.nn.Module, gradients: bool = False) -> dict:
         """What a library's model holds, by this project's paths: weights, or their gradients."""
+        shutil.rmtree(self.folder / "state", ignore_errors=True)
         path = self.case.save(theirs, self.folder / "state")
-        if path.is_dir():
-            files = sorted(path.glob("*.safetensors"))
-            state = {name: value for file in files for name, value in load_file(file).items()}
-            shutil.rmtree(path)
-        else:
-            state = torch.load(path, weights_only=True)
-        for old, new in self.case.renamed.items():
-            state = {name.replace(old, new): value for name, value in state.items()}
+        state = self._state(path)
         for end in self.case.unlike if gradients else ():
             for name in state:
                 if name.endswith(end):
@@ -93,6 +89,17 @@ class Both:
             warnings.simplefilter("ignore")
             torch_weights.load(model, state)
         return _flat(nnx.state(model))
+
+    def _state(self, path: Path) -> dict[str, torch.Tensor]:
+        """The tensors of a folder or file, by names that this project knows."""
+        if path.is_dir():
+            files = path.glob("*.safetensors")
+            state = {name: value for file in files for name, value in load_file(file).items()}
+        else:
+            state = torch.load(path, weights_only=True)
+        for old, new in self.case.renamed.items():
+            state = {name.replace(old, new): value for name, value in state.items()}
+        return state
 
 
 def _flat(state) -> dict:
@@ -221,8 +228,9 @@ def main() -> None:
             if not re.search(args.only, f"{case.library} {case.name}"):
                 continue
             began = time.perf_counter()
-            resizes = "attention" in (errors := climb(case))
-            row = {"library": case.library, "name": case.name, "resizes": resizes}
+            errors = climb(case)
+            in_float32 = case.in_float32 if "attention" in errors else ()
+            row = {"library": case.library, "name": case.name, "in_float32": in_float32}
             result["errors"].append(row | {"errors": errors})
             told = ", ".join(f"{rung} {error:.0e}" for rung, error in errors.items())
             took = time.perf_counter() - began

@@ -70,12 +70,12 @@ def wrong(measured: dict[str, dict]) -> list[str]:
     for precision, result in measured.items():
         for row in result["errors"]:
             for rung, error in row["errors"].items():
-                allowed = bar(rung, precision, row["resizes"])
+                allowed = bar(rung, precision, row["in_float32"])
                 if allowed is not None and not error <= allowed:
                     who = f"{precision}, {row['library']} {row['name']}"
                     found.append(f"{who}: {rung} {error:.1e}, allowed {allowed:.0e}")
     for name, row in measured["float64"]["broken"].items():
-        if not row["error"] > bar(row["rung"], "float64", False):
+        if not row["error"] > bar(row["rung"], "float64"):
             found.append(f"broken on purpose and not noticed: {name}")
     return found
 
