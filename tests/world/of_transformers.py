@@ -42,7 +42,7 @@ _CNNS = [
     ("ResNetForImageClassification", _CNN | _BOTTLENECK, {}),
     ("ConvNextForImageClassification", _CNN | {"hidden_sizes": [8, 12, 20, 28]}, {}),
 ]
-_SHARD = "20KB"  # so that there are several
+_SHARD = "60KB"  # so that there are two or more
 
 
 def cases() -> Iterator[Case]:
