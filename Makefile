@@ -5,14 +5,14 @@ ARGS ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help train compare test test-slow lint format parity curves layouts soak fuzz bench clean
+.PHONY: help train compare test test-slow lint format parity parity-world curves layouts soak fuzz bench clean
 
 help:
 	@echo "make train      train the digits example, or CONFIG=configs/NAME.py"
 	@echo "make compare    train a ViT and a CNN on digits and compare them"
 	@echo "make test       the whole suite; test-slow: the long proofs"
 	@echo "make bench      time every model against PyTorch"
-	@echo "make lint, format, parity, curves, layouts, soak, fuzz, clean: see CONTRIBUTING.md"
+	@echo "make lint, format, parity, parity-world, curves, layouts, soak, fuzz, clean: see CONTRIBUTING.md"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,18 @@ format: $(VENV)/.installed-dev
 parity: $(VENV)/.installed-test
 	$(BIN)/python -m tests.parity.measure
 
+# Beside the libraries themselves: an environment of several GB of its own, newer PyTorch included.
+WORLD := .venv-world
+$(WORLD)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(WORLD)
+	$(WORLD)/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1
+	$(WORLD)/bin/python -m pip install --quiet timm transformers
+	$(WORLD)/bin/python -m pip install --quiet -e .
+	@touch $@
+
+parity-world: $(WORLD)/.installed
+	$(WORLD)/bin/python -m tests.world.measure
+
 curves: $(VENV)/.installed-test
 	$(BIN)/python -m tests.parity.curves $(ARGS)
 
@@ -62,4 +74,4 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf .venv .venv-newest build dist *.egg-info
+	rm -rf .venv .venv-newest .venv-world build dist *.egg-info
