@@ -156,7 +156,7 @@ OPTIONAL = [field for field, value in flatten(common.get_config()).items() if va
 
 @pytest.mark.parametrize("field", OPTIONAL)
 def test_none_is_taken_for_every_field_whose_default_it_is(field, tmp_path):
-    value = {int: "8", float: "0.5", str: "'x'", tuple: "(0.5,)"}
+    value = {int: "8", float: "0.5", str: "'x'", tuple: "(0.5,)", bool: "True"}
     group, _, key = field.rpartition(".")
     kind = common.get_config()[group].get_type(key)
     recipe = tmp_path / "recipe.py"
