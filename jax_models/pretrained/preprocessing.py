@@ -4,23 +4,21 @@ Pillow resizes, as in timm and transformers: on uint8, with antialias. Other lib
 differs by a level or two.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from jax_models.pretrained.errors import SourceError
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "lanczos": Image.Resampling.LANCZOS,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-}
+if TYPE_CHECKING:  # Pillow takes a while to import, and models alone need none
+    from PIL import Image
+
+INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # of Pillow
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,9 @@ class Preprocessing:
 
     def fit(self, image: Image.Image) -> np.ndarray:
         """Resize and crop Pillow's image of mode L or RGB: uint8 [S,S,C]. What is missing is 0."""
-        resampling = INTERPOLATIONS[self.interpolation]
+        from PIL import Image
+
+        resampling = Image.Resampling[self.interpolation.upper()]
         if self.resize is not None and (size := self._resized(*image.size)) != image.size:
             image = image.resize(size, resampling)
         left, top = (self._margin(side) for side in image.size)
@@ -88,7 +88,7 @@ class Preprocessing:
         values = pixels.astype(np.float32) * np.float32(self.scale)
         return (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
-    def at(self, size: int) -> "Preprocessing":
+    def at(self, size: int) -> Preprocessing:
         """The same for another side: what is resized keeps its ratio to what is cropped."""
         resize = self.resize
         if isinstance(resize, tuple):
@@ -97,7 +97,7 @@ class Preprocessing:
             resize = max(size, round(resize * size / self.size))
         return replace(self, size=size, resize=resize)
 
-    def with_channels(self, channels: int) -> "Preprocessing":
+    def with_channels(self, channels: int) -> Preprocessing:
         """The same for other channels: each takes the mean of the mean and of the std."""
         if channels == self.channels:
             return self
@@ -127,9 +127,13 @@ class Preprocessing:
         return images
 
     def _image(self, array: np.ndarray) -> Image.Image:
+        from PIL import Image
+
         return Image.fromarray(array[..., 0] if self.channels == 1 else array)
 
     def _read(self, path: str | os.PathLike) -> Image.Image:
+        from PIL import Image, ImageOps
+
         try:
             with Image.open(path) as opened:
                 return ImageOps.exif_transpose(opened).convert("L" if self.channels == 1 else "RGB")
