@@ -184,7 +184,7 @@ def _read_safetensors(path: Path) -> dict[str, FileTensor]:
 
 def _file_tensor(path: Path, start: int, dtype: str, shape: list[int], data_offsets) -> FileTensor:
     if dtype not in _SAFETENSORS_DTYPES:
-        raise ValueError(f"a tensor is of the type {dtype}; save it as float32")
+        raise ValueError(f"a tensor is of a type NumPy lacks, {dtype}; save it as float32")
     return FileTensor(path, start + data_offsets[0], _SAFETENSORS_DTYPES[dtype], tuple(shape))
 
 
