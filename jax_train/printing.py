@@ -143,13 +143,13 @@ def on_terminal() -> bool:
 
 
 def listing(names: Sequence[str], width: int) -> str:
-    """The first of some names, at least one, that fit in `width` characters; … for the rest."""
+    """The first of some names, at least one, that fit in `width` columns; … for the rest."""
     text = ""
     for place, name in enumerate(names):
         name = shorten(readable(name), min(24, width - 3))
         longer = f"{text}, {name}" if place else name
         rest = ", …" if place < len(names) - 1 else ""
-        if place and len(longer + rest) > width:
+        if place and columns(longer + rest) > width:
             return f"{text}, …"
         text = longer
     return text

@@ -73,8 +73,10 @@ def is_run_folder(folder: Path) -> bool:
     """Whether a folder is that of a run of this project, begun or finished."""
     if os.path.isfile(folder / "config.json") and os.path.isdir(folder / "checkpoints"):
         return True
-    begun = {".lock", "config.json.part"}
-    return os.path.isfile(folder / ".lock") and {e.name for e in list_folder(folder)} <= begun
+    if not os.path.isfile(folder / ".lock"):
+        return False
+    names = {entry.name for entry in list_folder(folder)}  # it may have been cut off at once
+    return all(name in (".lock", "data.json") or name.endswith(".part") for name in names)
 
 
 def list_folder(folder: Path) -> list[os.DirEntry]:

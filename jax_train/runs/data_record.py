@@ -18,7 +18,7 @@ from jax_train.data import Splits
 from jax_train.data.contents import Contents
 from jax_train.data.sources.by_name import scheme_of
 from jax_train.errors import UserError
-from jax_train.printing import readable, shorten
+from jax_train.printing import counted, readable, shorten
 
 FILE = "data.json"
 _NAMED = 3  # files of each kind that a message names
@@ -115,7 +115,7 @@ def changes(then: DataRecord, now: DataRecord) -> str:
     }
     told = [f"{len(names):,} {kind} ({_names(names)})" for kind, names in kinds.items() if names]
     if told:
-        return f"{_count(len(old))} then, {len(new):,} now: {', '.join(told)}"
+        return f"{counted(len(old), 'file')} then, {len(new):,} now: {', '.join(told)}"
     return "" if list(old) == list(new) else "the same files, but in another order"
 
 
@@ -126,10 +126,6 @@ def _flat(files: dict[str, Contents]) -> dict[str, list]:
 def _differ(old: list, new: list) -> bool:
     """Compare size and checksum; the latter only where both have one."""
     return old[0] != new[0] or (None not in (old[1], new[1]) and old[1] != new[1])
-
-
-def _count(files: int) -> str:
-    return f"{files:,} file{'s'[: files != 1]}"
 
 
 def _names(names: Sequence[str] | set[str]) -> str:

@@ -32,8 +32,7 @@ def check(
     """Refuse a folder that holds something else than a run of this config.
 
     With `extend` the run may have been begun for fewer epochs; with `held` this process holds the
-    folder's lock. A name of the data that is a path
-    is not compared: see `data_record`.
+    folder's lock. A name of the data that is a path is not compared: see `data_record`.
 
     Raises:
       UserError: the folder belongs to another config (all differing fields are named), is not

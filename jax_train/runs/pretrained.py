@@ -57,11 +57,16 @@ def load(source: str | os.PathLike, name: str | None = None) -> Pretrained:
     Raises:
       UserError: it cannot be loaded; or JAX was told to use devices that are not there.
     """
+    if name is None and os.path.isfile(source):
+        raise UserError(
+            f"{source} is a file of weights: say of which model, such as --model "
+            "vit_base_patch16_224."
+        )
     runtime.check_devices()
     try:
         return jax_models.load_pretrained(source, name=name)
     except SourceError as error:
-        raise UserError(str(error).replace("name=", "--model ")) from None
+        raise UserError(str(error)) from None
 
 
 def open_source(source: str | os.PathLike, name: str | None = None) -> PretrainedRun:

@@ -11,13 +11,13 @@ import numpy as np
 
 from jax_train.data import image_files
 from jax_train.data.cache import Folder, cached_json, fingerprint_of
-from jax_train.data.contents import contents_of
+from jax_train.data.contents import Contents, contents_of
 from jax_train.data.source import DamagedFiles, Records, Source
 from jax_train.data.sources.folder_layout import find_layout, some
 from jax_train.data.sources.folder_scan import Split, scan
 from jax_train.errors import UserError
 from jax_train.files import cache_root, expand, write_atomically
-from jax_train.printing import progress_bar
+from jax_train.printing import counted, progress_bar
 
 
 def folder_source(
@@ -81,11 +81,7 @@ def folder_source(
         splits={name: (len(split.files),) for name, split in images.splits.items()},
         open=images.open,
         fingerprint=images.fingerprint(),
-        contents=lambda name: contents_of(
-            (file, root / file, stat.st_size)
-            for root, files in [(images.splits[name].root, images.splits[name].files)]
-            for file, _, stat in files
-        ),
+        contents=images.contents,
         file=lambda name, i: os.path.relpath(images.splits[name].path(i), root),
         aliases=layout.aliases,
         absent=found.absent,
@@ -116,6 +112,11 @@ class _Images:
         size = self._size and self._size[0]
         limit = (self._max_megapixels,) * (self._max_megapixels is not None)
         return fingerprint_of(files, size, *limit, tuple(self.splits))
+
+    def contents(self, name: str) -> Contents:
+        """What a split consists of."""
+        split = self.splits[name]
+        return contents_of((file, split.root / file, stat.st_size) for file, _, stat in split.files)
 
     def open(self, name: str) -> Records:
         """Return random access to a split; its first whole image gives the shape, without a size.
@@ -154,7 +155,7 @@ class _Images:
         if not lost:
             return []
         place = self._list(lost)
-        count = f"{len(lost):,} damaged file{'s' * (len(lost) > 1)} left out"
+        count = f"{counted(len(lost), 'damaged file')} left out"
         return [f"{count}, listed in {place}" if place else count]
 
     def refusal(self, files: Sequence[str]) -> DamagedFiles:

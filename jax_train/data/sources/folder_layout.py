@@ -55,11 +55,6 @@ def loose_images(folder: Path) -> int:
     return sum(has_image_ending(name) and not is_hidden(name) for name in names)
 
 
-def images_told(count: int) -> str:
-    """A number of images for a text."""
-    return f"{count:,} image{'s' * (count != 1)}"
-
-
 def find_layout(root: Path) -> Layout:
     """Find out whether a folder holds splits or classes.
 

@@ -14,13 +14,13 @@ from jax_train.data import image_files
 from jax_train.data.sources.folder_layout import (
     Layout,
     below,
-    images_told,
     loose_images,
     named_like_splits,
     some,
     subfolders,
 )
 from jax_train.errors import UserError
+from jax_train.printing import counted
 
 
 class Split(NamedTuple):
@@ -107,7 +107,7 @@ def _scan_training(root: Path, left_out: Counter, unreadable: list[str]) -> Spli
             empty.append(folder.name)
     left_out += ours
     if not found and not empty:
-        loose = f" It holds {images_told(n)} itself." if (n := loose_images(root)) else ""
+        loose = f" It holds {counted(n, 'image')} itself." if (n := loose_images(root)) else ""
         raise UserError(
             f"{root} holds no folders of images.{loose} Expected one folder of images per class, "
             f"such as {root / 'cat' / '1.jpg'}."
@@ -168,9 +168,9 @@ def _unlabelled(folder: Path, train: Split) -> str:
 
 def _one_class(root: Path, only: tuple[str, list]) -> str:
     name, files = only
-    text = f"{root} has a single class folder, {some([name])} ({images_told(len(files))})"
+    text = f"{root} has a single class folder, {some([name])} ({counted(len(files), 'image')})"
     if loose := loose_images(root):
-        text += f", beside {images_told(loose)}"
+        text += f", beside {counted(loose, 'image')}"
     text += ". Expected one folder of images per class."
     if found := below(root / name):
         place, names = found
@@ -187,9 +187,9 @@ def _doubts(splits: dict[str, Split]) -> Iterator[str]:
             yield f"the classes {some([first])} and {some([name])} differ by the writing only"
     for (first, a), (second, b) in combinations(splits.items(), 2):
         if shared := len(_inodes(a) & _inodes(b)):
-            yield f"{images_told(shared)} of {second} are also in {first}, through links"
+            yield f"{counted(shared, 'image')} of {second} are also in {first}, through links"
     if twice := len(train.files) - len(_inodes(train)):
-        yield f"{images_told(twice)} of train stand there twice, through links"
+        yield f"{counted(twice, 'image')} of train stand there twice, through links"
     inside = [set() for _ in train.class_names]
     for name, label, _ in train.files:
         inside[label].add(name.split("/")[1] if name.count("/") > 1 else "")

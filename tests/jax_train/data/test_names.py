@@ -19,7 +19,10 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [None, 0.0])
-@pytest.mark.parametrize("split", ["test", "train[3:9]", "train[15:]+test[2:7]+train[:2]"])
+@pytest.mark.parametrize(
+    "split",
+    ["test", "train[3:9]", "train[15:]+test[2:7]+train[:2]", "train[60%:] by class"],
+)
 def test_examples_of_a_folder_are_called_by_their_files(folder, split, limit):
     found = data.load(f"folder:{folder}", split, memory_limit=limit)
     names = found.names(np.arange(len(found)))
@@ -28,6 +31,18 @@ def test_examples_of_a_folder_are_called_by_their_files(folder, split, limit):
         part = "train" if image[0, 0, 0] < 20 else "test"
         assert name == f"{part}/class {label}/deep/{image[0, 0, 0]}.png"
     assert found.names([1, 0]) == [names[1], names[0]]
+
+
+@pytest.mark.parametrize("limit", [None, 0.0])
+def test_a_slice_by_class_consists_of_what_the_whole_split_does(folder, limit):
+    part, whole = (
+        data.load(f"folder:{folder}", split, memory_limit=limit)
+        for split in ("train[60%:] by class", "train")
+    )
+    assert part.bases == whole.bases == {"train"}
+    ((base, _, _),) = part.ranges
+    assert part.contents(base) == whole.contents("train")
+    assert len(part.contents(base)) == 20
 
 
 def test_without_splits_the_name_begins_with_the_class(folder):
