@@ -130,7 +130,7 @@ def _config(path: Path) -> Fields:
     if not (path / folder.CONFIG).is_file():
         raise SourceError(
             f"{path} has no {folder.CONFIG}: it is no folder of transformers or timm. Of a file of "
-            "weights give the path of the file, and the name of its model."
+            "weights give the path of the file, and name=."
         )
     config = read_fields(path / folder.CONFIG)
     if "model_type" in config:
