@@ -310,12 +310,20 @@ class Head(nnx.Module):
             x = self.dropout(activation(layer(x)), train=train, rngs=rngs)
         return last(x)
 
+    def read(self, x: Array) -> Array:
+        """What the first layer reads of x [B,D] in evaluation: [B,D]."""
+        return self.norm(x)
+
 
 class NoHead(nnx.Module):
     """In place of a head: the features that one would read."""
 
     def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
         """x [B,D] -> x."""
+        return x
+
+    def read(self, x: Array) -> Array:
+        """As of `Head`."""
         return x
 
 
@@ -332,6 +340,10 @@ class MeanHead(nnx.Module):
         """x [B,tokens,D] -> logits [B,K]."""
         logits = [head(x[:, i], train=train, rngs=rngs) for i, head in enumerate(self.heads)]
         return sum(logits) / len(logits)
+
+    def read(self, x: Array) -> Array:
+        """The mean of what the heads read of x [B,tokens,D]: [B,D], as timm has it."""
+        return sum(head.read(x[:, i]) for i, head in enumerate(self.heads)) / len(self.heads)
 
 
 def check_images(images: Array, in_channels: int, img_size: int | None = None) -> None:
