@@ -10,7 +10,16 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jax_train.commands import compare, convert, evaluate, explain, predict, prepare, report
+from jax_train.commands import (
+    compare,
+    convert,
+    evaluate,
+    explain,
+    features,
+    predict,
+    prepare,
+    report,
+)
 from jax_train.errors import UserError, nearest, run_command
 
 COMMANDS = {
@@ -19,6 +28,7 @@ COMMANDS = {
     "predict": predict,
     "evaluate": evaluate,
     "explain": explain,
+    "features": features,
     "report": report,
     "compare": compare,
 }

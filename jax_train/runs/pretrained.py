@@ -33,7 +33,8 @@ class PretrainedRun(TrainedRun):
     def split(self, name: str | None = None) -> NoReturn:
         """Raise a UserError: there are no data."""
         raise UserError(
-            f"{self.folder} is a pretrained model, which has no data of its own: name image files."
+            f"{self.folder} is a pretrained model, which has no data of its own: name image files, "
+            "or data where the command takes --data."
         )
 
 
