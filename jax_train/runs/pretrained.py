@@ -73,9 +73,14 @@ def open_source(source: str | os.PathLike, name: str | None = None) -> Pretraine
     """Load a pretrained model in the form of a run.
 
     Raises:
-      UserError: as `load`.
+      UserError: as `load`, or the model has no head.
     """
     loaded = load(source, name)
+    if not loaded.class_names:
+        raise UserError(
+            f"{source} is a {loaded.name} without a head: it gives features and knows no classes. "
+            "convert takes it; in Python load_pretrained(…, num_classes=K) gives it a head."
+        )
     steps, size = loaded.preprocessing, loaded.preprocessing.size
     config = common.get_config()
     config.model.name = loaded.name

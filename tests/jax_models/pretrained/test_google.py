@@ -7,17 +7,19 @@ from flax import nnx
 from jax_models import load_pretrained, torch_weights
 from jax_models.pretrained import positions
 from tests.jax_models.pretrained import folders
+from tests.jax_models.small import bits
 
 NAME, HEADS = "vit_tiny_patch16_224", folders.VIT["num_heads"]
 SIZES = {key: value for key, value in folders.VIT.items() if key != "img_size"}
 OLD = {"norm": (0, 2), "attn": 1, "mlp": 3, "positions": "Transformer/posembed_input/pos_embedding"}
 NEW = {"norm": (0, 1), "attn": 0, "mlp": 0, "positions": "pos_embedding"}
+GAP = {"class_token": False, "pool": "avg", "fc_norm": False}
 
 
 def _google(state, numbers):
     """timm's state dict under Google's names, in Flax's layout."""
-    found = {
-        "cls": state["cls_token"],
+    found = {"cls": state["cls_token"]} if "cls_token" in state else {}
+    found |= {
         numbers["positions"]: state["pos_embed"],
         "embedding/kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
         "embedding/bias": state["patch_embed.proj.bias"],
@@ -73,12 +75,71 @@ def test_a_file_of_googles_is_its_model(form, root, model, tmp_path):
     path = tmp_path / "google.npz"
     np.savez(path, **state)
     loaded = load_pretrained(path, name=NAME, **SIZES)
-    for (path, one), (_, other) in zip(
-        nnx.to_flat_state(nnx.state(loaded.model)), nnx.to_flat_state(nnx.state(model)), strict=True
+    assert bits(loaded.model) == bits(model)
+
+
+# What big_vision has besides: pool 'gap' without a class token, and positions of the patches alone
+
+
+def _saved(path, model, change=lambda state: state):
+    np.savez(path, **change(_google(torch_weights.export(model, "timm"), NEW)))
+    return path
+
+
+@pytest.mark.parametrize("form", ["new", "stacked"])
+@pytest.mark.parametrize("root", ["", "params/", "params/img/"])
+def test_a_model_that_pools_the_mean_is_told_by_its_names(form, root, tmp_path):
+    model = folders.build(NAME, **folders.VIT, **GAP)
+    state = _google(torch_weights.export(model, "timm"), NEW)
+    state = _stacked(state) if form == "stacked" else state
+    np.savez(tmp_path / "gap.npz", **{f"{root}{name}": array for name, array in state.items()})
+    loaded = load_pretrained(tmp_path / "gap.npz", name=NAME, **SIZES)
+    assert {key: loaded.settings[key] for key in GAP} == GAP
+    assert bits(loaded.model) == bits(model)
+    again = folders.build(NAME, **folders.VIT, **GAP)
+    again.head.layers[0].bias[...] = 0
+    torch_weights.load_file(again, tmp_path / "gap.npz")
+    assert bits(again) == bits(model)
+
+
+def test_positions_may_be_those_of_the_patches_alone(tmp_path):
+    model = folders.build(NAME, cover_prefix=False, **folders.VIT)
+    loaded = load_pretrained(_saved(tmp_path / "tok.npz", model), name=NAME, **SIZES)
+    assert loaded.settings["cover_prefix"] is False
+    assert bits(loaded.model) == bits(model)
+
+
+def test_positions_that_are_in_no_file_are_worked_out(tmp_path):
+    model = folders.build(NAME, **folders.VIT, **GAP)
+
+    def without(state):
+        del state["pos_embedding"]
+        return state
+
+    path = _saved(tmp_path / "sincos.npz", model, without)
+    loaded = load_pretrained(path, name=NAME, **SIZES)  # at the 224 pixels of the name
+    assert any("fixed ones of big_vision" in note for note in loaded.notes)
+    found = np.asarray(loaded.model.pos_embed[...])[0].reshape(28, 28, 24)
+    for y, x, k in [(0, 0, 0), (27, 1, 5), (2, 13, 2)]:
+        angles = [place * 10_000 ** (-k / 5) for place in (x, y)]
+        expected = [f(angle) for angle in angles for f in (np.sin, np.cos)]
+        np.testing.assert_allclose(found[y, x, k::6], expected, atol=1e-6)
+
+
+def test_attention_pooling_is_refused_in_a_paragraph(tmp_path):
+    def pooled(state):
+        return state | {"MAPHead_0/probe": np.ones((1, 1, 24))}
+
+    model = folders.build(NAME, **folders.VIT, **GAP)
+    path = _saved(tmp_path / "map.npz", model, pooled)
+    for load in (
+        lambda: load_pretrained(path, name=NAME, **SIZES),
+        lambda: torch_weights.load_file(model, path),
     ):
-        assert np.asarray(one.get_value()).tobytes() == np.asarray(other.get_value()).tobytes(), (
-            path
-        )
+        with pytest.raises(ValueError, match=r"MAPHead_0.*'tok' or 'gap'") as error:
+            load()
+        assert str(path) in str(error.value)
+        assert "damaged" not in str(error.value)
 
 
 def test_load_file_reads_it_too_and_leaves_pre_logits_out(model, tmp_path):
