@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_train.analysis.evaluation import load_other
 from jax_train.analysis.scoring import check_finite
 from jax_train.data import Dataset, StreamedDataset
 from jax_train.data.given_images import try_images
 from jax_train.data.source import DamagedFiles
 from jax_train.data.sources.by_name import scheme_of
 from jax_train.data.sources.folder_layout import named_like_splits
+from jax_train.data.split import AUTO, automatic
+from jax_train.data.splits import open_store
 from jax_train.engine import feed
 from jax_train.engine.state import leaf_paths
 from jax_train.errors import UserError
@@ -239,7 +240,7 @@ def of_split(run: TrainedRun, split: str, other: tuple[str, str | None] | None =
     config = run.config.copy_and_resolve_references()
     config.data.memory_limit = 0.0  # nothing is kept
     lean = dataclasses.replace(run, config=config)
-    examples = load_other(lean, *other, split) if other else lean.split(split)
+    examples = lean.other_split(*other, split) if other else lean.split(split)
     names = examples.exact_names(np.arange(len(examples)))
     data = f"{examples.split} of {examples.name}"
     if root := scheme_of(examples.name).root(examples.name):
@@ -247,25 +248,39 @@ def of_split(run: TrainedRun, split: str, other: tuple[str, str | None] | None =
         found = of_files(run, files, names, data, examples.labels, examples.class_names)
     else:
         _check_shape(run, examples)
-        read = functools.partial(_read_examples, run, examples)
-        found = Images(data, names, examples.class_names, read)
+        found = Images(data, names, examples.class_names, lambda i: (*examples.take(i), {}))
     return dataclasses.replace(found, notes=tuple(examples.notes))
 
 
+def splits(
+    run: TrainedRun, other: tuple[str, str | None] | None, train: str | None, test: str | None
+) -> tuple[str, str]:
+    """The splits to train and to test a classifier on, where they are not given.
+
+    Of a run's own data its own; of other data the training images, and the test images or else the
+    validation images; where there are none of these, a part of the training images, of each class
+    alike (see `split.automatic`), is left for the test.
+
+    Raises:
+      UserError: there are no such data.
+    """
+    if other is None:
+        own = run.config.data
+        return train or own.train_split, test or own.test_split
+    config = run.config.copy_and_resolve_references()
+    with config.ignore_type():
+        config.data.update(name=other[0], data_dir=other[1], image_size=None)
+    source = open_store(config).source
+    names = {*source.splits, *source.aliases}
+    held = next((name for name in ("test", "validation", "val") if name in names), AUTO)
+    wanted = {"train": train or AUTO, "val": "", "test": test or held}
+    found = automatic(source, wanted)
+    return found["train"], found["test"]
+
+
 def _check_shape(run: TrainedRun, examples: Dataset | StreamedDataset) -> None:
-    if run.fit is None and (shape := image_shape(run)) != examples.image_shape:
+    if (shape := image_shape(run)) != examples.image_shape:
         raise UserError(
             f"The images of {examples.name} are {examples.image_shape} (height, width, channels), "
             f"and {run.folder} takes {shape}. Save them as files and name their folder."
         )
-
-
-def _read_examples(run: TrainedRun, examples, places: np.ndarray):
-    images, labels = examples.take(places)
-    if run.fit is not None:  # of a pretrained model, which says how images are prepared
-        from PIL import Image
-
-        mode = "L" if image_shape(run)[2] == 1 else "RGB"
-        flat = images[..., 0] if images.shape[-1] == 1 else images
-        images = np.stack([run.fit(Image.fromarray(one).convert(mode)) for one in flat])
-    return images, labels, {}

@@ -74,13 +74,16 @@ def run(args: argparse.Namespace) -> str:
     return (Incomplete if found.unread else str)("\n".join(lines))
 
 
-def unread_files(unread: Mapping[str | Path, str], total: int, all_in: str = "") -> list[str]:
-    """Lines on the first of the files that could not be read, of how many, with the reasons.
+def unread_files(
+    unread: Mapping[str | Path, str], total: int | None = None, all_in: str = ""
+) -> list[str]:
+    """Lines on the first of the files that could not be read, with the reasons.
 
-    `all_in` says what lists all.
+    `total` is how many there are in all, and `all_in` says what lists those that cannot be read.
     """
     shown, count = list(unread.items())[:_MOST_UNREAD], len(unread)
-    lines = [f"{count:,} of {counted(total, 'file')} cannot be read:"]
+    of = counted(count, "file") if total is None else f"{count:,} of {counted(total, 'file')}"
+    lines = [f"{of} cannot be read:"]
     lines += [as_paragraph(f"{readable(file)}: {why}") for file, why in shown]
     return lines + [f"and {count - len(shown):,} more{all_in}"] * (count > len(shown))
 
