@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
     config.model.drop_path = placeholder(float)  # rate of whole branches left out, last block
     # What the head of a standard ViT reads: token | avg | token_and_avg.
     config.model.pool = placeholder(str)
+    config.model.class_token = placeholder(bool)  # standard ViTs: False goes with pool='avg'
     config.model.distilled = placeholder(bool)  # standard ViTs: a second token, with a head
     config.model.registers = placeholder(int)  # standard ViTs: tokens that nothing reads
     config.model.cover_prefix = placeholder(bool)  # whether tokens but patches have positions

@@ -312,11 +312,21 @@ class Head(nnx.Module):
 
 
 class NoHead(nnx.Module):
-    """In place of a head: the features that one would read."""
+    """In place of a head: the features that its layers would read; arguments as of `Head`."""
+
+    def __init__(self, *, norm: Callable = identity, in_dropout: float = 0.0):
+        self.norm, self.in_dropout = norm, Dropout(in_dropout)
 
     def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
-        """x [B,D] -> x."""
-        return x
+        """x [B,D] -> [B,D]."""
+        return self.in_dropout(self.norm(x), train=train, rngs=rngs)
+
+
+def linear_head(in_features: int, num_classes: int, *, rngs: nnx.Rngs, **how) -> Head | NoHead:
+    """A `Head` of one layer, with its keywords `norm` and `in_dropout`; none for 0 classes."""
+    if num_classes == 0 and type(num_classes) is int:
+        return NoHead(**how)
+    return Head(in_features, num_classes, **how, rngs=rngs)
 
 
 class MeanHead(nnx.Module):

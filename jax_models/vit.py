@@ -82,7 +82,7 @@ class VisionTransformer(nnx.Module):
       patch_embed: images to N tokens.
       blocks: the transformer blocks.
       head: from what `pool` gives to logits.
-      prefix: the tokens before the patches, the class token first.
+      prefix: the tokens before the patches, the class token, if any, first.
       position_init: `f(key, shape)` for the positions.
       cover_prefix: whether the tokens before the patches have positions too.
       embed_activation: after the patch projection.

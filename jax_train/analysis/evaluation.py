@@ -218,8 +218,7 @@ def load_other(run: TrainedRun, name: str, data_dir: str | None, split: str):
 def notes(run: TrainedRun, evaluation: Evaluation) -> list[str]:
     """What the figures have to be read with, besides what `training_overlap` says."""
     found = tta_notes(run, evaluation.tta)
-    if run.results is None:
-        found.append(f"the run is not finished; these weights are of step {run.step:,}")
+    found += [run.unfinished] if run.unfinished else []
     if not np.isfinite(evaluation.confidences).all():
         found.append("some logits are no finite numbers: the training did not converge")
     return found

@@ -1,20 +1,24 @@
-"""`python -m jax_train evaluate`: all figures of a trained model on a split."""
+"""`python -m jax_train evaluate`: all figures of a trained or pretrained model on a split."""
 
 import argparse
 
 from jax_train.commands.options import (
     add_data_place,
     add_evaluation_options,
-    add_run_folder,
+    add_run_or_source,
+    names_source,
     open_run,
+    open_source,
 )
+from jax_train.errors import UserError
 from jax_train.files import check_output, write_csv
 from jax_train.printing import WIDTH, as_paragraph, columns, counted, figure, pad, readable, shorten
 
-HELP = "evaluate a trained model on any split, class by class"
+HELP = "evaluate a trained or pretrained model on any split, class by class"
 DESCRIPTION = (
     "Evaluate the model of a run: accuracy with its confidence interval, loss, precision, recall, "
-    "F1, calibration, and a table by class."
+    "F1, calibration, and a table by class. A pretrained model is evaluated on data (--data) whose "
+    "classes are among its own by their names."
 )
 _MOST_CLASSES = 30  # shown in the table; of more only the worst
 _WORST = 20
@@ -22,10 +26,13 @@ _WORST = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the run, the data, and the file of the table."""
-    add_run_folder(parser)
+    add_run_or_source(parser)
     add = parser.add_argument
     add("--split", help="such as test or 'train[:1000]' (default: the run's test split)")
     add_data_place(parser, ", or other data with the same classes, by default their split 'test'")
+    choice = "what a pretrained model chooses among: all its classes (the default), or the subset "
+    choice += "of them that the data have"
+    add("--classes", choices=("all", "subset"), help=choice)
     add("--csv", metavar="FILE", help="also write the table by class as CSV")
     add_evaluation_options(parser)
 
@@ -36,33 +43,50 @@ def run(args: argparse.Namespace) -> str:
     Raises:
       UserError: an argument is wrong, or the run, the data or the file cannot be used.
     """
-    from jax_train.analysis.evaluation import (
-        absent_classes,
-        data_changes,
-        evaluate,
-        load_other,
-        notes,
-        training_overlap,
-    )
+    from jax_train.analysis.evaluation import absent_classes, evaluate, notes
     from jax_train.analysis.scoring import parse_tta
-    from jax_train.runs.trained import holds_data_of
 
     views = parse_tta(args.tta)
     check_output("--csv", args.csv, args.overwrite)
+    run, examples, about = (_of_source if names_source(args) else _of_run)(args)
+    evaluation = evaluate(run, examples, views, progress=True)
+    found = [*notes(run, evaluation), *about, *absent_classes(evaluation), *examples.notes]
+    lines = [report(run, evaluation), *(as_paragraph(f"note: {note}") for note in found)]
+    if args.csv:
+        write_csv("--csv", args.csv, _csv_rows(evaluation))
+        lines.append(f"{args.csv}: {counted(len(evaluation.class_names), 'class', 'classes')}")
+    return "\n".join(lines)
+
+
+def _of_source(args: argparse.Namespace):
+    """A pretrained model, the examples to evaluate it on, and notes."""
+    if args.data is None:
+        raise UserError(
+            f"{args.run_folder} is a pretrained model, which has no data of its own: say which, as "
+            "in --data folder:PATH or --data cifar10. Their classes have to be among the model's."
+        )
+    subset = args.classes == "subset"
+    run, examples = open_source(args).on(args.data, args.data_dir, args.split, subset=subset)
+    return run, examples, run.notes
+
+
+def _of_run(args: argparse.Namespace):
+    """The same of a run."""
+    from jax_train.analysis.evaluation import data_changes, load_other, training_overlap
+    from jax_train.runs.trained import holds_data_of
+
+    if args.classes is not None:
+        raise UserError(
+            f"--classes {args.classes} is for pretrained models, and {args.run_folder} is none: a "
+            "run has the classes of its data. Leave it out."
+        )
     place = args.data, args.data_dir
     own = args.data is None or holds_data_of(args.run_folder, *place)
     run = open_run(args.run_folder, *(place if own else ()))
     split = run.config.data.test_split if own else "test"
     split = split if args.split is None else args.split
     examples = run.split(split) if own else load_other(run, *place, split)
-    evaluation = evaluate(run, examples, views, progress=True)
-    found = [*notes(run, evaluation), *data_changes(run, examples)]
-    found += [*training_overlap(run, examples), *absent_classes(evaluation), *examples.notes]
-    lines = [report(run, evaluation), *(as_paragraph(f"note: {note}") for note in found)]
-    if args.csv:
-        write_csv("--csv", args.csv, _csv_rows(evaluation))
-        lines.append(f"{args.csv}: {counted(len(evaluation.class_names), 'class', 'classes')}")
-    return "\n".join(lines)
+    return run, examples, [*data_changes(run, examples), *training_overlap(run, examples)]
 
 
 def report(run, evaluation) -> str:
@@ -73,7 +97,7 @@ def report(run, evaluation) -> str:
     images = counted(len(evaluation.labels), "image")
     lines = [
         f"{run.config.model.name} on {readable(evaluation.data)}",
-        f"  {evaluation.split}: {images}; weights of step {run.step:,}",
+        f"  {evaluation.split}: {images}; {run.whose_weights}",
     ]
     if evaluation.tta:
         count, named = len(scoring.views(run, evaluation.tta)), " and ".join(evaluation.tta)

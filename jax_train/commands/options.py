@@ -30,18 +30,36 @@ def open_run_or_source(args: argparse.Namespace):
     Raises:
       UserError: it cannot be used, or has another form than the other arguments take it for.
     """
-    from jax_train.machine import runtime
-    from jax_train.runs import pretrained
-
-    if not pretrained.is_source(args.run_folder):
-        if args.model is not None:
-            raise UserError(
-                f"--model {args.model}: {args.run_folder} is a run folder, or nothing. Leave "
-                "--model out; it is for files of weights."
-            )
+    if not names_source(args):
         return open_run(args.run_folder, args.data, args.data_dir)
     if args.data or args.data_dir:
         raise UserError(f"{args.run_folder} has no data of its own: leave --data and --data_dir.")
+    return open_source(args)
+
+
+def names_source(args: argparse.Namespace) -> bool:
+    """Whether `add_run_or_source` was given a pretrained model.
+
+    Raises:
+      UserError: it was given a run, and --model.
+    """
+    from jax_train.runs import pretrained
+
+    if pretrained.is_source(args.run_folder):
+        return True
+    if args.model is not None:
+        raise UserError(
+            f"--model {args.model}: {args.run_folder} is a run folder, or nothing. Leave "
+            "--model out; it is for files of weights."
+        )
+    return False
+
+
+def open_source(args: argparse.Namespace):
+    """Open a pretrained model; raises UserError where it cannot be used."""
+    from jax_train.machine import runtime
+    from jax_train.runs import pretrained
+
     runtime.prepare()
     return pretrained.open_source(args.run_folder, args.model)
 

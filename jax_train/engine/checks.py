@@ -87,7 +87,7 @@ _MODELS = {
     **dict.fromkeys(("model.num_heads", "model.mlp_dim"), _SIZE),
     **dict.fromkeys(("model.dropout", "model.drop_path"), _RATE),
     **dict.fromkeys(("model.norm_eps", "model.head_norm_eps"), ranges.optional(ranges.above(0))),
-    **dict.fromkeys(("model.distilled", "model.cover_prefix"), _SWITCH),
+    **dict.fromkeys(("model.class_token", "model.distilled", "model.cover_prefix"), _SWITCH),
     **dict.fromkeys(("model.swiglu", "model.fc_norm"), _SWITCH),
     "model.registers": _SIZE,
     "model.layer_scale": ranges.optional(ranges.above(0)),

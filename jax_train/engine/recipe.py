@@ -30,12 +30,14 @@ class Model:
       augmentation: from raw pixels to model input.
       dtype: of the computation; parameters stay as they are stored.
       eval_batch_size: the largest batch of an evaluation; see `metrics.eval_sums`.
+      classes: numbers of the classes whose logits count; None for all.
     """
 
     graphdef: Any
     augmentation: Augmentation
     dtype: str = "float32"
     eval_batch_size: int = 0
+    classes: tuple[int, ...] | None = None
 
     def merge(self, params: Any, stats: Any) -> nnx.Module:
         """The model with these weights, computing in `dtype`."""

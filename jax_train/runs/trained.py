@@ -57,6 +57,17 @@ class TrainedRun:
     notes: tuple[str, ...] = ()
 
     @property
+    def unfinished(self) -> str:
+        """What to tell where the weights are not those that training ends with; else ''."""
+        told = f"the run is not finished; these weights are of step {self.step:,}"
+        return told if self.results is None else ""
+
+    @property
+    def whose_weights(self) -> str:
+        """Which weights they are, for a report."""
+        return f"weights of step {self.step:,}"
+
+    @property
     def pictures_folder(self) -> Path:
         """Where its pictures go by themselves."""
         return self.folder / "explain"

@@ -128,6 +128,7 @@ BAD = {
     "model.drop_path": RATES,
     **dict.fromkeys(("model.distilled", "model.swiglu"), ("yes", 1, True)),  # a vit has none
     **dict.fromkeys(("model.cover_prefix", "model.fc_norm"), ("yes", 1, True)),
+    "model.class_token": ("yes", 1, True),
     "model.registers": (*OPTIONAL, 4),
     "model.layer_scale": (0.0, -1e-6, NAN, "1e-6", 1e-6),
     "model.pool": ("mean", 3, "avg"),  # a vit has none
