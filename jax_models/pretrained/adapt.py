@@ -121,7 +121,9 @@ def _fill_head(
     for path, value in values.items():
         new[path].set_value(value)
     begins = "zeros" if rngs is None else f"the initial weights of {found.name}"
-    found.notes.append(f"The head for {settings['num_classes']} classes is new: {begins}.")
+    before, after = found.settings.get("num_classes"), settings["num_classes"]
+    instead = f", in place of that for {before}" if before else ""
+    found.notes.append(f"The head for {after} classes is new{instead}: {begins}.")
 
 
 def _drawn(name: str, settings: dict[str, Any], paths: list[Path], rngs) -> dict[Path, Any]:
