@@ -123,14 +123,15 @@ def _fit_in_folder(program: Program, splits: Splits, workdir: Path, on_epoch, fo
         Checkpoints(workdir / "checkpoints", _complain) as checkpoints,
     ):
         saver = Saver(program, checkpoints, signals, find_conditions(program, splits))
-        step, progress, since_eval = saver.restore(program.like) or _start(program, saver)
+        restored = saver.restore(program.like)
+        step, progress, since_eval = restored or _start(program, saver)
         notes = [*notes, *found.notes]
         if found.epochs not in (None, program.config.train.epochs):
             notes = [*notes, _extension(program, found.epochs, step)]
             processes.on_main(lambda: entry.leave_finished(workdir, found.epochs))
         if found.epochs is not None:  # now that it goes on, under values that may be others
             processes.on_main(create)
-        _announce(program, splits, workdir, step, notes)
+        _announce(program, splits, workdir, step if restored else None, notes)
         active = processes.is_main()
         with RunLog(program.config, workdir, step, program.total_steps, active=active) as log:
             run = _Run(program, splits, saver, Reporter(program, log, workdir, since_eval))
@@ -197,8 +198,8 @@ class _Run:
         return self.program.evaluate(state.reported, split_feed, self.splits.train.num_classes)
 
 
-def _announce(program: Program, splits: Splits, workdir: Path, step: int, notes) -> None:
-    """Print what is trained on what, and where."""
+def _announce(program: Program, splits: Splits, workdir: Path, step: int | None, notes) -> None:
+    """Print what is trained on what, and where; `step` is that of a checkpoint."""
     if not processes.is_main():
         return
     config, names = program.config, {"train": "train", "val": "validation", "test": "test"}
@@ -219,7 +220,7 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int, notes)
     say(f"{where}; run folder {workdir}")
     for note in (*(f"note: {note}" for note in splits.train.notes), *splits.notes(), *notes):
         say(as_paragraph(note))
-    if step:
+    if step is not None:
         epoch = f"{step / program.steps_per_epoch:.4g} of {config.train.epochs}"
         say(f"going on after step {step} of {program.total_steps} (epoch {epoch})")
 

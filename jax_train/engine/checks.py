@@ -85,10 +85,7 @@ _MODELS = {
     "compare": ranges.each(ranges.text, "quoted names of models, such as 'vit','simple_cnn'"),
     "model.name": ranges.text,
     "model.init_from": ranges.optional(
-        ranges.Check(
-            "a folder or file of weights, a run folder, hf:ORG/NAME or timm/NAME.TAG",
-            lambda value: isinstance(value, str) and bool(value),
-        )
+        _TEXT._replace(expected="a folder or file of weights, a run folder, or hf:ORG/NAME")
     ),
     "model.init_revision": ranges.optional(_TEXT),
     "model.init_sha256": ranges.optional(

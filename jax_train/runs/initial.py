@@ -27,6 +27,7 @@ from jax_train.engine.recipe import NO_KEYWORDS
 from jax_train.engine.state import Weights, split
 from jax_train.errors import UserError
 from jax_train.files import expand
+from jax_train.machine import processes
 from jax_train.printing import listing, readable
 from jax_train.runs import pretrained, trained
 
@@ -71,7 +72,7 @@ class Source:
         try:
             loaded = self.opened.at(**{key: config.model[key] for key in _OF_DATA})
         except ValueError as error:
-            raise UserError(f"config.model.init_from={config.model.init_from}: {error}") from None
+            raise _refused(config, error) from None
         weights = split(loaded.model)[1]
         kept = _arrays(nnx.state(self.opened.model)).items()
         new = _arrays(nnx.state(loaded.model))
@@ -166,8 +167,6 @@ def read(config: ConfigDict, workdir: str | os.PathLike) -> Source | None:
     _check_pins(config, opened, digest)
     full = jax_models.model_keywords(found.name) | found.settings
     _check_model(config, found, full)
-    if found.preprocessing is None:
-        raise UserError(f"{place} does not say how images are prepared.")
     with config.unlocked():
         config.model.update(init_from=place, init_revision=opened.revision, init_sha256=digest)
         config.model.name = found.name if config.model.name == AUTO else config.model.name
@@ -206,7 +205,10 @@ def _opened(config: ConfigDict, place: str) -> tuple[Opened, str, list[str]]:
     """The model in a source, the checksum of its weights, and notes."""
     model = config.model
     if _is_run(place):
-        return _open_run(place)
+        try:
+            return _open_run(place)
+        except UserError as error:
+            raise _refused(config, error) from None
     name, settings = None, {}
     if os.path.isfile(place):
         if model.name == AUTO:
@@ -220,10 +222,16 @@ def _opened(config: ConfigDict, place: str) -> tuple[Opened, str, list[str]]:
     if is_on_hub(place) and revision is not None:
         place = f"{place.partition('@')[0]}@{revision}"
     try:
+        if is_on_hub(place) and jax.process_count() > 1:  # the others find it in the cache
+            processes.on_main(lambda: jax_models.open_pretrained(place) and None)
         opened = jax_models.open_pretrained(place, name=name, **settings)
     except SourceError as error:
-        raise UserError(f"config.model.init_from: {error}") from None
+        raise _refused(config, error) from None
     return opened, _of_files(opened.files), []
+
+
+def _refused(config: ConfigDict, error: ValueError) -> UserError:
+    return ranges.refusal("model.init_from", config.model.init_from, "weights to load", str(error))
 
 
 def _is_run(place: str) -> bool:
