@@ -349,7 +349,8 @@ def _check_model(config: ConfigDict, found: Description, full: dict[str, Any]) -
         given = config.model[key]
         if given in (None, full[key]) or _alike(found, full, {key: given}):
             continue
-        expected = f"None or {full[key]!r}, as the weights of {source} have it"
+        expected = "None" if full[key] is None else f"None or {full[key]!r}"
+        expected += f", as the weights of {source} have it"
         cure = "Leave it unset; where a recipe sets it for a model of its own, "
         raise ranges.refusal(f"model.{key}", given, expected, cure + free)
 
