@@ -14,6 +14,8 @@ from safetensors.numpy import load_file
 import jax_models
 from configs import finetune_cifar10, finetune_cifar100, finetune_folder
 from jax_models import torch_weights
+from jax_models.pretrained.adapt import adapt
+from jax_models.pretrained.description import Description
 from jax_train import __main__, checks, several
 from jax_train.config.fields import flatten
 from jax_train.engine.models import leave_out_sizes
@@ -25,7 +27,7 @@ from jax_train.runs import initial, trained
 from jax_train.saving import Saver
 from jax_train.train import load, train
 from tests import tiny
-from tests.jax_models.pretrained import folders
+from tests.jax_models.pretrained import folders, loopback
 
 pytestmark = pytest.mark.xdist_group("initial")
 SIDE = 16  # two patches of the source's on a side, instead of four
@@ -256,6 +258,49 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_the_seed(or
 FILE = {"model.name": "vit_tiny_patch16_224"} | {
     f"model.{key}": folders.VIT[key] for key in ("patch_size", "embed_dim", "depth", "num_heads")
 }
+
+
+def test_of_a_source_on_the_hub_the_commit_is_kept(tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    for branch in loopback.COMMITS:
+        folders.hugging_face(tmp_path / "served/org/name" / branch)
+    server = loopback.Hub(tmp_path / "served")
+    loopback.reach(server, monkeypatch, tmp_path / "cache")
+    asked = config("hf:org/name")
+    try:
+        found = initial.read(asked, tmp_path / "run").config.model
+        asked.model.init_revision = "old"
+        older = initial.read(asked, tmp_path / "run").config.model
+    finally:
+        server.close()
+    assert found.init_from == older.init_from == "hf:org/name"
+    assert (found.init_revision, older.init_revision) == ("a" * 40, "b" * 40)
+    weights = (tmp_path / "served/org/name/main/model.safetensors").read_bytes()
+    assert found.init_sha256 == hashlib.sha256(weights).hexdigest()
+
+
+def test_several_files_have_one_checksum(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in "ab"}
+    lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    found = initial._of_files([tmp_path / "a", tmp_path / "b"])
+    assert found == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_own_models_change_their_sizes_where_their_weights_can():
+    settings = {"img_size": 12, "patch_size": 6, "depth": 1, "head_dims": (5, 3)}
+    model = folders.build("mlp_head_vit", **settings)
+    found = Description("mlp_head_vit", settings | {"num_classes": 7}, None)
+    changed = adapt(model, found, {"img_size": 24, "num_classes": 2}, None)
+    assert changed.pos_embed.shape == (1, 17, 64)
+    first, _, last = (layer.kernel[...] for layer in changed.head.layers)
+    assert not last.any()
+    same(first, model.head.layers[0].kernel[...])
+    model = folders.build("mnist_cnn", widths=(3, 5), head_dims=(7,))
+    found = Description("mnist_cnn", {"widths": (3, 5), "head_dims": (7,), "num_classes": 7}, None)
+    with pytest.raises(ValueError, match=r"mnist_cnn cannot go to img_size=20 .*head\.layers\.0"):
+        adapt(model, found, {"img_size": 20}, None)
 
 
 def test_a_file_is_of_the_model_that_the_config_says(sources, tmp_path):
