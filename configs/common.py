@@ -23,9 +23,15 @@ def get_config() -> ConfigDict:
     # each takes those of the fields of config.model that it has.
     config.compare = ()
     config.model = ConfigDict()
-    config.model.name = "vit"  # one of jax_models.list_models()
-    # Constructor keywords of the model. Left at None, the model's own default holds;
-    # img_size, in_channels and num_classes then come from the data.
+    config.model.name = "vit"  # one of jax_models.list_models(); 'auto': that of init_from
+    # Weights to start from: a folder of transformers or timm, a file, hf:ORG/NAME, timm/NAME.TAG or
+    # a run folder. What is not given of the model and of the images follows from them.
+    config.model.init_from = placeholder(str)
+    config.model.init_revision = placeholder(str)  # on the hub; None: the newest, then its commit
+    # Of the weights in init_from, which are refused if it is another; None: filled in.
+    config.model.init_sha256 = placeholder(str)
+    # Constructor keywords of the model. Left at None, those of init_from or else the model's own
+    # defaults hold; img_size, in_channels and num_classes then come from the data.
     config.model.img_size = placeholder(int)  # side of the square input, pixels
     config.model.in_channels = placeholder(int)
     config.model.num_classes = placeholder(int)

@@ -20,6 +20,9 @@ from jax_train.engine.parallel import Layout
 from jax_train.engine.state import TrainState, Weights, cast, init_state, split, stored
 from jax_train.errors import UserError
 
+# Fields of `config.model` that say which model it is, and what it starts from.
+NO_KEYWORDS = ("name", "init_from", "init_revision", "init_sha256")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -120,17 +123,22 @@ def create_model(config: ConfigDict, rngs: nnx.Rngs) -> nnx.Module:
     Raises:
       UserError: it cannot be built that way.
     """
-    settings = {k: v for k, v in config.model.items() if k != "name" and v is not None}
+    settings = {k: v for k, v in config.model.items() if k not in NO_KEYWORDS and v is not None}
     try:
         return jax_models.create_model(config.model.name, rngs=rngs, **settings)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
 
 
-def initial_state(config: ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state that a run starts from; pure, so it can be compiled."""
+def initial_state(
+    config: ConfigDict, optimizer: optax.GradientTransformation, given: Weights | None = None
+) -> TrainState:
+    """The state that a run starts from; pure, so it can be compiled.
+
+    Weights that are not `given` are drawn from the seed.
+    """
     model = create_model(config, seeds.init_rngs(config.seed))
-    return init_state(model, optimizer, config.dtype)
+    return init_state(model, optimizer, config.dtype, given)
 
 
 def abstract_weights(config: ConfigDict) -> Weights:

@@ -44,8 +44,12 @@ def get_config(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_valid_and_its_model_can_be_built(name):
     recipe = get_config(name)
-    checks.check(recipe)
     assert recipe.is_locked
+    if recipe.model.name == "auto":  # see also runs/test_initial.py
+        with pytest.raises(UserError, match=r"init_from=None: .*--config\.model\.init_from=timm/"):
+            checks.check(recipe)
+        recipe.model.init_from, recipe.model.name = "hf:org/name", "vit_tiny_patch16_224"
+    checks.check(recipe)
     side, channels, classes = SHAPES.get(recipe.data.name, (64, 3, 2))  # a folder
     side, _ = augment.output_size(recipe.augment, side, side)
     for one in model_configs(recipe).values():
@@ -116,6 +120,9 @@ BAD = {
     "mesh.fsdp": (0, 7),
     "compare": (("simple_cn",), ("vit",), ("mnist_cnn", "mnist_cnn"), (3,), "simple_cnn"),
     "model.name": ("vjt", "", 3),
+    "model.init_from": ("", 3, "auto", "nowhere/at/all", __file__),
+    "model.init_revision": ("", 3, "main"),  # without init_from
+    "model.init_sha256": ("12", 3, "a" * 64),
     "model.img_size": (*OPTIONAL, 33),  # patches of 4 pixels do not tile it
     "model.in_channels": OPTIONAL,
     "model.num_classes": OPTIONAL,
@@ -285,6 +292,11 @@ SGD = {"optim__name": "sgd"}
         ({"data__mean": (0.5,), "data__std": (0.5, 0.5)}, r"data.std=.*: expected 1 number,"),
         ({"model__name": "simple_cn"}, r"expected one of .* Did you mean simple_cnn\?"),
         ({"compare": ("simple_cn",)}, r"config.compare='simple_cn': .*Did you mean simple_cnn\?"),
+        ({"model__name": "auto"}, r"init_from=None: expected weights .*init_from=timm/vit_small"),
+        (
+            {"model__init_from": "timm/resnet18.a1_in1k", "compare": ("simple_cnn",)},
+            r"config.compare=\('simple_cnn',\): expected no further models with .*init_from",
+        ),
         ({"compare": ("vit",)}, r"compare=\('vit',\): .*vit is named before"),
         ({"model__widths": (8,)}, r"model.widths=\(8,\): .*vit has no such keyword"),
         ({"model__name": "simple_cnn", "model__scan_layers": True}, r"model.scan_layers=True"),
