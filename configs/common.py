@@ -90,6 +90,8 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped
     config.train.accumulate_steps = 1  # parts each batch is worked through in: saves memory
     config.train.label_smoothing = 0.0  # share of the target spread over all classes
+    config.train.freeze = ()  # regexes of parameter paths that stay as they are: (r'^(?!head)',)
+    config.train.probe_epochs = 0  # in which the head trains alone, before all that is not frozen
     config.train.on_nonfinite = (
         "stop"  # a loss or gradient that is not finite: stop | skip the step
     )
@@ -105,6 +107,10 @@ def get_config() -> ConfigDict:
     config.optim.eps = 1e-8
     config.optim.momentum = 0.0  # sgd
     config.optim.nesterov = False  # sgd
+    # The rate of each layer as a share of that of the next one, towards the head; 1.0: all equal.
+    config.optim.layer_decay = 1.0
+    # Pairs (regex of parameter paths, factor of their rate): (('bias$', 2.0), (r'^head', 10.0)).
+    config.optim.lr_scale = ()
     config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
 
     config.schedule = ConfigDict()

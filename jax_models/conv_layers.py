@@ -87,12 +87,15 @@ class BatchNorm(nnx.Module):
       epsilon: added to the variance.
       axis_name: of a mapped axis (`jax.pmap`, `jax.vmap`) over which a batch is spread; its
         statistics are then those of the whole batch.
+      frozen: in training too normalise by the running statistics, and leave them as they are.
     """
 
     def __init__(
-        self, num_features: int, *, momentum=0.1, epsilon=1e-5, axis_name: str | None = None
-    ):
+        self, num_features: int, *, momentum=0.1, epsilon=1e-5, axis_name: str | None = None,
+        frozen: bool = False,
+    ):  # fmt: skip
         self.momentum, self.epsilon, self.axis_name = momentum, epsilon, axis_name
+        self.frozen = frozen
         self.scale = nnx.Param(jnp.ones(num_features, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(num_features, jnp.float32))
@@ -100,7 +103,7 @@ class BatchNorm(nnx.Module):
         self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        """Normalise x [..., C]; with `train`, by the batch, updating the running statistics.
+        """Normalise x [..., C]; with `train`, unless frozen, by the batch, whose statistics count.
 
         Raises:
           ValueError: `train` with a single value per channel, which has no variance.
@@ -108,7 +111,7 @@ class BatchNorm(nnx.Module):
         dtype = x.dtype
         x = x.astype(jnp.promote_types(dtype, jnp.float32))
         scale, bias = self.scale[...], self.bias[...]
-        if train:
+        if train and not self.frozen:
             if (count := self._count(x)) < 2:
                 raise ValueError(
                     "Batch norm in training needs more than one value per channel, got input of "

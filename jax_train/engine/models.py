@@ -6,8 +6,9 @@ from ml_collections import ConfigDict
 
 import jax_models
 from jax_train.config import ranges
-from jax_train.engine import optim
+from jax_train.engine import trainable
 from jax_train.engine.recipe import abstract_weights
+from jax_train.engine.state import leaf_paths
 
 
 def check(config: ConfigDict) -> None:
@@ -15,7 +16,8 @@ def check(config: ConfigDict) -> None:
 
     Raises:
       UserError: a model is unknown or named twice, none takes a field that is set, one cannot be
-        built that way, or a pattern of `config.optim.decay_exclude` matches none of its parameters.
+        built that way, a pattern of `config.optim.decay_exclude` matches none of its parameters, or
+        nothing would train (see `trainable.plan`).
     """
     names = (config.model.name, *config.compare)
     for place, name in enumerate(names):
@@ -29,9 +31,10 @@ def check(config: ConfigDict) -> None:
             expected = f"no value, because {', '.join(names)} has no such keyword"
             raise ranges.refusal(f"model.{field}", value, expected, "Leave it unset.")
     for own in configs:
-        parameters = abstract_weights(_with_a_size(own)).params
+        paths = leaf_paths(abstract_weights(_with_a_size(own)).params)
         if config.optim.weight_decay > 0:
-            optim.decay_mask(parameters, config.optim.decay_exclude)
+            trainable.check_patterns("optim.decay_exclude", config.optim.decay_exclude, paths)
+        trainable.plan(own, paths)
 
 
 def _is_set(value) -> bool:

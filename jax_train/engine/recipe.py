@@ -14,10 +14,19 @@ from jax_models.conv_layers import BatchNorm
 from jax_train.data import Splits
 from jax_train.data.split import AUTO
 from jax_train.data.statistics import channel_statistics
-from jax_train.engine import augment, optim, seeds
+from jax_train.engine import augment, optim, seeds, trainable
 from jax_train.engine.augment import Augmentation
 from jax_train.engine.parallel import Layout
-from jax_train.engine.state import TrainState, Weights, cast, init_state, split, stored
+from jax_train.engine.state import (
+    TrainState,
+    Weights,
+    cast,
+    init_state,
+    leaf_paths,
+    split,
+    stored,
+)
+from jax_train.engine.trainable import Paths
 from jax_train.errors import UserError
 
 
@@ -52,6 +61,7 @@ class Recipe(Model):
 
     Attributes:
       optimizer: updates the parameters.
+      trained: paths of the parameters that train; None for all.
       layout: how the work is spread over devices.
       seed: see `seeds`.
       batch_size: of the whole batch, over all devices.
@@ -70,6 +80,7 @@ class Recipe(Model):
     label_smoothing: float = 0.0
     accumulate_steps: int = 1
     skip_nonfinite: bool = False
+    trained: Paths | None = None
 
 
 def resolve(config: ConfigDict, splits: Splits, mean=None, std=None) -> ConfigDict:
@@ -142,21 +153,34 @@ def abstract_weights(config: ConfigDict) -> Weights:
 
 
 @functools.lru_cache(maxsize=8)  # building takes tenths of a second, of deep models more
-def _abstract_model(config: FrozenConfigDict, axis_name: str | None) -> tuple[Any, Weights]:
+def _abstract_model(
+    config: FrozenConfigDict, axis_name: str | None, trained: Paths | None = None
+) -> tuple[Any, Weights]:
     """The static part of a model, and its weights as they are before a cast."""
     model = nnx.eval_shape(lambda: create_model(config, seeds.init_rngs(0)))
     model.set_attributes(BatchNorm, axis_name=axis_name, raise_if_not_found=False)
+    for keys, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm) and trained is not None:
+            path = ".".join(map(str, keys))
+            module.frozen = trained.isdisjoint((f"{path}.scale", f"{path}.bias"))
     return split(model)
 
 
-def describe_model(config: ConfigDict, axis_name: str | None = None) -> Model:
-    """Make of a resolved config what evaluates; for `axis_name` see `Layout.axis_name`.
+def describe_model(
+    config: ConfigDict, axis_name: str | None = None, trained: Paths | None = None
+) -> Model:
+    """Make of a resolved config what evaluates.
+
+    Args:
+      config: resolved.
+      axis_name: see `Layout.axis_name`.
+      trained: paths of the parameters that train; batch norm of which none does is frozen.
 
     Raises:
       UserError: the model or the augmentation cannot be built that way.
     """
     return Model(
-        graphdef=_abstract_model(FrozenConfigDict({"model": config.model}), axis_name)[0],
+        graphdef=_abstract_model(FrozenConfigDict({"model": config.model}), axis_name, trained)[0],
         augmentation=augment.build(config.augment, config.data.mean, config.data.std),
         dtype=config.dtype,
         eval_batch_size=config.eval.batch_size,
@@ -164,16 +188,21 @@ def describe_model(config: ConfigDict, axis_name: str | None = None) -> Model:
 
 
 def create_recipe(
-    config: ConfigDict, schedule: optim.Schedule, layout: Layout, steps_per_epoch: int
-) -> Recipe:
-    """Put together what the compiled steps close over.
+    config: ConfigDict, schedule: optim.Schedule, layout: Layout, steps_per_epoch: int, *,
+    probing: bool = False,
+) -> Recipe:  # fmt: skip
+    """Put together what the compiled steps close over; `probing`: in the epochs of the probe.
 
     Raises:
       UserError: the model, the optimizer or the augmentation cannot be built that way.
     """
+    plan = trainable.plan(config, leaf_paths(abstract_weights(config).params))
+    trained = plan.probed if probing else plan.trained
+    probe_steps = config.train.probe_epochs * steps_per_epoch
     return Recipe(
-        **vars(describe_model(config, layout.axis_name)),
-        optimizer=optim.create_optimizer(config, schedule),
+        **vars(describe_model(config, layout.axis_name, trained)),
+        optimizer=optim.create_optimizer(config, schedule, plan, probe_steps),
+        trained=trained,
         layout=layout,
         seed=config.seed,
         batch_size=config.train.batch_size,
