@@ -90,6 +90,9 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped
     config.train.accumulate_steps = 1  # parts each batch is worked through in: saves memory
     config.train.label_smoothing = 0.0  # share of the target spread over all classes
+    # Of each class in the training loss, as in torch.nn.CrossEntropyLoss: ("balanced",) for
+    # scikit-learn's n / (K · n_k), or a number for each; None: all count alike.
+    config.train.class_weights = placeholder(tuple)
     config.train.freeze = ()  # regexes of parameter paths that stay as they are: (r'^(?!head)',)
     config.train.probe_epochs = 0  # in which the head trains alone, before all that is not frozen
     config.train.on_nonfinite = (

@@ -13,6 +13,7 @@ from jax_train.config import ranges
 from jax_train.printing import counted
 
 OPTIMIZERS = ("adamw", "adam", "sgd")  # the keys of `optim.OPTIMIZERS`
+BALANCED = ("balanced",)  # of config.train.class_weights
 POOLS = ("token", "avg", "token_and_avg")  # of `jax_models.tokens`
 SCHEDULES = ("cosine", "onecycle", "constant")  # the keys of `optim.SCHEDULES`
 
@@ -37,10 +38,18 @@ def _of_channels(check: ranges.Check, least: str, name: str) -> ranges.Check:
     return ranges.optional(ranges.each(check, expected, cure))
 
 
+def _are_weights(value: object) -> bool:
+    if not isinstance(value, tuple) or not value:
+        return False
+    return value == BALANCED or all(map(ranges.above(0).holds, value))
+
+
+_WEIGHTS = "'balanced', or a number above 0 for each class, such as 1.0,2.5"
 _RECIPE = {
     "seed": ranges.whole(0, 2**32 - 1),  # JAX takes 32 bits: a larger one is another
     "dtype": ranges.one_of(("float32", "bfloat16", "float64")),
     "train.label_smoothing": ranges.rate,
+    "train.class_weights": ranges.optional(ranges.Check(_WEIGHTS, _are_weights)),
     "train.on_nonfinite": ranges.one_of(("stop", "skip")),
 }
 _REGEXES = "valid regexes, quoted and separated by commas: 'bias$','norm'"

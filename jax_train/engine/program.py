@@ -11,7 +11,12 @@ from ml_collections import ConfigDict
 
 from jax_train.data import Dataset
 from jax_train.engine import feed, metrics, optim, parallel, steps
-from jax_train.engine.recipe import abstract_weights, create_recipe, initial_state
+from jax_train.engine.recipe import (
+    abstract_weights,
+    class_weights,
+    create_recipe,
+    initial_state,
+)
 from jax_train.engine.state import Progress, TrainState, Weights, part
 from jax_train.errors import UserError
 from jax_train.machine import allocator
@@ -65,9 +70,12 @@ class Program:
             )
         self.total_steps = self.steps_per_epoch * train.epochs
         self.schedule = optim.schedule_tables(config, self.steps_per_epoch)
-        recipe = config, self.schedule, self.layout, self.steps_per_epoch
-        self.recipe = create_recipe(*recipe)
-        self.probe = create_recipe(*recipe, probing=True) if train.probe_epochs else None
+        create = functools.partial(
+            create_recipe, config, self.schedule, self.layout, self.steps_per_epoch,
+            class_weights=class_weights(config, train_set),
+        )  # fmt: skip
+        self.recipe = create()
+        self.probe = create(probing=True) if train.probe_epochs else None
         # XLA's CPU convolutions are many times slower inside a loop.
         self.steps_per_call = train.steps_per_call or (1 if jax.default_backend() == "cpu" else 32)
         self._compiled_steps, self._compiled, self._calls = {}, {}, 0

@@ -11,11 +11,13 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 import jax_models
 from jax_models.conv_layers import BatchNorm
-from jax_train.data import Splits
+from jax_train.config import ranges
+from jax_train.data import Dataset, Splits
 from jax_train.data.split import AUTO
-from jax_train.data.statistics import channel_statistics
+from jax_train.data.statistics import channel_statistics, class_counts
 from jax_train.engine import augment, optim, seeds, trainable
 from jax_train.engine.augment import Augmentation
+from jax_train.engine.checks import BALANCED
 from jax_train.engine.parallel import Layout
 from jax_train.engine.state import (
     TrainState,
@@ -28,6 +30,7 @@ from jax_train.engine.state import (
 )
 from jax_train.engine.trainable import Paths
 from jax_train.errors import UserError
+from jax_train.printing import counted, listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class Recipe(Model):
       batch_size: of the whole batch, over all devices.
       steps_per_epoch: full batches in an epoch.
       label_smoothing: of the training loss.
+      class_weights: of the training loss, [K]; None: all 1.
       accumulate_steps: parts a batch is worked through in, one after the other.
       skip_nonfinite: go on after a step whose loss or gradient is not finite; otherwise nothing
         changes from that step on. Such a step itself never changes the state.
@@ -78,6 +82,7 @@ class Recipe(Model):
     batch_size: int
     steps_per_epoch: int
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
     accumulate_steps: int = 1
     skip_nonfinite: bool = False
     trained: Paths | None = None
@@ -187,11 +192,44 @@ def describe_model(
     )
 
 
+def class_weights(config: ConfigDict, train_set: Dataset) -> tuple[float, ...] | None:
+    """The weight of each class in the training loss; None where all are 1.
+
+    'balanced' is scikit-learn's: n / (K · n_k) for class k with n_k of n images.
+
+    Raises:
+      UserError: there is not one for each class, or a class without images cannot be balanced.
+    """
+    weights, names = config.train.class_weights, train_set.class_names
+    if weights is None:
+        return None
+    field, classes = "train.class_weights", counted(len(names), "class", "classes")
+    if tuple(weights) != BALANCED:
+        if len(weights) != len(names):
+            expected = f"a weight for each of {classes}, or 'balanced'"
+            raise ranges.refusal(field, tuple(weights), expected)
+        return tuple(map(float, weights))
+    counts = class_counts(train_set)
+    if lacking := [name for name, count in zip(names, counts, strict=True) if not count]:
+        expected = f"images of all {classes}, and {train_set.split!r} has none of "
+        cure = "Add images, choose another training split, or give a weight for each class."
+        raise ranges.refusal(field, "balanced", expected + listing(lacking, 60), cure)
+    return tuple(float(counts.sum() / (len(names) * count)) for count in counts)
+
+
 def create_recipe(
     config: ConfigDict, schedule: optim.Schedule, layout: Layout, steps_per_epoch: int, *,
-    probing: bool = False,
+    class_weights: tuple[float, ...] | None = None, probing: bool = False,
 ) -> Recipe:  # fmt: skip
-    """Put together what the compiled steps close over; `probing`: in the epochs of the probe.
+    """Put together what the compiled steps close over.
+
+    Args:
+      config: resolved.
+      schedule: of the whole run.
+      layout: of the devices.
+      steps_per_epoch: full batches in an epoch.
+      class_weights: of the training loss, see `class_weights`.
+      probing: in the epochs of the probe.
 
     Raises:
       UserError: the model, the optimizer or the augmentation cannot be built that way.
@@ -208,6 +246,7 @@ def create_recipe(
         batch_size=config.train.batch_size,
         steps_per_epoch=steps_per_epoch,
         label_smoothing=config.train.label_smoothing,
+        class_weights=class_weights,
         accumulate_steps=config.train.accumulate_steps,
         skip_nonfinite=config.train.on_nonfinite == "skip",
     )

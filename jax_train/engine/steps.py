@@ -52,13 +52,17 @@ def train_on_batch(
     """
     places = jnp.arange(recipe.batch_size).reshape(recipe.accumulate_steps, -1)
     parts = (*batch, recipe.layout.shard_batch(places, axis=1))
+    mean_weight = None
+    if recipe.class_weights is not None:  # of the whole batch, however it is divided
+        mean_weight = metrics.mean_weight(batch.labels, recipe.class_weights)
+        mean_weight = recipe.layout.mean(mean_weight)
 
     def on_part(stats, part):
         images, targets, places = part
         keys = functools.partial(seeds.keys_at, recipe.seed, step=state.step, places=places)
         images, targets = recipe.augmentation.train(images, targets, keys(seeds.AUGMENT))
         dropout = keys(seeds.DROPOUT)
-        return gradients(recipe, state.params, stats, images, targets, dropout)
+        return gradients(recipe, state.params, stats, images, targets, dropout, mean_weight)
 
     if recipe.accumulate_steps == 1:
         grads, stats, figures = on_part(state.stats, jax.tree.map(lambda x: x[0], parts))
@@ -97,7 +101,7 @@ def _accumulate(recipe, state, on_part, parts):
     return jax.tree.map(lambda g: g / recipe.accumulate_steps, grads), stats, figures
 
 
-def gradients(recipe: Recipe, params, stats, images, targets, keys):
+def gradients(recipe: Recipe, params, stats, images, targets, keys, mean_weight=None):
     """Gradients of the mean loss of images [B,H,W,C] ready for the model.
 
     Args:
@@ -106,6 +110,7 @@ def gradients(recipe: Recipe, params, stats, images, targets, keys):
       images: [B,H,W,C].
       targets: class indices [B], or shares of the classes [B,K].
       keys: for dropout, typed PRNG keys [B]; None where nothing is dropped.
+      mean_weight: of the labels of the whole batch, see `metrics.mean_weight`; with class weights.
 
     Returns:
       (gradients of the parameters that train, new batch statistics, TrainSums of these images).
@@ -118,7 +123,10 @@ def gradients(recipe: Recipe, params, stats, images, targets, keys):
         rngs = None if keys is None else ExampleRngs(keys)
         logits = model(images.astype(recipe.dtype), train=True, rngs=rngs)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        losses = metrics.cross_entropy(logits, targets, recipe.label_smoothing)
+        how = recipe.label_smoothing, recipe.class_weights
+        losses = metrics.cross_entropy(logits, targets, *how)
+        if recipe.class_weights is not None and targets.ndim == 1:
+            losses = losses / mean_weight.astype(losses.dtype)
         new_stats = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
         return losses.mean(), (new_stats, metrics.train_sums(losses, logits, targets))
 

@@ -163,6 +163,7 @@ BAD = {
     "train.batch_size": NATURAL,
     "train.accumulate_steps": (*NATURAL, 3),  # of a batch of 128
     "train.label_smoothing": RATES,
+    "train.class_weights": ((), "balanced", (0.0, 1.0), ("even",), (1.0, "2"), (NAN,)),
     "train.freeze": ((3,), ("(norm",), "norm", ("nrom",), ("",)),
     "train.probe_epochs": (-1, 20, 0.5),
     "train.on_nonfinite": ("go on", None),

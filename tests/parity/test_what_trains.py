@@ -10,6 +10,10 @@ pytest.importorskip("torch")
 LAYERWISE = {"optim.layer_decay": 0.6, "optim.lr_scale": (("bias$", 2.0),)}
 SGD = {"optim.name": "sgd", "optim.momentum": 0.9, "optim.learning_rate": 0.1}
 CLIPPED = {"optim.clip_norm": 0.3}
+WEIGHTED = {
+    "train.label_smoothing": 0.1,
+    "train.class_weights": tuple(0.3 + 0.1 * i for i in range(19)),
+}
 PROBED = {"train.probe_epochs": 1}
 
 
@@ -34,7 +38,7 @@ def stem_and_first_stage(name):
             LAYERWISE | SGD | CLIPPED | PROBED | {"train.freeze": (r"^stem\.", r"^stages\.0")},
             {"head": "fc", "frozen": stem_and_first_stage},
         ),
-        ("convnext_tiny", LAYERWISE | CLIPPED | {"train.label_smoothing": 0.1}, {}),
+        ("convnext_tiny", LAYERWISE | CLIPPED | WEIGHTED, {}),
     ],
 )
 def test_steps_are_torchs(name, changes, how):

@@ -1,5 +1,6 @@
 """Steps in which not all trains, or not all alike: the engine's beside PyTorch's, in float64."""
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from flax import nnx
 from torch.nn import functional
 
 from jax_models import torch_weights
-from jax_train.engine import optim, seeds, steps
+from jax_train.engine import metrics, optim, seeds, steps
 from jax_train.engine.parallel import Layout
 from jax_train.engine.recipe import create_model, create_recipe
 from jax_train.engine.state import cast, init_state
@@ -98,9 +99,12 @@ def both_sides(name: str, config) -> Sides:
     nnx.update(model, cast(nnx.state(model), "float64"))
     torch_weights.load(model, mirror.state_dict())
     schedule = optim.schedule_tables(config, STEPS_PER_EPOCH)
-    how = config, schedule, Layout(), STEPS_PER_EPOCH
-    probing = create_recipe(*how, probing=True) if config.train.probe_epochs else None
-    recipe = create_recipe(*how)
+    create = functools.partial(
+        create_recipe, config, schedule, Layout(), STEPS_PER_EPOCH,
+        class_weights=config.train.class_weights,
+    )  # fmt: skip
+    probing = create(probing=True) if config.train.probe_epochs else None
+    recipe = create()
     return Sides(config, (probing, recipe), mirror, init_state(model, recipe.optimizer, "float64"))
 
 
@@ -114,7 +118,7 @@ def torch_optimizer(config, parameters) -> torch.optim.Optimizer:
 
 def errors(
     name: str, config, *, frozen: Callable[[str], bool] = lambda name: False,
-    head: str = "head", weight=None,
+    head: str = "head",
 ) -> Iterator[float]:  # fmt: skip
     """Relative errors of loss and parameters, step by step.
 
@@ -123,21 +127,22 @@ def errors(
       config: from `config_of`.
       frozen: whether a parameter of the mirror is.
       head: what the names of its head's begin with.
-      weight: of the classes.
     """
     sides = both_sides(name, config)
     mirror, state = sides.mirror, sides.state
     optimizer = torch_optimizer(config, groups(mirror, name, config))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * STEPS_PER_EPOCH)
     random = np.random.default_rng(0)
-    settings = SMALL[name].settings
+    settings, weights = SMALL[name].settings, config.train.class_weights
 
     @jax.jit
     def step(state, images, labels, probing):
+        mean_weight = weights and metrics.mean_weight(labels, weights)
+
         def of(recipe):
             def take(state):
                 grads, stats, sums = steps.gradients(
-                    recipe, state.params, state.stats, images, labels, None
+                    recipe, state.params, state.stats, images, labels, None, mean_weight
                 )
                 return steps.update(recipe, state, grads, stats), sums.loss / BATCH
 
@@ -164,7 +169,7 @@ def errors(
         theirs = functional.cross_entropy(
             logits,
             torch.from_numpy(labels),
-            weight=weight,
+            weight=weights and torch.tensor(weights, dtype=torch.float64),
             label_smoothing=config.train.label_smoothing,
         )
         theirs.backward()
