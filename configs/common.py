@@ -52,6 +52,11 @@ def get_config() -> ConfigDict:
     config.model.block = placeholder(str)  # ResNet: basic | bottleneck
     config.model.head_dims = placeholder(tuple)  # hidden widths of an MLP head
     config.model.head_dropout = placeholder(float)  # rate in an MLP head
+    # LoRA: the head trains, and beside frozen matrices adapters of this rank; None for none.
+    config.model.lora_rank = placeholder(int)
+    config.model.lora_alpha = placeholder(float)  # adapters count alpha / rank times; None: once
+    # Regexes of the paths of the matrices; None: those of the attention (qkv and projection).
+    config.model.lora_targets = placeholder(tuple)
     config.model.remat = False  # compute activations again in the backward pass: saves memory
     config.model.scan_layers = False  # ViTs: one block compiled for all, in a loop
 

@@ -13,6 +13,7 @@ from jax import Array
 
 from jax_models import layers, ops, stack
 from jax_models.dropout import Dropout
+from jax_models.low_rank import Adaptable
 from jax_models.rngs import Rngs
 
 
@@ -34,7 +35,7 @@ class Window(NamedTuple):
         return (pixels + 2 * self.padding - self.size) // self.stride + 1
 
 
-class Conv(nnx.Conv):
+class Conv(Adaptable, nnx.Conv):
     """A convolution that starts as torch.nn.Conv2d does, or from another kernel.
 
     Args:
@@ -69,7 +70,13 @@ class Conv(nnx.Conv):
         bias = None if self.bias is None else self.bias[...]
         _, stride, padding = self.window
         how = {"stride": stride, "groups": self.feature_group_count, "exact": exact}
-        return ops.convolution(x, self.kernel[...], bias, padding, **how)
+        y = ops.convolution(x, self.kernel[...], bias, padding, **how)
+        return y if self.lora_a is None else y + self.low_rank(x[:, ::stride, ::stride])
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is a product with each pixel alone."""
+        return self.window.size == 1 and not self.window.padding and self.feature_group_count == 1
 
 
 class BatchNorm(nnx.Module):

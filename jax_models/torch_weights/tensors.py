@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jax_models import low_rank
 from jax_models.torch_weights import tables
 from jax_models.torch_weights.files import FileTensor, without_wrappers
 from jax_models.torch_weights.misfit import Misfit, Problem, shown
@@ -35,7 +36,7 @@ class _Wrong(Exception):
 
 
 def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
-    """Copy a PyTorch state dict into a model, in place.
+    """Copy a PyTorch state dict into a model, in place; adapters stay as they are.
 
     What wrappers add to names, such as `module.` and `_orig_mod.`, is left out with a warning (see
     `files.without_wrappers`), and so is what a layout leaves out knowingly. The layout is that of
@@ -90,7 +91,7 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
 
 
 def export(model: nnx.Module, layout: str | None = None) -> dict[str, np.ndarray]:
-    """Return the model's weights under PyTorch's names and in its layout.
+    """Return the model's weights under PyTorch's names and in its layout, adapters folded in.
 
     Args:
       model: with values.
@@ -105,7 +106,7 @@ def export(model: nnx.Module, layout: str | None = None) -> dict[str, np.ndarray
       ValueError: the model was built by `nnx.eval_shape` and has no values, or has no names in
         that layout.
     """
-    names, state = tables.written(model, layout), {}
+    names, state, model = tables.written(model, layout), {}, low_rank.merged(model)
     for name, entry in _entries(model, _variables(model), names, names.root).items():
         if isinstance(entry.variable.get_value(), jax.ShapeDtypeStruct):
             raise ValueError(f"The model has shapes but no values ({name}): load weights first.")
@@ -152,7 +153,9 @@ def _recognised(model: nnx.Module, given: Mapping[str, Any]) -> _Layout:
 
 
 def _variables(model: nnx.Module) -> list[tuple[tuple, nnx.Variable]]:
-    return list(nnx.to_flat_state(nnx.state(model)))
+    """All but those of adapters, which PyTorch's models do not have."""
+    flat = nnx.to_flat_state(nnx.state(model))
+    return [(keys, variable) for keys, variable in flat if keys[-1] not in low_rank.LEAVES]
 
 
 def _entries(

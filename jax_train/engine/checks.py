@@ -119,6 +119,9 @@ _MODELS = {
     "model.block": ranges.optional(ranges.one_of(("basic", "bottleneck"))),
     "model.head_dims": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
     "model.head_dropout": _RATE,
+    "model.lora_rank": _SIZE,
+    "model.lora_alpha": ranges.optional(ranges.above(0)),
+    "model.lora_targets": ranges.optional(_REGEX),
     "model.remat": ranges.switch,
     "model.scan_layers": ranges.switch,
 }

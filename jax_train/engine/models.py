@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 import jax_models
+from jax_models.registry import OF_ANY_MODEL
 from jax_train.config import ranges
 from jax_train.engine import trainable
 from jax_train.engine.recipe import abstract_weights
 from jax_train.engine.state import leaf_paths
+
+_OF_ANY_MODEL = frozenset({"name", *OF_ANY_MODEL})
 
 
 def check(config: ConfigDict) -> None:
@@ -51,7 +54,7 @@ def leave_out_sizes(config: ConfigDict, given: Iterable[str]) -> None:
     given, names = set(given), (config.model.name, *config.compare)
     if "model.name" not in given or not set(names) <= set(jax_models.list_models()):
         return
-    known = {"name", "remat", "scan_layers"}.union(*map(jax_models.model_keywords, names))
+    known = _OF_ANY_MODEL.union(*map(jax_models.model_keywords, names))
     with config.unlocked():
         for field in set(config.model) - known:
             if f"model.{field}" not in given:
@@ -70,7 +73,7 @@ def model_configs(config: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def _of_model(config: ConfigDict, name: str) -> ConfigDict:
-    known = {"name", "remat", "scan_layers", *jax_models.model_keywords(name)}
+    known = _OF_ANY_MODEL.union(jax_models.model_keywords(name))
     own = config.copy_and_resolve_references()
     with own.unlocked():
         own.compare = ()

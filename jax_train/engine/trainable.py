@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from jax_models import layer_numbers
+from jax_models import layer_numbers, low_rank
 from jax_train.config import ranges
 from jax_train.errors import UserError
 
@@ -69,9 +69,12 @@ def _some(paths: Sequence[str]) -> str:
 
 
 def _unfrozen(config: ConfigDict, paths: Sequence[str]) -> Paths:
-    patterns = tuple(config.train.freeze)
+    """What is not frozen; of a model with adapters these and the head at most."""
+    patterns, trained = tuple(config.train.freeze), frozenset(paths)
     check_patterns("train.freeze", patterns, paths)
-    trained = frozenset(paths) - matched(paths, patterns)
+    if config.model.lora_rank is not None:
+        trained = frozenset(p for p in paths if p.endswith(low_rank.LEAVES) or _in_head(config, p))
+    trained -= matched(paths, patterns)
     if not trained:
         expected = f"regexes that leave something to train, but they match all {len(paths)} paths"
         cure = "To train the head alone: --config.train.freeze='^(?!head)'."
@@ -84,7 +87,7 @@ def _probed(config: ConfigDict, trained: Collection[str]) -> Paths | None:
     epochs, field = config.train.probe_epochs, "train.probe_epochs"
     if not epochs:
         return None
-    head = frozenset(path for path in trained if layer_numbers.in_head(config.model.name, path))
+    head = frozenset(path for path in trained if _in_head(config, path))
     if not head:
         expected = "0 where the model has no head that trains"
         cure = "See config.train.freeze." if config.train.freeze else "Leave it at 0."
@@ -93,6 +96,10 @@ def _probed(config: ConfigDict, trained: Collection[str]) -> Paths | None:
         expected = "0 where the head is all that trains anyway"
         raise ranges.refusal(field, epochs, expected, "Leave it at 0, or freeze less.")
     return head
+
+
+def _in_head(config: ConfigDict, path: str) -> bool:
+    return layer_numbers.in_head(config.model.name, path)
 
 
 def _factors(config: ConfigDict, paths: Sequence[str]) -> dict[str, float]:

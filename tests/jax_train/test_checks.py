@@ -139,6 +139,9 @@ BAD = {
     "model.widths": ((0,), (32, 0.5), ("a",), 64, (64, 128)),  # a vit has none
     "model.head_dims": ((0,), 64, (64,)),
     "model.head_dropout": (*RATES, 0.3),
+    "model.lora_rank": OPTIONAL,
+    "model.lora_alpha": (0.0, -1.0, NAN, "8", 8.0),  # without a rank
+    "model.lora_targets": ((3,), ("(qkv",), "qkv", ("qkv",)),
     "model.remat": SWITCH,
     "model.scan_layers": SWITCH,
     "data.name": ("", None, 3),
@@ -300,6 +303,10 @@ SGD = {"optim__name": "sgd"}
             r"'nrom' is in no",
         ),
         ({"train__freeze": ("",)}, r"train.freeze=\('',\): .*match all 80 paths.*'\^\(\?!head\)'"),
+        (
+            {"model__lora_rank": 4, "model__lora_targets": ("norm",)},
+            r"config.model: lora_targets=\('norm',\): 'norm' names .*no matrices.*attn.qkv",
+        ),
         (
             {"train__freeze": ("^head",), "train__probe_epochs": 2},
             r"probe_epochs=2: expected 0 where the model has no head that trains. See config.train",

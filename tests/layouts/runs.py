@@ -67,7 +67,7 @@ LAYOUTS = {
     "resumed on processes": Layout(None, resumes=True),
 }
 # Of the small ViT: not all trains, and neither parameters nor classes count alike.
-_UNEVEN = {
+UNEVEN = {
     "train.class_weights": tuple(0.5 + 0.3 * i for i in range(CLASSES)),
     "train.freeze": ("pos_embed", r"^blocks\.0\.attn"),
     "train.probe_epochs": 1,
@@ -94,7 +94,7 @@ def make_config(model: str, full: bool, dtype: str):
         if model == "vit":
             config.model.embed_dim, config.model.depth, config.model.num_heads = 24, 2, 3
             config.model.patch_size = 4
-            config.update_from_flattened_dict(_UNEVEN)
+            config.update_from_flattened_dict(UNEVEN)
         else:
             config.model.widths = (7, 13)
     return config

@@ -21,6 +21,10 @@ def first_block(name):
     return "blocks.0." in name
 
 
+def all_but_adapters_and_head(name):
+    return "lora_" not in name and not name.startswith("head")
+
+
 def stem_and_first_stage(name):
     return name.startswith(("conv1", "bn1", "layer1."))
 
@@ -37,6 +41,11 @@ def stem_and_first_stage(name):
             "resnet18",
             LAYERWISE | SGD | CLIPPED | PROBED | {"train.freeze": (r"^stem\.", r"^stages\.0")},
             {"head": "fc", "frozen": stem_and_first_stage},
+        ),
+        (
+            "vit_tiny_patch16_224",
+            PROBED | CLIPPED | {"model.lora_rank": 3, "model.lora_alpha": 7.0},
+            {"frozen": all_but_adapters_and_head},
         ),
         ("convnext_tiny", LAYERWISE | CLIPPED | WEIGHTED, {}),
     ],

@@ -12,7 +12,7 @@ import torch
 from flax import nnx
 from torch.nn import functional
 
-from jax_models import torch_weights
+from jax_models import low_rank, torch_weights
 from jax_train.engine import metrics, optim, seeds, steps
 from jax_train.engine.parallel import Layout
 from jax_train.engine.recipe import create_model, create_recipe
@@ -98,6 +98,7 @@ def both_sides(name: str, config) -> Sides:
                 tensor.copy_(torch.rand_like(tensor) if "var" in key else tensor * 2 + 0.1)
     nnx.update(model, cast(nnx.state(model), "float64"))
     torch_weights.load(model, mirror.state_dict())
+    add_adapters(mirror, model)
     schedule = optim.schedule_tables(config, STEPS_PER_EPOCH)
     create = functools.partial(
         create_recipe, config, schedule, Layout(), STEPS_PER_EPOCH,
@@ -106,6 +107,37 @@ def both_sides(name: str, config) -> Sides:
     probing = create(probing=True) if config.train.probe_epochs else None
     recipe = create()
     return Sides(config, (probing, recipe), mirror, init_state(model, recipe.optimizer, "float64"))
+
+
+class LoraLinear(torch.nn.Module):
+    """A Linear layer with an adapter, as PEFT's `lora.Linear` computes it."""
+
+    def __init__(self, base: torch.nn.Linear, a, b, scale: float):
+        super().__init__()
+        self.base, self.scale = base, scale
+        self.lora_a, self.lora_b = (torch.nn.Parameter(torch.tensor(np.asarray(m))) for m in (a, b))
+
+    def forward(self, x):
+        """x [..., in] -> [..., out]."""
+        return self.base(x) + self.scale * (x @ self.lora_a @ self.lora_b)
+
+
+def add_adapters(mirror: torch.nn.Module, model: nnx.Module) -> None:
+    """Give a mirror with timm's names the adapters of a model."""
+    for path, layer in low_rank.adapters(model).items():
+        module, _, name = path.replace("projection", "proj").rpartition(".")
+        place, adapter = mirror.get_submodule(module), (layer.lora_a[...], layer.lora_b[...])
+        setattr(place, name, LoraLinear(getattr(place, name), *adapter, layer.lora_scale))
+
+
+def merged_tensors(mirror: torch.nn.Module) -> dict[str, np.ndarray]:
+    """The tensors of a mirror by name, adapters folded in."""
+    tensors = {name: tensor.clone() for name, tensor in mirror.state_dict().items()}
+    for name in [name for name in tensors if name.endswith("lora_a")]:
+        module = name.removesuffix(".lora_a")
+        a, b = tensors.pop(name), tensors.pop(f"{module}.lora_b")
+        tensors[f"{module}.base.weight"] += mirror.get_submodule(module).scale * (a @ b).T
+    return {name.replace(".base.", "."): tensor.numpy() for name, tensor in tensors.items()}
 
 
 def torch_optimizer(config, parameters) -> torch.optim.Optimizer:
@@ -179,5 +211,4 @@ def errors(
         schedule.step()
         yield abs(float(loss) - theirs.item()) / abs(theirs.item())
         model = nnx.merge(sides.recipes[1].graphdef, state.params, state.stats)
-        tensors = {name: tensor.numpy() for name, tensor in mirror.state_dict().items()}
-        yield relative_error(torch_weights.export(model), tensors)
+        yield relative_error(torch_weights.export(model), merged_tensors(mirror))

@@ -1,6 +1,7 @@
 """What trains: frozen parameters, a probe of the head, rates by layer."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ from flax import nnx
 from jax_models import cpu, layer_numbers, list_families
 from jax_train.engine import metrics, optim, seeds, steps, trainable
 from jax_train.engine.parallel import Layout
-from jax_train.engine.recipe import abstract_weights, create_model, create_recipe
+from jax_train.engine.recipe import abstract_weights, class_weights, create_model, create_recipe
 from jax_train.engine.state import Data, init_state, leaf_paths
+from jax_train.errors import UserError
 from tests import tiny, xla
 from tests.jax_models.small import abstract
 
@@ -73,6 +75,8 @@ def flops(function, *args):
         ({"train.freeze": ALL_BUT_HEAD}, 1, 1.1),
         ({"train.freeze": ALL_BUT_HEAD, "model.remat": True}, 1, 1.1),
         ({"train.freeze": ALL_BUT_HEAD, "model.scan_layers": True}, 1, 1.1),
+        # Without the products for gradients of the kernels.
+        ({"model.lora_rank": 1}, 1.7, 2.2),
         # The last of three blocks, which is worked out for the class token alone.
         ({"train.freeze": (r"^(?!head|norm|blocks\.2)",)}, 1.1, 1.6),
     ],
@@ -173,6 +177,74 @@ def test_after_a_probe_the_others_begin_at_its_place_in_the_schedule():
         updates, state = optimizer.update(gradients, state, weights)
         rates.append([-float(leaf[0]) for leaf in jax.tree.leaves(updates)])
     assert rates == [[1], [2], [3, 3], [4, 4]]
+
+
+def test_beside_adapters_the_head_trains_alone():
+    config = config_of(**{"model.lora_rank": 2, "train.freeze": (r"blocks\.0\.",)})
+    paths = leaf_paths(abstract_weights(config).params)
+    found = trainable.plan(config, paths).trained
+    adapters = {
+        f"blocks.{block}.attn.{layer}.lora_{letter}"
+        for block in (1, 2)
+        for layer in ("qkv", "projection")
+        for letter in "ab"
+    }
+    assert found == adapters | {"head.layers.0.kernel", "head.layers.0.bias"}
+
+
+# Class weights
+
+
+def test_parts_of_a_batch_are_divided_by_the_weight_of_the_whole():
+    fields = {"train.class_weights": tuple(0.1 + i for i in range(10)), "optim.name": "sgd"}
+    fields |= {"augment.crop_padding": 0, "optim.learning_rate": 1.0}
+    weights = fields["train.class_weights"]
+
+    def one_step(parts):
+        config = config_of(**fields, **{"train.accumulate_steps": parts})
+        recipe = recipe_of(config, class_weights=weights)
+        step = jax.jit(functools.partial(steps.train_on_batch, recipe))
+        state = start(config, recipe)
+        return state, *step(state, metrics.zero_train_sums(), batch(parts=parts))
+
+    before, whole, sums = one_step(1)
+    _, parts, sums_of_parts = one_step(4)
+    np.testing.assert_allclose(sums_of_parts.loss, sums.loss, rtol=1e-5)
+    for a, b in zip(*map(jax.tree.leaves, (whole.params, parts.params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    assert len(changed(before.params, whole.params)) == len(leaf_paths(before.params))
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        (("balanced",), (6 / (3 * 1), 6 / (3 * 2), 6 / (3 * 3))),
+        ((1.0, 2.0, 4), (1.0, 2.0, 4.0)),
+        (None, None),
+    ],
+)
+def test_class_weights(weights, expected):
+    config = config_of(**{"train.class_weights": weights})
+    assert class_weights(config, split([0, 1, 1, 2, 2, 2])) == expected
+
+
+def split(labels, classes=3):
+    return types.SimpleNamespace(
+        labels=np.array(labels), class_names=tuple("abcdef"[:classes]), num_classes=classes,
+        split="train[:6]",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("weights", "labels", "message"),
+    [
+        ((1.0, 2.0), [0, 1, 2], r"class_weights=\(1.0, 2.0\): expected a weight for each of 3 cla"),
+        (("balanced",), [0, 0, 2], r"='balanced': .*'train\[:6\]' has none of b\. Add images, cho"),
+    ],
+)
+def test_class_weights_that_are_refused(weights, labels, message):
+    with pytest.raises(UserError, match=message):
+        class_weights(config_of(**{"train.class_weights": weights}), split(labels))
 
 
 # Layers
