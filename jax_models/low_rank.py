@@ -84,7 +84,7 @@ def _chosen(model: nnx.Module, targets: Sequence[str] | None) -> dict[str, Adapt
 def _layers(model: nnx.Module) -> Iterator[tuple[str, Adaptable]]:
     """All layers but the head's that may have an adapter, with their paths."""
     for keys, module in nnx.iter_modules(model):
-        if isinstance(module, Adaptable) and keys[0] != "head":
+        if isinstance(module, Adaptable) and keys[:1] != ("head",):
             yield ".".join(map(str, keys)), module
 
 

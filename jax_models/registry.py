@@ -133,7 +133,7 @@ def create_model(
     if lora_rank is not None:
         low_rank.add_adapters(model, rngs, lora_rank=lora_rank, **adapters)
     elif given := [key for key, value in adapters.items() if value is not None]:
-        raise ValueError(f"{given[0]}={adapters[given[0]]!r} without lora_rank: give that too.")
+        raise ValueError(f"{given[0]}={adapters[given[0]]!r}: expected lora_rank beside it.")
     return model
 
 

@@ -65,7 +65,12 @@ class TrainedRun:
     @functools.cached_property
     def model(self) -> nnx.Module:
         """The model with its weights as they are stored, adapters folded in; it evaluates."""
-        return low_rank.merged(nnx.merge(self.recipe.graphdef, self.params, self.stats))
+        return low_rank.merged(self.as_trained)
+
+    @property
+    def as_trained(self) -> nnx.Module:
+        """The same with its adapters, if it has any, beside the matrices."""
+        return nnx.merge(self.recipe.graphdef, self.params, self.stats)
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:

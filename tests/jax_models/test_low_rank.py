@@ -82,6 +82,42 @@ def _logits(model, images):
     return model(images), model(images, return_intermediates=True)[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "layout", "module", "saved"),
+    [
+        ("vit_tiny_patch16_224", "timm", "blocks.0.attn.qkv", ["head"]),
+        ("distilled", "huggingface", "deit.encoder.layer.0.attention.attention.key", None),
+        ("resnet18", "timm", "layer1.0.conv1", ["fc"]),
+    ],
+)
+def test_peft_gets_the_same_function(name, layout, module, saved):
+    changes = {}
+    if name == "distilled":  # names that keep queries, keys and values apart
+        plain = {"pool": "token", "swiglu": False, "registers": None, "cover_prefix": True}
+        changes = {**plain, "layer_scale": None, "distilled": True}
+        name = "vit_tiny_patch16_224"
+    model, base = adapted(name, **changes), build(name, **changes)
+    found, config = torch_weights.export_adapter(model, layout)
+    expected, tensors = (torch_weights.export(each, layout) for each in (model, base))
+    assert module in config["target_modules"]
+    assert saved is None or config["modules_to_save"] == saved
+    scale = config["lora_alpha"] / config["r"]
+    left = {key.removeprefix("base_model.model."): value for key, value in found.items()}
+    for each in config["target_modules"]:
+        a, b = (left.pop(f"{each}.lora_{letter}.weight") for letter in "AB")
+        product = b.reshape(len(b), -1) @ a.reshape(len(a), -1)
+        tensors[f"{each}.weight"] += scale * product.reshape(tensors[f"{each}.weight"].shape)
+    assert {key.rpartition(".")[0] for key in left} == set(config["modules_to_save"])
+    tensors |= left
+    for key, value in expected.items():
+        np.testing.assert_allclose(tensors[key], value, rtol=0, atol=1e-6)
+
+
+def test_without_adapters_there_is_nothing_for_peft():
+    with pytest.raises(ValueError, match="has no adapters"):
+        torch_weights.export_adapter(build("vit"))
+
+
 @pytest.mark.skipif(onednn.library() is None, reason="needs the package onednn-cpu-gomp")
 def test_the_cpus_own_attention_adds_them_too(monkeypatch):
     monkeypatch.setattr(onednn, "LEAST_FLOPS", 1)
@@ -108,7 +144,7 @@ def test_the_cpus_own_attention_adds_them_too(monkeypatch):
     ("name", "changes", "words"),
     [
         ("vit", {"lora_rank": 0}, ["lora_rank=0", "at least 1"]),
-        ("vit", {"lora_alpha": 2.0}, ["lora_alpha=2.0 without lora_rank"]),
+        ("vit", {"lora_alpha": 2.0}, ["lora_alpha=2.0: expected lora_rank"]),
         (
             "vit",
             {"lora_rank": 2, "lora_targets": ("qvk",)},
