@@ -211,7 +211,7 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int | None,
     where = f"{jax.default_backend()}, {program.layout.describe()}"
     if jax.process_count() > 1:
         where += f" in {jax.process_count()} processes"
-    say(f"{config.model.name}: {program.parameters:,} parameters")
+    say(as_paragraph(f"{config.model.name}: {_parameters(program)}"))
     shape, classes = "x".join(map(str, splits.train.image_shape)), splits.train.class_names
     say(as_paragraph(f"{config.data.name}: {sizes} images of {shape}"))
     say(f"splits: {', '.join(split.split for split in vars(splits).values() if split)}")
@@ -223,6 +223,16 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int | None,
     if step is not None:
         epoch = f"{step / program.steps_per_epoch:.4g} of {config.train.epochs}"
         say(f"going on after step {step} of {program.total_steps} (epoch {epoch})")
+
+
+def _parameters(program: Program) -> str:
+    """How many parameters there are, and how many of them train."""
+    text, epochs = f"{program.parameters:,} parameters", program.config.train.probe_epochs
+    if program.trained < program.parameters:
+        text += f", of which {program.trained:,} train"
+    if epochs:
+        text += f"; at first the head alone, for {counted(epochs, 'epoch')}"
+    return text
 
 
 def _loop(run: _Run, progress: Progress, step: int, on_epoch) -> TrainState:
@@ -253,8 +263,8 @@ def _run_epoch(run: _Run, train_feed, epoch: int, progress: Progress, step: int)
     alone = jax.process_count() == 1
     for call in program.train_calls(train_feed, epoch, step % program.steps_per_epoch):
         progress = program.train(train_feed, call, progress, reporter.log.line)
-        before, step = step, step + call[0]
-        reporter.count(call[0], progress.sums)
+        before, step = step, step + call.length
+        reporter.count(call.length, progress.sums)
         logged = passes(before, step, log_every)
         if logged:
             progress = run.show(progress, step)
