@@ -99,6 +99,8 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.epochs = 20
+    # Early stopping: evaluations without a better validation top-1 after which a run ends; 0: none.
+    config.train.patience = 0
     config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped
     config.train.accumulate_steps = 1  # parts each batch is worked through in: saves memory
     config.train.label_smoothing = 0.0  # share of the target spread over all classes

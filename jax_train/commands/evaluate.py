@@ -1,7 +1,9 @@
-"""`python -m jax_train evaluate`: all figures of a trained or pretrained model on a split."""
+"""`python -m jax_train evaluate`: all figures of a model, or of a classifier on its features."""
 
 import argparse
+from collections.abc import Sequence
 
+from jax_train.commands import on_features
 from jax_train.commands.options import (
     add_data_place,
     add_evaluation_options,
@@ -10,7 +12,8 @@ from jax_train.commands.options import (
     open_run,
     open_source,
 )
-from jax_train.errors import UserError
+from jax_train.commands.predict import unread_files
+from jax_train.errors import Incomplete, UserError
 from jax_train.files import check_output, write_csv
 from jax_train.printing import WIDTH, as_paragraph, columns, counted, figure, pad, readable, shorten
 
@@ -18,7 +21,10 @@ HELP = "evaluate a trained or pretrained model on any split, class by class"
 DESCRIPTION = (
     "Evaluate the model of a run: accuracy with its confidence interval, loss, precision, recall, "
     "F1, calibration, and a table by class. A pretrained model is evaluated on data (--data) whose "
-    "classes are among its own by their names."
+    "classes are among its own by their names. With --knn or --linear the figures are those of a "
+    "classifier on the features of the frozen model, whatever classes it knows: of a training and "
+    "a test split, or of two files that `features` wrote, RUN being the one to train on. Nothing "
+    "is chosen on the test images."
 )
 _MOST_CLASSES = 30  # shown in the table; of more only the worst
 _WORST = 20
@@ -35,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--classes", choices=("all", "subset"), help=choice)
     add("--csv", metavar="FILE", help="also write the table by class as CSV")
     add_evaluation_options(parser)
+    on_features.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> str:
@@ -46,12 +53,26 @@ def run(args: argparse.Namespace) -> str:
     from jax_train.analysis.evaluation import absent_classes, evaluate, notes
     from jax_train.analysis.scoring import parse_tta
 
+    of_features = on_features.is_asked(args)
     views = parse_tta(args.tta)
     check_output("--csv", args.csv, args.overwrite)
+    if of_features:
+        unread = {}
+        about, evaluation = on_features.evaluate(args, unread)
+        found = [*evaluation.notes, *absent_classes(evaluation)]
+        text = _told(args, about, evaluation, found)
+        if unread:
+            text = Incomplete("\n".join([text, "", *unread_files(unread)]))
+        return text
     run, examples, about = (_of_source if names_source(args) else _of_run)(args)
     evaluation = evaluate(run, examples, views, progress=True)
     found = [*notes(run, evaluation), *about, *absent_classes(evaluation), *examples.notes]
-    lines = [report(run, evaluation), *(as_paragraph(f"note: {note}") for note in found)]
+    return _told(args, _about(run, evaluation), evaluation, found)
+
+
+def _told(args: argparse.Namespace, about: Sequence[str], evaluation, notes: Sequence[str]) -> str:
+    """Write the CSV file; return all that is printed."""
+    lines = [report(about, evaluation), *(as_paragraph(f"note: {note}") for note in notes)]
     if args.csv:
         write_csv("--csv", args.csv, _csv_rows(evaluation))
         lines.append(f"{args.csv}: {counted(len(evaluation.class_names), 'class', 'classes')}")
@@ -72,7 +93,7 @@ def _of_source(args: argparse.Namespace):
 
 def _of_run(args: argparse.Namespace):
     """The same of a run."""
-    from jax_train.analysis.evaluation import data_changes, load_other, training_overlap
+    from jax_train.analysis.evaluation import data_changes, training_overlap
     from jax_train.runs.trained import holds_data_of
 
     if args.classes is not None:
@@ -85,15 +106,14 @@ def _of_run(args: argparse.Namespace):
     run = open_run(args.run_folder, *(place if own else ()))
     split = run.config.data.test_split if own else "test"
     split = split if args.split is None else args.split
-    examples = run.split(split) if own else load_other(run, *place, split)
+    examples = run.split(split) if own else run.other_split(*place, split)
     return run, examples, [*data_changes(run, examples), *training_overlap(run, examples)]
 
 
-def report(run, evaluation) -> str:
-    """The figures and the table by class for people, at most 80 columns wide."""
+def _about(run, evaluation) -> list[str]:
+    """What the figures of a run are of, for people."""
     from jax_train.analysis import scoring
 
-    figures, (low, high) = evaluation.figures, evaluation.top1_interval
     images = counted(len(evaluation.labels), "image")
     lines = [
         f"{run.config.model.name} on {readable(evaluation.data)}",
@@ -102,6 +122,13 @@ def report(run, evaluation) -> str:
     if evaluation.tta:
         count, named = len(scoring.views(run, evaluation.tta)), " and ".join(evaluation.tta)
         lines.append(f"  probabilities averaged over {count} views of each image ({named})")
+    return lines
+
+
+def report(about: Sequence[str], evaluation) -> str:
+    """What it is of, the figures and the table by class, at most 80 columns wide."""
+    figures, (low, high) = evaluation.figures, evaluation.top1_interval
+    lines = list(about)
     span = f"95 % interval {figure(low, '.2%')} to {figure(high, '.2%')}"
     lines += ["", f"  top-1              {figure(figures['top1'], '7.2%')}   {span}"]
     if len(evaluation.class_names) > 5:
@@ -110,10 +137,10 @@ def report(run, evaluation) -> str:
     lines += [
         f"  loss               {figure(figures['loss'], '7.4f')}",
         f"  calibration error  {calibration}   expected, in 15 bins",
-        f"  images per second  {evaluation.images_per_sec:7,.0f}",
-        "",
-        "               macro     micro",
     ]
+    if evaluation.seconds is not None:
+        lines.append(f"  images per second  {evaluation.images_per_sec:7,.0f}")
+    lines += ["", "               macro     micro"]
     for label, key in (("precision", "precision"), ("recall", "recall"), ("F1", "f1")):
         macro, micro = (figure(figures[f"{key}_{mean}"], "9.2%") for mean in ("macro", "micro"))
         lines.append(f"  {label:9} {macro} {micro}")

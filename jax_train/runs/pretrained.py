@@ -48,8 +48,24 @@ class PretrainedRun(TrainedRun):
     def split(self, name: str | None = None) -> NoReturn:
         """Raise a UserError: there are no data."""
         raise UserError(
-            f"{self.folder} is a pretrained model, which has no data of its own: name image files."
+            f"{self.folder} is a pretrained model, which has no data of its own: name image files, "
+            "or data where the command takes --data."
         )
+
+    def other_split(
+        self, name: str, data_dir: str | None = None, split: str | None = None
+    ) -> data.StreamedDataset:
+        """A split of a data set, its images brought to the model as its source says.
+
+        None for its test split, else a validation split, else 'train'. Raises a UserError where it
+        cannot be read.
+        """
+        config = self.config.copy_and_resolve_references()
+        config.data.update(name=name, data_dir=data_dir)
+        store = open_store(config, fit=Fit(image_shape(self), self.fit))
+        names = {*store.source.splits, *store.source.aliases}
+        own = next((held for held in ("test", "validation", "val") if held in names), "train")
+        return store.load(own if split is None else split)
 
     def on(
         self, name: str, data_dir: str | None = None, split: str | None = None, *, subset=False
@@ -58,7 +74,7 @@ class PretrainedRun(TrainedRun):
 
         Args:
           name, data_dir: as `config.data.name` and `config.data.data_dir`.
-          split: None for its test split, else a validation split, else 'train'.
+          split: as of `other_split`.
           subset: the model chooses among the classes of the data alone.
 
         Returns:
@@ -67,12 +83,7 @@ class PretrainedRun(TrainedRun):
         Raises:
           UserError: the data cannot be read, or their classes are not the model's.
         """
-        config = self.config.copy_and_resolve_references()
-        config.data.update(name=name, data_dir=data_dir)
-        store = open_store(config, fit=Fit(image_shape(self), self.fit))
-        names = {*store.source.splits, *store.source.aliases}
-        own = next((held for held in ("test", "validation", "val") if held in names), "train")
-        examples = store.load(own if split is None else split)
+        examples = self.other_split(name, data_dir, split)
         wanted = str(self.folder), self.class_names, name, examples.class_names
         numbers, notes = find_classes(*wanted)
         many = len(self.class_names)
@@ -122,17 +133,20 @@ def load(source: str | os.PathLike, name: str | None = None) -> Pretrained:
         raise UserError(str(error)) from None
 
 
-def open_source(source: str | os.PathLike, name: str | None = None) -> PretrainedRun:
+def open_source(
+    source: str | os.PathLike, name: str | None = None, *, needs_head: bool = True
+) -> PretrainedRun:
     """Load a pretrained model in the form of a run.
 
     Raises:
-      UserError: as `load`, or the model has no head.
+      UserError: as `load`, or the model has no head and needs one.
     """
     loaded = load(source, name)
-    if not loaded.class_names:
+    if needs_head and not loaded.class_names:
         raise UserError(
-            f"{source} is a {loaded.name} without a head: it gives features and knows no classes. "
-            "convert takes it; in Python load_pretrained(…, num_classes=K) gives it a head."
+            f"{source} is a {loaded.name} without a head: it knows no classes. features, convert "
+            "and evaluate --knn or --linear take it; in Python load_pretrained(…, num_classes=K) "
+            "gives it a head."
         )
     steps, size = loaded.preprocessing, loaded.preprocessing.size
     config = common.get_config()

@@ -116,6 +116,20 @@ class TrainedRun:
             data_record.check_classes(self.folder, fields.name, then, found.class_names)
         return found
 
+    def other_split(
+        self, name: str, data_dir: str | None, split: str
+    ) -> data.Dataset | data.StreamedDataset:
+        """A split of other data; images of a folder are brought to the run's size.
+
+        Raises:
+          UserError: it cannot be loaded.
+        """
+        config = self.config.copy_and_resolve_references()
+        side = image_shape(self)[0] if scheme_of(name).resizes else None
+        with config.ignore_type():
+            config.data.update(name=name, data_dir=data_dir, image_size=side)
+        return data.load_split(config, split)
+
     @functools.cached_property
     def _logits(self):
         return jax.jit(functools.partial(steps.logits, self.recipe))

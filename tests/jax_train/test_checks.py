@@ -179,6 +179,7 @@ BAD = {
     "train.probe_epochs": (-1, 20, 0.5),
     "train.on_nonfinite": ("go on", None),
     "train.steps_per_call": (-1, 0.5),
+    "train.patience": (-1, 0.5, True, None),
     "optim.name": ("lion", None),
     "optim.learning_rate": (*NUMBERS, 0.0),
     "optim.weight_decay": NUMBERS,
@@ -329,6 +330,10 @@ SGD = {"optim__name": "sgd"}
             "probe_epochs=2: expected 0 where the head is all that trains anyway",
         ),
         ({"train__epochs": 5, "schedule__warmup_epochs": 5}, r"Add --config.*warmup_epochs=1 to"),
+        (
+            {"train__patience": 3, "data__val_split": ""},
+            r"train.patience=3: expected 0, because there are no validation.*data.val_split=",
+        ),
         ({"schedule__unit": "epoch", **ONECYCLE}, "schedule.unit='epoch': expected 'step'"),
         ({"schedule__warmup_epochs": 1.0, **ONECYCLE}, "warmup_epochs=1.0: expected 0.0 with onec"),
         ({"optim__nesterov": True, **SGD}, "optim.nesterov=True: expected False without momentum"),
