@@ -6,7 +6,7 @@ Names, sizes and initial weights are timm's; a name is a row of `SIZES`.
 from flax import nnx
 from jax import nn
 
-from jax_models import layers, ops, vit
+from jax_models import layer_numbers, layers, ops, vit
 from jax_models.registry import register_as
 from jax_models.tokens import Pool, Prefix
 
@@ -107,7 +107,7 @@ def vision_transformer(
     Raises:
       ValueError: a setting is out of its range, or two do not go together.
     """
-    _check(pool, class_token, distilled, fc_norm, scan_layers and drop_path)
+    _check(pool, class_token, distilled, fc_norm)
     layers.check_sizes(depth=depth, embed_dim=embed_dim)
     layers.check_positive(norm_eps=norm_eps)
     hidden = (4 * embed_dim * 2 // 3 + 7) // 8 * 8 if swiglu else 4 * embed_dim
@@ -149,6 +149,9 @@ def vision_transformer(
     )  # fmt: skip
 
 
+layer_numbers.register(vit.LAYERS, vision_transformer)
+
+
 def _open_gates(blocks: list[vit.Block], rngs: nnx.Rngs) -> None:
     """Start what the gates multiply at nearly 1, as timm does."""
     for block in blocks:
@@ -159,9 +162,7 @@ def _open_gates(blocks: list[vit.Block], rngs: nnx.Rngs) -> None:
         fc1.bias = nnx.Param(fc1.bias[...].at[half:].set(1.0))
 
 
-def _check(
-    pool: str, class_token: bool, distilled: bool, fc_norm: bool | None, scanned_rate: float
-) -> None:
+def _check(pool: str, class_token: bool, distilled: bool, fc_norm: bool | None) -> None:
     if distilled and pool != "token":
         raise ValueError(f"pool={pool!r}: a distilled model reads its two tokens, pool='token'.")
     if not class_token and (pool != "avg" or distilled):
@@ -172,8 +173,3 @@ def _check(
         )
     if fc_norm and pool != "avg":
         raise ValueError(f"fc_norm=True: expected pool='avg' with it, not {pool!r}.")
-    if scanned_rate:
-        raise ValueError(
-            f"scan_layers=True needs blocks that are alike, and drop_path={scanned_rate} gives "
-            "each its own rate: leave one of them out."
-        )

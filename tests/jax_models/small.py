@@ -133,7 +133,6 @@ SMALL = {
             ({"fc_norm": True}, ["fc_norm=True", "pool='avg'"]),
             ({"norm_eps": 0}, ["norm_eps=0", "above 0"]),
             ({"registers": 0}, ["registers=0", "at least 1"]),
-            ({"scan_layers": True}, ["scan_layers=True", "drop_path=0.31"]),
             ({"layer_scale": -0.1}, ["layer_scale=-0.1", "above 0"]),
         ],
         initial={

@@ -82,6 +82,7 @@ class Both:
         for end in self.case.unlike if gradients else ():
             for name in state:
                 if name.endswith(end):
+                    state[name] = np.array(state[name])
                     state[name][:, :1] = 0
         model = nnx.clone(self.ours)
         with warnings.catch_warnings():
