@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
     config.model.drop_path = placeholder(float)  # rate of whole branches left out, last block
     # What the head of a standard ViT reads: token | avg | token_and_avg.
     config.model.pool = placeholder(str)
+    config.model.class_token = placeholder(bool)  # standard ViTs: False goes with pool='avg'
     config.model.distilled = placeholder(bool)  # standard ViTs: a second token, with a head
     config.model.registers = placeholder(int)  # standard ViTs: tokens that nothing reads
     config.model.cover_prefix = placeholder(bool)  # whether tokens but patches have positions
@@ -58,6 +59,11 @@ def get_config() -> ConfigDict:
     config.model.block = placeholder(str)  # ResNet: basic | bottleneck
     config.model.head_dims = placeholder(tuple)  # hidden widths of an MLP head
     config.model.head_dropout = placeholder(float)  # rate in an MLP head
+    # LoRA: the head trains, and beside frozen matrices adapters of this rank; None for none.
+    config.model.lora_rank = placeholder(int)
+    config.model.lora_alpha = placeholder(float)  # adapters count alpha / rank times; None: once
+    # Regexes of the paths of the matrices; None: those of the attention (qkv and projection).
+    config.model.lora_targets = placeholder(tuple)
     config.model.remat = False  # compute activations again in the backward pass: saves memory
     config.model.scan_layers = False  # ViTs: one block compiled for all, in a loop
 
@@ -93,9 +99,16 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.epochs = 20
+    # Early stopping: evaluations without a better validation top-1 after which a run ends; 0: none.
+    config.train.patience = 0
     config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped
     config.train.accumulate_steps = 1  # parts each batch is worked through in: saves memory
     config.train.label_smoothing = 0.0  # share of the target spread over all classes
+    # Of each class in the training loss, as in torch.nn.CrossEntropyLoss: ("balanced",) for
+    # scikit-learn's n / (K · n_k), or a number for each; None: all count alike.
+    config.train.class_weights = placeholder(tuple)
+    config.train.freeze = ()  # regexes of parameter paths that stay as they are: (r'^(?!head)',)
+    config.train.probe_epochs = 0  # in which the head trains alone, before all that is not frozen
     config.train.on_nonfinite = (
         "stop"  # a loss or gradient that is not finite: stop | skip the step
     )
@@ -111,6 +124,10 @@ def get_config() -> ConfigDict:
     config.optim.eps = 1e-8
     config.optim.momentum = 0.0  # sgd
     config.optim.nesterov = False  # sgd
+    # The rate of each layer as a share of that of the next one, towards the head; 1.0: all equal.
+    config.optim.layer_decay = 1.0
+    # Pairs (regex of parameter paths, factor of their rate): (('bias$', 2.0), (r'^head', 10.0)).
+    config.optim.lr_scale = ()
     config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
 
     config.schedule = ConfigDict()

@@ -18,6 +18,7 @@ from jax_models import (  # noqa: F401 - they register
     cnn_names,
     convnext,
     convnext_names,
+    layer_numbers,
     resnet,
     resnet_names,
     standard_vit,

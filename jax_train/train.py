@@ -58,6 +58,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
         config = source.config
         checks.check(config)
     splits = load(config)
+    checks.check_patience(config, bool(splits.val))
     found = _enter(workdir, config, splits, extend)
     statistics = found.statistics
     if source and not statistics:
@@ -127,6 +128,7 @@ def _fit_in_folder(program: Program, splits: Splits, workdir: Path, on_epoch, fo
         step, progress, since_eval = restored or _start(program, saver)
         notes = [*notes, *found.notes]
         if found.epochs not in (None, program.config.train.epochs):
+            _check_patience(saver, workdir, step // program.steps_per_epoch)
             notes = [*notes, _extension(program, found.epochs, step)]
             processes.on_main(lambda: entry.leave_finished(workdir, found.epochs))
         if found.epochs is not None:  # now that it goes on, under values that may be others
@@ -135,7 +137,18 @@ def _fit_in_folder(program: Program, splits: Splits, workdir: Path, on_epoch, fo
         active = processes.is_main()
         with RunLog(program.config, workdir, step, program.total_steps, active=active) as log:
             run = _Run(program, splits, saver, Reporter(program, log, workdir, since_eval))
-            return _finish(run, _loop(run, progress, step, on_epoch), workdir)
+            return _finish(run, *_loop(run, progress, step, on_epoch), workdir)
+
+
+def _check_patience(saver: Saver, workdir: Path, epoch: int) -> None:
+    """Refuse to extend a run that would end where it is."""
+    if saver.patience.is_over:
+        raise UserError(
+            f"The run in {workdir} ended at epoch {epoch}, because none of its last "
+            f"{counted(saver.patience.waited, 'evaluation')} was better than the best before: more "
+            "epochs change nothing. To go on add --config.train.patience=0 (no early stopping) or "
+            "a larger number."
+        )
 
 
 def _start(program: Program, saver: Saver) -> tuple[int, Progress, list]:
@@ -211,7 +224,7 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int | None,
     where = f"{jax.default_backend()}, {program.layout.describe()}"
     if jax.process_count() > 1:
         where += f" in {jax.process_count()} processes"
-    say(f"{config.model.name}: {program.parameters:,} parameters")
+    say(as_paragraph(f"{config.model.name}: {_parameters(program)}"))
     shape, classes = "x".join(map(str, splits.train.image_shape)), splits.train.class_names
     say(as_paragraph(f"{config.data.name}: {sizes} images of {shape}"))
     say(f"splits: {', '.join(split.split for split in vars(splits).values() if split)}")
@@ -225,13 +238,25 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int | None,
         say(f"going on after step {step} of {program.total_steps} (epoch {epoch})")
 
 
-def _loop(run: _Run, progress: Progress, step: int, on_epoch) -> TrainState:
-    """Epochs up to the last, each with what is due at its end."""
+def _parameters(program: Program) -> str:
+    """How many parameters there are, and how many of them train."""
+    text, epochs = f"{program.parameters:,} parameters", program.config.train.probe_epochs
+    if program.trained < program.parameters:
+        text += f", of which {program.trained:,} train"
+    if epochs:
+        text += f"; at first the head alone, for {counted(epochs, 'epoch')}"
+    return text
+
+
+def _loop(run: _Run, progress: Progress, step: int, on_epoch) -> tuple[TrainState, int]:
+    """Epochs up to the last, each with what is due at its end: the state and the step then."""
     program, splits, config = run.program, run.splits, run.program.config
     train_feed = feed.create(splits.train, program.layout)
     val_feed = feed.create(splits.val, program.layout) if splits.val else None
     epochs = config.train.epochs
     for epoch in range(step // program.steps_per_epoch, epochs):
+        if run.saver.patience.is_over:
+            break
         progress, before, step = _run_epoch(run, train_feed, epoch, progress, step)
         done = epoch + 1
         if done == epochs or done % config.eval.every_epochs == 0:
@@ -242,7 +267,7 @@ def _loop(run: _Run, progress: Progress, step: int, on_epoch) -> TrainState:
             run.stop_if_asked(progress, step)
         if on_epoch:
             on_epoch(run.saver)
-    return progress.state
+    return progress.state, step
 
 
 def _run_epoch(run: _Run, train_feed, epoch: int, progress: Progress, step: int):
@@ -253,8 +278,8 @@ def _run_epoch(run: _Run, train_feed, epoch: int, progress: Progress, step: int)
     alone = jax.process_count() == 1
     for call in program.train_calls(train_feed, epoch, step % program.steps_per_epoch):
         progress = program.train(train_feed, call, progress, reporter.log.line)
-        before, step = step, step + call[0]
-        reporter.count(call[0], progress.sums)
+        before, step = step, step + call.length
+        reporter.count(call.length, progress.sums)
         logged = passes(before, step, log_every)
         if logged:
             progress = run.show(progress, step)
@@ -279,6 +304,7 @@ def _end_epoch(run: _Run, epoch: int, progress: Progress, step: int, val_feed) -
             figures = metrics.reported_figures(run.evaluate(progress.state, val_feed))
         line += f"   val {_figures(figures)}"
         reporter.row("val", step, figures)
+        run.saver.patience.see(figures)
     run.save(progress, step, figures)
     reporter.log.line(line)
     return progress
@@ -288,12 +314,12 @@ def _figures(of: dict[str, float]) -> str:
     return f"loss {figure(of['loss'], '.4f')} top-1 {figure(of['top1'], '6.2%')}"
 
 
-def _finish(run: _Run, state: TrainState, workdir: Path) -> dict:
+def _finish(run: _Run, state: TrainState, end: int, workdir: Path) -> dict:
     """Evaluate the reported weights on the test split and write the results."""
     program, splits, checkpoints = run.program, run.splits, run.saver.checkpoints
     config, clock = program.config, run.reporter.clock
     checkpoints.wait()
-    which, step, val = "last", program.total_steps, None
+    which, step, val = "last", end, None
     best = config.checkpoint.report == "best" and splits.val
     if found := best and checkpoints.restore_best(program.like):
         which, (step, (state, _), _) = "best", found
@@ -301,15 +327,17 @@ def _finish(run: _Run, state: TrainState, workdir: Path) -> dict:
         val = checkpoints.figures(step) or dict.fromkeys(metrics.FIGURES)
     sums = run.evaluate(state, feed.create(splits.test, program.layout))
     test = metrics.reported_figures(sums)
-    run.reporter.row("test", program.total_steps, test)
+    run.reporter.row("test", end, test)
+    epochs = end // program.steps_per_epoch
     results = finite(
         environment()
         | {
             "model": config.model.name,
             "data": config.data.name,
             "parameters": program.parameters,
-            "epochs": config.train.epochs,
-            "steps": program.total_steps,
+            "epochs": epochs,
+            "steps": end,
+            "ended": _ended(run.saver, epochs, config.train.epochs),
             "reported_weights": which,
             "reported_epoch": step // program.steps_per_epoch,
             "val": val,
@@ -324,6 +352,13 @@ def _finish(run: _Run, state: TrainState, workdir: Path) -> dict:
     if processes.is_main():
         write_run(workdir, results, sums.confusion, splits.test.class_names)
     return results
+
+
+def _ended(saver: Saver, epoch: int, planned: int) -> dict[str, object]:
+    """At which epoch a run ended, of how many, and why."""
+    waited = counted(saver.patience.waited, "evaluation")
+    why = f"no better validation top-1 in {waited}" if epoch < planned else "all epochs"
+    return {"epoch": epoch, "of": planned, "why": why}
 
 
 def write_run(

@@ -135,6 +135,7 @@ BAD = {
     "model.drop_path": RATES,
     **dict.fromkeys(("model.distilled", "model.swiglu"), ("yes", 1, True)),  # a vit has none
     **dict.fromkeys(("model.cover_prefix", "model.fc_norm"), ("yes", 1, True)),
+    "model.class_token": ("yes", 1, True),
     "model.registers": (*OPTIONAL, 4),
     "model.layer_scale": (0.0, -1e-6, NAN, "1e-6", 1e-6),
     "model.pool": ("mean", 3, "avg"),  # a vit has none
@@ -146,6 +147,9 @@ BAD = {
     "model.widths": ((0,), (32, 0.5), ("a",), 64, (64, 128)),  # a vit has none
     "model.head_dims": ((0,), 64, (64,)),
     "model.head_dropout": (*RATES, 0.3),
+    "model.lora_rank": OPTIONAL,
+    "model.lora_alpha": (0.0, -1.0, NAN, "8", 8.0),  # without a rank
+    "model.lora_targets": ((3,), ("(qkv",), "qkv", ("qkv",)),
     "model.remat": SWITCH,
     "model.scan_layers": SWITCH,
     "data.name": ("", None, 3),
@@ -170,12 +174,18 @@ BAD = {
     "train.batch_size": NATURAL,
     "train.accumulate_steps": (*NATURAL, 3),  # of a batch of 128
     "train.label_smoothing": RATES,
+    "train.class_weights": ((), "balanced", (0.0, 1.0), ("even",), (1.0, "2"), (NAN,)),
+    "train.freeze": ((3,), ("(norm",), "norm", ("nrom",), ("",)),
+    "train.probe_epochs": (-1, 20, 0.5),
     "train.on_nonfinite": ("go on", None),
     "train.steps_per_call": (-1, 0.5),
+    "train.patience": (-1, 0.5, True, None),
     "optim.name": ("lion", None),
     "optim.learning_rate": (*NUMBERS, 0.0),
     "optim.weight_decay": NUMBERS,
     "optim.decay_exclude": ((3,), ("(norm",), "norm"),
+    "optim.layer_decay": (0.0, -0.5, 1.01, NAN, "0.7", None),
+    "optim.lr_scale": ((3,), ("norm", 2.0), (("norm", -1.0),), (("(norm", 2.0),), (("nrom", 2.0),)),
     "optim.beta1": RATES,
     "optim.beta2": RATES,
     "optim.eps": (*NUMBERS, 0.0),
@@ -306,7 +316,24 @@ SGD = {"optim__name": "sgd"}
             {"optim__decay_exclude": ("norm", "nrom"), "optim__weight_decay": 0.1},
             r"'nrom' is in no",
         ),
+        ({"train__freeze": ("",)}, r"train.freeze=\('',\): .*match all 80 paths.*'\^\(\?!head\)'"),
+        (
+            {"model__lora_rank": 4, "model__lora_targets": ("norm",)},
+            r"config.model: lora_targets=\('norm',\): 'norm' names .*no matrices.*attn.qkv",
+        ),
+        (
+            {"train__freeze": ("^head",), "train__probe_epochs": 2},
+            r"probe_epochs=2: expected 0 where the model has no head that trains. See config.train",
+        ),
+        (
+            {"train__freeze": ("^(?!head)",), "train__probe_epochs": 2},
+            "probe_epochs=2: expected 0 where the head is all that trains anyway",
+        ),
         ({"train__epochs": 5, "schedule__warmup_epochs": 5}, r"Add --config.*warmup_epochs=1 to"),
+        (
+            {"train__patience": 3, "data__val_split": ""},
+            r"train.patience=3: expected 0, because there are no validation.*data.val_split=",
+        ),
         ({"schedule__unit": "epoch", **ONECYCLE}, "schedule.unit='epoch': expected 'step'"),
         ({"schedule__warmup_epochs": 1.0, **ONECYCLE}, "warmup_epochs=1.0: expected 0.0 with onec"),
         ({"optim__nesterov": True, **SGD}, "optim.nesterov=True: expected False without momentum"),

@@ -67,6 +67,14 @@ LAYOUTS = {
     "resumed on fsdp2x4": Layout(8, {"mesh.fsdp": 4}, resumes=True),
     "resumed on processes": Layout(None, resumes=True),
 }
+# Of the small ViT: not all trains, and neither parameters nor classes count alike.
+UNEVEN = {
+    "train.class_weights": tuple(0.5 + 0.3 * i for i in range(CLASSES)),
+    "train.freeze": ("pos_embed", r"^blocks\.0\.attn"),
+    "train.probe_epochs": 1,
+    "optim.layer_decay": 0.7,
+    "optim.clip_norm": 0.5,
+}
 # Those whose images and masks are looked at.
 INPUTS = ("one", "jit8", "pmap8", "fsdp2x4", "processes")
 
@@ -87,6 +95,7 @@ def make_config(model: str, full: bool, dtype: str):
         if model == "vit":
             config.model.embed_dim, config.model.depth, config.model.num_heads = 24, 2, 3
             config.model.patch_size = 4
+            config.update_from_flattened_dict(UNEVEN)
         else:
             config.model.widths = (7, 13)
     return config
