@@ -23,9 +23,15 @@ def get_config() -> ConfigDict:
     # each takes those of the fields of config.model that it has.
     config.compare = ()
     config.model = ConfigDict()
-    config.model.name = "vit"  # one of jax_models.list_models()
-    # Constructor keywords of the model. Left at None, the model's own default holds;
-    # img_size, in_channels and num_classes then come from the data.
+    config.model.name = "vit"  # one of jax_models.list_models(); 'auto': that of init_from
+    # Weights to start from: a folder of transformers or timm, a file, hf:ORG/NAME, timm/NAME.TAG or
+    # a run folder. What is not given of the model and of the images follows from them.
+    config.model.init_from = placeholder(str)
+    config.model.init_revision = placeholder(str)  # on the hub; None: the newest, then its commit
+    # Of the weights in init_from, which are refused if it is another; None: filled in.
+    config.model.init_sha256 = placeholder(str)
+    # Constructor keywords of the model. Left at None, those of init_from or else the model's own
+    # defaults hold; img_size, in_channels and num_classes then come from the data.
     config.model.img_size = placeholder(int)  # side of the square input, pixels
     config.model.in_channels = placeholder(int)
     config.model.num_classes = placeholder(int)
@@ -38,6 +44,7 @@ def get_config() -> ConfigDict:
     config.model.drop_path = placeholder(float)  # rate of whole branches left out, last block
     # What the head of a standard ViT reads: token | avg | token_and_avg.
     config.model.pool = placeholder(str)
+    config.model.class_token = placeholder(bool)  # standard ViTs: False goes with pool='avg'
     config.model.distilled = placeholder(bool)  # standard ViTs: a second token, with a head
     config.model.registers = placeholder(int)  # standard ViTs: tokens that nothing reads
     config.model.cover_prefix = placeholder(bool)  # whether tokens but patches have positions
@@ -92,6 +99,8 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.epochs = 20
+    # Early stopping: evaluations without a better validation top-1 after which a run ends; 0: none.
+    config.train.patience = 0
     config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped
     config.train.accumulate_steps = 1  # parts each batch is worked through in: saves memory
     config.train.label_smoothing = 0.0  # share of the target spread over all classes

@@ -313,13 +313,31 @@ class Head(nnx.Module):
             x = self.dropout(activation(layer(x)), train=train, rngs=rngs)
         return last(x)
 
+    def read(self, x: Array) -> Array:
+        """What the first layer reads of x [B,D] in evaluation: [B,D]."""
+        return self.norm(x)
+
 
 class NoHead(nnx.Module):
-    """In place of a head: the features that one would read."""
+    """In place of a head: the features that its layers would read; arguments as of `Head`."""
+
+    def __init__(self, *, norm: Callable = identity, in_dropout: float = 0.0):
+        self.norm, self.in_dropout = norm, Dropout(in_dropout)
 
     def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
-        """x [B,D] -> x."""
-        return x
+        """x [B,D] -> [B,D]."""
+        return self.in_dropout(self.norm(x), train=train, rngs=rngs)
+
+    def read(self, x: Array) -> Array:
+        """As of `Head`."""
+        return self.norm(x)
+
+
+def linear_head(in_features: int, num_classes: int, *, rngs: nnx.Rngs, **how) -> Head | NoHead:
+    """A `Head` of one layer, with its keywords `norm` and `in_dropout`; none for 0 classes."""
+    if num_classes == 0 and type(num_classes) is int:
+        return NoHead(**how)
+    return Head(in_features, num_classes, **how, rngs=rngs)
 
 
 class MeanHead(nnx.Module):
@@ -335,6 +353,10 @@ class MeanHead(nnx.Module):
         """x [B,tokens,D] -> logits [B,K]."""
         logits = [head(x[:, i], train=train, rngs=rngs) for i, head in enumerate(self.heads)]
         return sum(logits) / len(logits)
+
+    def read(self, x: Array) -> Array:
+        """The mean of what the heads read of x [B,tokens,D]: [B,D], as timm has it."""
+        return sum(head.read(x[:, i]) for i, head in enumerate(self.heads)) / len(self.heads)
 
 
 def check_images(images: Array, in_channels: int, img_size: int | None = None) -> None:

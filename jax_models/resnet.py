@@ -125,7 +125,7 @@ def resnet(
     Args:
       rngs: initial weights.
       in_channels: C of the images.
-      num_classes: K.
+      num_classes: K; 0 for no head: the model then gives the mean of each channel.
       depths: number of blocks of each stage.
       widths: channels inside the blocks of each stage; a bottleneck gives four times as many.
       block: 'basic' (two 3×3 convolutions) or 'bottleneck' (1×1, 3×3, 1×1).
@@ -154,7 +154,7 @@ def resnet(
             blocks.append(Block(inputs, outputs, sizes, **how))
             inputs = outputs[-1]
         stages.append(BlockStage(blocks, remat=remat))
-    head = layers.Head(inputs, num_classes, rngs=rngs)
+    head = layers.linear_head(inputs, num_classes, rngs=rngs)
     return ConvNet(stages, head, stem=first, in_channels=in_channels)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
+from jax_train.data.split import AUTO
 from jax_train.printing import counted
 
 OPTIMIZERS = ("adamw", "adam", "sgd")  # the keys of `optim.OPTIMIZERS`
@@ -98,17 +99,28 @@ _PARALLEL = {
     "train.batch_size": ranges.whole(1),
     "train.accumulate_steps": ranges.whole(1),
 }
+_TEXT = ranges.Check("text", lambda value: isinstance(value, str) and bool(value))
 _SIZE, _SIZES = ranges.optional(ranges.whole(1)), "whole numbers of at least 1, such as 64,128"
 _RATE, _SWITCH = ranges.optional(ranges.rate), ranges.optional(ranges.switch)
 _MODELS = {
     "compare": ranges.each(ranges.text, "quoted names of models, such as 'vit','simple_cnn'"),
     "model.name": ranges.text,
+    "model.init_from": ranges.optional(
+        _TEXT._replace(expected="a folder or file of weights, a run folder, or hf:ORG/NAME")
+    ),
+    "model.init_revision": ranges.optional(_TEXT),
+    "model.init_sha256": ranges.optional(
+        ranges.Check(
+            "a SHA-256, 64 digits from 0 to f",
+            lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)),
+        )
+    ),
     **dict.fromkeys(("model.img_size", "model.in_channels", "model.num_classes"), _SIZE),
     **dict.fromkeys(("model.patch_size", "model.embed_dim", "model.depth"), _SIZE),
     **dict.fromkeys(("model.num_heads", "model.mlp_dim"), _SIZE),
     **dict.fromkeys(("model.dropout", "model.drop_path"), _RATE),
     **dict.fromkeys(("model.norm_eps", "model.head_norm_eps"), ranges.optional(ranges.above(0))),
-    **dict.fromkeys(("model.distilled", "model.cover_prefix"), _SWITCH),
+    **dict.fromkeys(("model.class_token", "model.distilled", "model.cover_prefix"), _SWITCH),
     **dict.fromkeys(("model.swiglu", "model.fc_norm"), _SWITCH),
     "model.registers": _SIZE,
     "model.layer_scale": ranges.optional(ranges.above(0)),
@@ -129,11 +141,12 @@ CHECKS = _RECIPE | _OPTIM | _AUGMENT | _PARALLEL | _MODELS
 
 
 def check(config: ConfigDict) -> None:
-    """Check what has to go together in the recipe of optimizer, schedule and augmentation.
+    """Check what has to go together in the recipe of model, optimizer and augmentation.
 
     Raises:
       UserError: names the field, its value and what was expected.
     """
+    _check_source(config)
     _check_schedule(config)
     probe, epochs = config.train.probe_epochs, config.train.epochs
     if probe >= epochs:
@@ -147,6 +160,25 @@ def check(config: ConfigDict) -> None:
     side = config.augment.resize or config.data.image_size
     if side:
         output_size(config.augment, side, side)
+
+
+def _check_source(config: ConfigDict) -> None:
+    model, example = config.model, "timm/vit_small_patch16_224.augreg_in21k"
+    if model.init_from is None:
+        if model.name == AUTO:
+            cure = f"Say where they are: --config.model.init_from={example}, a folder or file of "
+            cure += "weights, or a run folder; or train from scratch: --config.model.name=NAME."
+            expected = f"weights to start from, because config.model.name is {AUTO!r}"
+            raise ranges.refusal("model.init_from", None, expected, cure)
+        for field in ("init_revision", "init_sha256"):
+            if model[field] is not None:
+                expected = "None without config.model.init_from"
+                raise ranges.refusal(f"model.{field}", model[field], expected)
+    elif config.compare:
+        cure = "Train each model with a command of its own, then compare the run folders: "
+        cure += "python -m jax_train compare RUN RUN."
+        expected = "no further models with config.model.init_from, whose weights fit one"
+        raise ranges.refusal("compare", config.compare, expected, cure)
 
 
 def _check_schedule(config: ConfigDict) -> None:

@@ -7,11 +7,12 @@ from ml_collections import ConfigDict
 import jax_models
 from jax_models.registry import OF_ANY_MODEL
 from jax_train.config import ranges
+from jax_train.data.split import AUTO
 from jax_train.engine import trainable
-from jax_train.engine.recipe import abstract_weights
+from jax_train.engine.recipe import NO_KEYWORDS, abstract_weights
 from jax_train.engine.state import leaf_paths
 
-_OF_ANY_MODEL = frozenset({"name", *OF_ANY_MODEL})
+_OF_ANY_MODEL = frozenset({*NO_KEYWORDS, *OF_ANY_MODEL})
 
 
 def check(config: ConfigDict) -> None:
@@ -20,8 +21,11 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: a model is unknown or named twice, none takes a field that is set, one cannot be
         built that way, a pattern of `config.optim.decay_exclude` matches none of its parameters, or
-        nothing would train (see `trainable.plan`).
+        nothing would train (see `trainable.plan`). Nothing is checked of a model that is still to
+        be found in `config.model.init_from`.
     """
+    if config.model.name == AUTO:
+        return
     names = (config.model.name, *config.compare)
     for place, name in enumerate(names):
         field, value = ("compare", config.compare) if place else ("model.name", name)
@@ -51,8 +55,8 @@ def leave_out_sizes(config: ConfigDict, given: Iterable[str]) -> None:
       config: as it is after the command line.
       given: the fields of the command line. Those of `config.model` stay, to be checked.
     """
-    given, names = set(given), (config.model.name, *config.compare)
-    if "model.name" not in given or not set(names) <= set(jax_models.list_models()):
+    given, names = set(given), {config.model.name, *config.compare} - {AUTO}
+    if "model.name" not in given or not names <= set(jax_models.list_models()):
         return
     known = _OF_ANY_MODEL.union(*map(jax_models.model_keywords, names))
     with config.unlocked():

@@ -43,6 +43,7 @@ class Program:
       config: resolved (see `recipe.resolve`).
       train_set: whose size gives the steps of an epoch; its images must fit the model.
       layout: of the devices; None: what the config asks for.
+      given: weights that a run starts from, as they are stored, on the host; None: the seed's.
 
     Attributes:
       recipe: what the compiled steps close over.
@@ -57,7 +58,11 @@ class Program:
     """
 
     def __init__(
-        self, config: ConfigDict, train_set: Dataset, layout: parallel.Layout | None = None
+        self,
+        config: ConfigDict,
+        train_set: Dataset,
+        layout: parallel.Layout | None = None,
+        given: Weights | None = None,
     ):
         self.config, self.layout = config, layout or parallel.create(config)
         train = config.train
@@ -78,7 +83,8 @@ class Program:
         self.probe = create(probing=True) if train.probe_epochs else None
         # XLA's CPU convolutions are many times slower inside a loop.
         self.steps_per_call = train.steps_per_call or (1 if jax.default_backend() == "cpu" else 32)
-        self._compiled_steps, self._compiled, self._calls = {}, {}, 0
+        self._compiled_steps, self._compiled = {}, {}
+        self._calls, self._given = 0, given
         self._trace(train_set)
 
     def _trace(self, train_set: Dataset) -> None:
@@ -110,8 +116,20 @@ class Program:
         self._order = jax.jit(order, out_shardings=layout.replicated)
 
     def start(self) -> Progress:
-        """What a run starts from."""
-        return Progress(self._init(), self.zero_sums())
+        """What a run starts from.
+
+        Raises:
+          UserError: it starts from weights, which were not given.
+        """
+        source = self.config.model.init_from
+        if source is not None and self._given is None:
+            raise UserError(
+                f"This run began from the weights of {source}, and no checkpoint of it is whole. "
+                "Delete the run folder, or choose another one, and begin anew."
+            )
+        state = self._init(given=self._given)
+        self._given = None  # memory for training
+        return Progress(state, self.zero_sums())
 
     def order(self, epoch: int) -> jax.Array:
         """The batches of an epoch, see `steps.epoch_order`."""

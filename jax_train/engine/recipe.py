@@ -32,6 +32,9 @@ from jax_train.engine.trainable import Paths
 from jax_train.errors import UserError
 from jax_train.printing import counted, listing
 
+# Fields of `config.model` that say which model it is, and what it starts from.
+NO_KEYWORDS = ("name", "init_from", "init_revision", "init_sha256")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -42,12 +45,14 @@ class Model:
       augmentation: from raw pixels to model input.
       dtype: of the computation; parameters stay as they are stored.
       eval_batch_size: the largest batch of an evaluation; see `metrics.eval_sums`.
+      classes: numbers of the classes whose logits count; None for all.
     """
 
     graphdef: Any
     augmentation: Augmentation
     dtype: str = "float32"
     eval_batch_size: int = 0
+    classes: tuple[int, ...] | None = None
 
     def merge(self, params: Any, stats: Any) -> nnx.Module:
         """The model with these weights, computing in `dtype`."""
@@ -134,17 +139,22 @@ def create_model(config: ConfigDict, rngs: nnx.Rngs) -> nnx.Module:
     Raises:
       UserError: it cannot be built that way.
     """
-    settings = {k: v for k, v in config.model.items() if k != "name" and v is not None}
+    settings = {k: v for k, v in config.model.items() if k not in NO_KEYWORDS and v is not None}
     try:
         return jax_models.create_model(config.model.name, rngs=rngs, **settings)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
 
 
-def initial_state(config: ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state that a run starts from; pure, so it can be compiled."""
+def initial_state(
+    config: ConfigDict, optimizer: optax.GradientTransformation, given: Weights | None = None
+) -> TrainState:
+    """The state that a run starts from; pure, so it can be compiled.
+
+    Weights that are not `given` are drawn from the seed.
+    """
     model = create_model(config, seeds.init_rngs(config.seed))
-    return init_state(model, optimizer, config.dtype)
+    return init_state(model, optimizer, config.dtype, given)
 
 
 def abstract_weights(config: ConfigDict) -> Weights:

@@ -48,11 +48,30 @@ class Progress(NamedTuple):
 
 
 def init_state(
-    model: nnx.Module, optimizer: optax.GradientTransformation, dtype: str = "float32"
+    model: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    dtype: str = "float32",
+    given: Weights | None = None,
 ) -> TrainState:
-    """Split a model with its initial weights into what training starts from (see `stored`)."""
+    """Split a model with its initial weights into what training starts from (see `stored`).
+
+    Those of `given`, as they are stored, take the place of the model's own.
+    """
     weights = stored(split(model)[1], dtype)
+    if given is not None:
+        weights = Weights(*map(_overlaid, weights, given))
     return TrainState(jnp.zeros((), jnp.int32), *weights, optimizer.init(weights.params))
+
+
+def _overlaid(tree: dict, other: dict) -> dict:
+    """Nested dicts of arrays, with the arrays of another where it has them."""
+    if unknown := other.keys() - tree.keys():
+        raise ValueError(f"weights of {sorted(map(str, unknown))} have no place in the model")
+    both = {
+        key: _overlaid(tree[key], value) if isinstance(value, dict) else value
+        for key, value in other.items()
+    }
+    return tree | both
 
 
 def split(model: nnx.Module) -> tuple[Any, Weights]:

@@ -192,4 +192,5 @@ def _add_evaluated(recipe, params, stats, sums, batch, valid):
 def logits(model: Model, params, stats, images: jax.Array) -> jax.Array:
     """Logits [B,K], float32 at least, of raw images uint8 [B,H,W,C]."""
     out = model.merge(params, stats)(model.inputs(images))
+    out = out if model.classes is None else out[:, jnp.asarray(model.classes)]
     return out.astype(jnp.promote_types(out.dtype, jnp.float32))

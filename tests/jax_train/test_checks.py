@@ -44,8 +44,12 @@ def get_config(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_valid_and_its_model_can_be_built(name):
     recipe = get_config(name)
-    checks.check(recipe)
     assert recipe.is_locked
+    if recipe.model.name == "auto":  # see also runs/test_initial.py
+        with pytest.raises(UserError, match=r"init_from=None: .*--config\.model\.init_from=timm/"):
+            checks.check(recipe)
+        recipe.model.init_from, recipe.model.name = "hf:org/name", "vit_tiny_patch16_224"
+    checks.check(recipe)
     side, channels, classes = SHAPES.get(recipe.data.name, (64, 3, 2))  # a folder
     side, _ = augment.output_size(recipe.augment, side, side)
     for one in model_configs(recipe).values():
@@ -116,6 +120,9 @@ BAD = {
     "mesh.fsdp": (0, 7),
     "compare": (("simple_cn",), ("vit",), ("mnist_cnn", "mnist_cnn"), (3,), "simple_cnn"),
     "model.name": ("vjt", "", 3),
+    "model.init_from": ("", 3, "auto", "nowhere/at/all", __file__),
+    "model.init_revision": ("", 3, "main"),  # without init_from
+    "model.init_sha256": ("12", 3, "a" * 64),
     "model.img_size": (*OPTIONAL, 33),  # patches of 4 pixels do not tile it
     "model.in_channels": OPTIONAL,
     "model.num_classes": OPTIONAL,
@@ -128,6 +135,7 @@ BAD = {
     "model.drop_path": RATES,
     **dict.fromkeys(("model.distilled", "model.swiglu"), ("yes", 1, True)),  # a vit has none
     **dict.fromkeys(("model.cover_prefix", "model.fc_norm"), ("yes", 1, True)),
+    "model.class_token": ("yes", 1, True),
     "model.registers": (*OPTIONAL, 4),
     "model.layer_scale": (0.0, -1e-6, NAN, "1e-6", 1e-6),
     "model.pool": ("mean", 3, "avg"),  # a vit has none
@@ -171,6 +179,7 @@ BAD = {
     "train.probe_epochs": (-1, 20, 0.5),
     "train.on_nonfinite": ("go on", None),
     "train.steps_per_call": (-1, 0.5),
+    "train.patience": (-1, 0.5, True, None),
     "optim.name": ("lion", None),
     "optim.learning_rate": (*NUMBERS, 0.0),
     "optim.weight_decay": NUMBERS,
@@ -292,6 +301,11 @@ SGD = {"optim__name": "sgd"}
         ({"data__mean": (0.5,), "data__std": (0.5, 0.5)}, r"data.std=.*: expected 1 number,"),
         ({"model__name": "simple_cn"}, r"expected one of .* Did you mean simple_cnn\?"),
         ({"compare": ("simple_cn",)}, r"config.compare='simple_cn': .*Did you mean simple_cnn\?"),
+        ({"model__name": "auto"}, r"init_from=None: expected weights .*init_from=timm/vit_small"),
+        (
+            {"model__init_from": "timm/resnet18.a1_in1k", "compare": ("simple_cnn",)},
+            r"config.compare=\('simple_cnn',\): expected no further models with .*init_from",
+        ),
         ({"compare": ("vit",)}, r"compare=\('vit',\): .*vit is named before"),
         ({"model__widths": (8,)}, r"model.widths=\(8,\): .*vit has no such keyword"),
         ({"model__name": "simple_cnn", "model__scan_layers": True}, r"model.scan_layers=True"),
@@ -323,6 +337,10 @@ SGD = {"optim__name": "sgd"}
             "probe_epochs=2: expected 0 where the head is all that trains anyway",
         ),
         ({"train__epochs": 5, "schedule__warmup_epochs": 5}, r"Add --config.*warmup_epochs=1 to"),
+        (
+            {"train__patience": 3, "data__val_split": ""},
+            r"train.patience=3: expected 0, because there are no validation.*data.val_split=",
+        ),
         ({"schedule__unit": "epoch", **ONECYCLE}, "schedule.unit='epoch': expected 'step'"),
         ({"schedule__warmup_epochs": 1.0, **ONECYCLE}, "warmup_epochs=1.0: expected 0.0 with onec"),
         ({"optim__nesterov": True, **SGD}, "optim.nesterov=True: expected False without momentum"),

@@ -25,7 +25,8 @@ from jax_models.rngs import ExampleRngs
 from jax_train.data import Dataset
 from jax_train.engine import feed, parallel, seeds, steps
 from jax_train.engine.program import Program
-from jax_train.engine.state import Progress
+from jax_train.engine.recipe import abstract_weights
+from jax_train.engine.state import Progress, Weights
 from jax_train.machine import processes
 from jax_train.runs.checkpoint import Checkpoints
 
@@ -100,6 +101,16 @@ def make_config(model: str, full: bool, dtype: str):
     return config
 
 
+def given(config) -> Weights:
+    """Weights of the head from elsewhere; the rest is drawn from the seed."""
+    random = np.random.default_rng(5)
+
+    def draw(leaf):
+        return (random.normal(size=leaf.shape) / 7).astype(leaf.dtype)
+
+    return Weights({"head": jax.tree.map(draw, abstract_weights(config).params["head"])}, {})
+
+
 def random_split(size: int = 32) -> Dataset:
     """Enough random images of that size for 15 steps an epoch, and a few more."""
     random = np.random.default_rng(11)
@@ -122,7 +133,7 @@ class Run:
     """A recipe under a layout, ready to take steps."""
 
     def __init__(self, config, devices, split: Dataset):
-        self.program = Program(config, split, parallel.create(config, devices))
+        self.program = Program(config, split, parallel.create(config, devices), given(config))
         self.layout, self.recipe = self.program.layout, self.program.recipe
         self.per_epoch, self.like = self.program.steps_per_epoch, self.program.like
         self.feed = feed.create(split, self.layout)

@@ -34,7 +34,9 @@ def convolution_fits(
     """Whether `convolution` takes these and is worth it."""
     how = _Geometry(groups, padding, stride)
     out = how.convolved(x.shape, kernel.shape)
-    if not onednn.worth(2 * math.prod(kernel.shape) * math.prod(out[:3]), x, kernel):
+    # XLA works the gradient of one in groups out as of a dense one.
+    dense = 2 * math.prod(kernel.shape) * math.prod(out[:3]) * groups
+    if not onednn.worth(dense, x, kernel):
         return False
     x, kernel, how = x.shape, kernel.shape, how._asdict()
     return (

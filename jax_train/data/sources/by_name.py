@@ -29,6 +29,7 @@ class Scheme(NamedTuple):
       title: name -> that of the data for people, without the path to it.
       located: (name, data_dir) -> the same, understood in every working folder.
       is_path: whether the name says where the data lies and not what it is.
+      root: name -> the folder that `Source.file` is relative to; None: examples are no files.
     """
 
     open: Callable[..., Source]
@@ -39,6 +40,7 @@ class Scheme(NamedTuple):
         data_dir,
     )
     is_path: bool = False
+    root: Callable[[str], Path | None] = lambda name: None
 
 
 def _path(name: str) -> str:
@@ -53,6 +55,7 @@ _SCHEMES = {  # by how their names are written
         title=lambda name: Path(_path(name)).name or name,
         located=lambda name, _: (f"folder:{_absolute(_path(name))}", None),
         is_path=True,
+        root=lambda name: expand(_path(name)),
     ),
 }
 _PREPARED = Scheme(

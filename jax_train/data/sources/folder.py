@@ -12,7 +12,7 @@ import numpy as np
 from jax_train.data import image_files
 from jax_train.data.cache import Folder, cached_json, fingerprint_of
 from jax_train.data.contents import Contents, contents_of
-from jax_train.data.source import DamagedFiles, Records, Source
+from jax_train.data.source import DamagedFiles, Fit, Records, Source
 from jax_train.data.sources.folder_layout import find_layout, some
 from jax_train.data.sources.folder_scan import Split, scan
 from jax_train.errors import UserError
@@ -24,6 +24,7 @@ def folder_source(
     path: str,
     image_size: int | None,
     *,
+    fit: Fit | None = None,
     on_damaged: str = "stop",
     max_megapixels: float | None = None,
     cache_dir: Folder = None,
@@ -47,6 +48,7 @@ def folder_source(
       image_size: side of the square, in pixels, that images are brought to: the shorter side
         resized (bilinear, antialiased), then the centre cropped. None: as they are, if all
         have one size.
+      fit: brings them to its shape instead.
       on_damaged: 'skip' leaves out the files that cannot be decoded; all are tried beforehand.
       max_megapixels: see `image_files.open_image`.
       cache_dir: see `cache_root`.
@@ -68,7 +70,7 @@ def folder_source(
         )
     found = scan(layout := find_layout(root))
     images = _Images(
-        found.splits, image_size, max_megapixels, f"folder {root.resolve()}", cache_dir
+        found.splits, image_size, fit, max_megapixels, f"folder {root.resolve()}", cache_dir
     )
     notes = found.notes
     if on_damaged == "skip":
@@ -97,13 +99,18 @@ class _Images:
         self,
         splits: dict[str, Split],
         image_size: int | None,
+        fit: Fit | None,
         max_megapixels: float | None,
         identity: str,
         cache_dir: Folder,
     ):
         self.splits, self.identity, self._cache_dir = splits, identity, cache_dir
         self._size, self._max_megapixels = image_size and (image_size, image_size), max_megapixels
-        self._channels = cache(lambda: 1 if _all_grey(splits) else 3)  # when first needed
+        self._fit = fit
+        self._channels = cache(self._count_channels)  # when first needed
+
+    def _count_channels(self) -> int:
+        return self._fit.image_shape[2] if self._fit else 1 if _all_grey(self.splits) else 3
 
     def fingerprint(self) -> str:
         """Changes with the files and with what becomes of them."""
@@ -126,10 +133,10 @@ class _Images:
         """
         split = self.splits[name]
         paths, labels, decode, size = split.paths, split.labels, self._decode, self._size
+        shape = self._fit.image_shape if self._fit else size and (*size, self._channels())
         # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
         try:
-            shape = size and ((*size, self._channels()), paths[0])
-            like = shape or image_files.first_shape(paths, decode)
+            like = (shape, paths[0]) if shape else image_files.first_shape(paths, decode)
         except DamagedFiles as error:
             raise self._damage(error) from error
 
@@ -164,8 +171,9 @@ class _Images:
         return DamagedFiles(files, self._list(files), cure)
 
     def _decode(self, path: Path) -> np.ndarray:
-        channels = self._channels()
-        return image_files.decode_image(path, channels, self._size, self._max_megapixels)
+        channels, limit = self._channels(), self._max_megapixels
+        fit = self._fit and self._fit.apply
+        return image_files.decode_image(path, channels, self._size, limit, fit)
 
     def _damage(self, error: DamagedFiles) -> DamagedFiles:
         files = [f"{path} ({why})" for _, path, why in self._find_damaged()]
