@@ -17,6 +17,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import jax_models
+from jax_models import low_rank
 from jax_models.pretrained import Opened, Preprocessing, SourceError
 from jax_models.pretrained.description import Description
 from jax_models.pretrained.hub import is_on_hub
@@ -256,7 +257,7 @@ def _open_run(place: str) -> tuple[Opened, str, list[str]]:
     steps = Preprocessing(side, side, "bilinear", tuple(mean), tuple(std))
     names = tuple(run.record.class_names) if run.record else None
     found = Description(config.model.name, settings, steps, names)
-    model = nnx.merge(run.recipe.graphdef, *weights)
+    model = low_rank.merged(nnx.merge(run.recipe.graphdef, *weights))
     notes = [] if run.results else [f"{place} is not finished: its weights after step {run.step}"]
     return Opened(place, found, model), _of_arrays(_arrays(nnx.state(model))), notes
 
