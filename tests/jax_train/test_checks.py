@@ -316,10 +316,17 @@ SGD = {"optim__name": "sgd"}
             {"optim__decay_exclude": ("norm", "nrom"), "optim__weight_decay": 0.1},
             r"'nrom' is in no",
         ),
-        ({"train__freeze": ("",)}, r"train.freeze=\('',\): .*match all 80 paths.*'\^\(\?!head\)'"),
+        (
+            {"train__freeze": ("",)},
+            r"train.freeze=\('',\): .*match all 80 parameters.*'\^\(\?!head\)'",
+        ),
         (
             {"model__lora_rank": 4, "model__lora_targets": ("norm",)},
             r"config.model: lora_targets=\('norm',\): 'norm' names .*no matrices.*attn.qkv",
+        ),
+        (
+            {"train__class_weights": (1.0, 2.0), "model__num_classes": 3},
+            r"class_weights=\(1.0, 2.0\): expected a weight for each of 3 classes, or 'balanced'",
         ),
         (
             {"train__freeze": ("^head",), "train__probe_epochs": 2},
