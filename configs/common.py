@@ -62,6 +62,8 @@ def get_config() -> ConfigDict:
     )  # tfds folder; None: $TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.download = True  # fetch and prepare missing data on first use
     config.data.image_size = placeholder(int)  # folder: only; side to resize and crop files to
+    # Of resizing files: nearest | box | bilinear | hamming | bicubic | lanczos. None: bilinear.
+    config.data.interpolation = placeholder(str)
     config.data.memory_limit = 16.0  # GB of decoded images in a split; above it they stream
     config.data.on_damaged = "stop"  # folder: only; files that cannot be decoded: stop | skip
     # folder: only; millions of pixels decoded at once: larger JPEGs are halved, up to four times as
@@ -78,15 +80,25 @@ def get_config() -> ConfigDict:
     config.data.mean = placeholder(tuple)
     config.data.std = placeholder(tuple)
 
-    config.augment = ConfigDict()  # applied on the device, in this order; training only but resize
-    config.augment.resize = 0  # side in pixels to resize to (bilinear), training and evaluation
+    # Applied on the device, in this order, in training; in evaluation resize, then a central crop.
+    config.augment = ConfigDict()
+    config.augment.crop_size = 0  # side in pixels of what the model takes; 0: of all there is
+    # Least and largest share of the image's area, such as 0.08,1.0: a random box of it is brought
+    # to the side that the model takes. It stands in for resize in training. () for none.
+    config.augment.random_resized_crop = ()
+    config.augment.aspect_ratio = (3 / 4, 4 / 3)  # of such a box, width to height: least, largest
+    config.augment.resize = 0  # side in pixels to resize to, training and evaluation
+    config.augment.interpolation = "bilinear"  # of these two: bilinear | bicubic; antialiased
     config.augment.rotate_degrees = 0.0  # uniform in [-x, x], nearest neighbour, zero fill
     config.augment.crop_padding = 0  # zero padding on each side before a random crop, pixels
     config.augment.crop_probability = 1.0  # share of images that are cropped (shifted) at all
     config.augment.flip = False  # horizontal flip of half the images
+    # Largest changes of brightness, contrast, saturation (1: from none to double) and hue (up to
+    # 0.5, half a turn), in random order, such as 0.4,0.4,0.4,0.1. () for none.
+    config.augment.color_jitter = ()
 
     config.train = ConfigDict()
-    config.train.epochs = 20
+    config.train.epochs = 20  # passes over the training images
     config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped
     config.train.accumulate_steps = 1  # parts each batch is worked through in: saves memory
     config.train.label_smoothing = 0.0  # share of the target spread over all classes

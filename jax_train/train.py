@@ -203,7 +203,7 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int, notes)
 def _loop(run: _Run, progress: Progress, step: int, on_epoch) -> TrainState:
     """Epochs up to the last, each with what is due at its end."""
     program, splits, config = run.program, run.splits, run.program.config
-    train_feed = feed.create(splits.train, program.layout)
+    train_feed = feed.create_training(splits.train, program.layout, config)
     val_feed = feed.create(splits.val, program.layout) if splits.val else None
     epochs = config.train.epochs
     for epoch in range(step // program.steps_per_epoch, epochs):

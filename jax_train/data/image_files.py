@@ -39,6 +39,7 @@ _PERHAPS = {
 }
 _BY_CONTENT = ("ICO", "DDS", "SGI", "SUN", "PCX")  # rare: their endings mean other things too
 _BY_ENDING = {"TGA": "tga"}  # these files do not say what they are
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's
 _CURES = {
     "AVIF": "pip install -U pillow",
     "HEIF": "pip install pillow-heif",
@@ -216,13 +217,13 @@ def expected_files(left_out: Counter) -> str:
 
 def decode_all(
     paths: Sequence[Path],
-    decode: Callable[[Path], np.ndarray],
+    decoders: Iterable[Callable[[Path], np.ndarray]],
     like: tuple[tuple[int, ...], Path],
 ) -> np.ndarray:
     """Return the images of files as uint8 [n, H, W, C].
 
     Args:
-      paths, decode: the files, and what gives the pixels of one.
+      paths, decoders: the files, and what gives the pixels of each.
       like: the shape [H, W, C] all must have, and the file it was taken from.
 
     Raises:
@@ -231,7 +232,7 @@ def decode_all(
     """
     shape, first = like
     images, damaged = allocate(len(paths), shape), []
-    for i, path in enumerate(paths):
+    for i, (path, decode) in enumerate(zip(paths, decoders, strict=False)):
         result = try_decoding(path, decode)
         if isinstance(result, str):
             damaged.append(f"{path} ({result})")
@@ -394,16 +395,42 @@ def readable_file(path: Path) -> None:
         raise ValueError(f"cannot be opened: {error.strerror}") from error
 
 
+def resampling(interpolation: str | None):
+    """Pillow's filter of a name in `INTERPOLATIONS`; None: bilinear."""
+    from PIL import Image
+
+    return Image.Resampling[(interpolation or "bilinear").upper()]
+
+
+def pixels_of(image) -> np.ndarray:
+    """The bytes [H, W, C] of Pillow's image, grey or RGB."""
+    return np.asarray(image).reshape(image.height, image.width, len(image.getbands()))
+
+
+def fitted(image, size: tuple[int, int], interpolation: str | None = None) -> np.ndarray:
+    """Bring Pillow's image to a height and width: its central part of that ratio, resized.
+
+    For a square that is: the shorter side resized, then the centre cropped.
+    """
+    from PIL import ImageOps
+
+    # Crops first, then resizes: the same view as the other way round, for less work.
+    return pixels_of(ImageOps.fit(image, size[::-1], resampling(interpolation)))
+
+
 def decode_image(
     path: Path,
     channels: int,
-    size: tuple[int, int] | None,
-    max_megapixels: float | None = None,
     fit: Callable | None = None,
+    max_megapixels: float | None = None,
 ) -> np.ndarray:
-    """Return one image, upright, as uint8 [H, W, channels]; H and W as of `size`, if any.
+    """Return one image, upright, as uint8 [H, W, channels]; with `fit`, what that gives of it.
 
-    With `fit` it is what that function gives of Pillow's image.
+    Args:
+      path: of the file.
+      channels: 1 (grey) or 3 (RGB).
+      fit: Pillow's image -> bytes [H, W, channels], such as `fitted`; None: all pixels.
+      max_megapixels: see `open_image`.
     """
     from PIL import Image, ImageOps
 
@@ -423,9 +450,4 @@ def decode_image(
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         image = image.convert("L" if channels == 1 else "RGB")
-        if fit is not None:
-            return fit(image)
-        if size is not None:
-            # Crops first, then resizes: the same view as the other way round, for less work.
-            image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
-        return np.asarray(image).reshape(image.height, image.width, channels)
+        return (fit or pixels_of)(image)

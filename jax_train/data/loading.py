@@ -27,6 +27,7 @@ def load(
     data_dir: str | None = None,
     *,
     image_size: int | None = None,
+    interpolation: str | None = None,
     download: bool = True,
     cache_dir: str | os.PathLike | None = None,
     memory_limit: float | None = None,
@@ -45,6 +46,7 @@ def load(
       data_dir: folder of prepared TFDS data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
       image_size: for folders only: side in pixels of the square that images are resized
         (shorter side) and cropped (centre) to.
+      interpolation: for folders only: of that, see `image_files.INTERPOLATIONS`.
       download: whether to fetch and prepare missing data.
       cache_dir: folder for decoded images; None: see `files.cache_root`.
       memory_limit: gigabytes (1e9 bytes) that the images of the split, one byte per value, may
@@ -63,6 +65,7 @@ def load(
     """
     options = {"image_size": image_size, "download": download, "on_damaged": on_damaged}
     options |= {"max_megapixels": max_megapixels, "cache_dir": cache_dir}
+    options |= {"interpolation": interpolation}
     return Store(name, data_dir, memory_limit=memory_limit, **options).load(split)
 
 
@@ -154,8 +157,10 @@ class Store:
         if base not in self.source.views:
             return self.source.open(base)
         whole, index = self.source.views[base]
-        records = self._open(whole)
-        return replace(records, read=lambda rows: records.read(index[rows]))
+        records, fitted = self._open(whole), None
+        if records.read_fitted:
+            fitted = lambda rows, *how: records.read_fitted(index[rows], *how)  # noqa: E731
+        return replace(records, read=lambda rows: records.read(index[rows]), read_fitted=fitted)
 
     def _label(self, base: str) -> str:
         return f"{self.source.identity}\n{base}\n{self._image_size}"

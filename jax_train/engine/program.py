@@ -90,7 +90,7 @@ class Program:
 
     def train_calls(self, train_feed, epoch: int, first: int) -> Iterator[tuple[int, tuple]]:
         """Number of steps and arguments of each call, from step `first` of an epoch on."""
-        return train_feed.train_calls(self.order(epoch), first, self.steps_per_call)
+        return train_feed.train_calls(self.order(epoch), epoch, first, self.steps_per_call)
 
     def train(
         self, train_feed, call: tuple[int, tuple], progress: Progress, tell: Callable[[str], None]

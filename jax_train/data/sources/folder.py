@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ def folder_source(
     path: str,
     image_size: int | None,
     *,
+    interpolation: str | None = None,
     on_damaged: str = "stop",
     max_megapixels: float | None = None,
     cache_dir: Folder = None,
@@ -45,8 +47,8 @@ def folder_source(
     Args:
       path: the folder; `~` is the user's home.
       image_size: side of the square, in pixels, that images are brought to: the shorter side
-        resized (bilinear, antialiased), then the centre cropped. None: as they are, if all
-        have one size.
+        resized (antialiased), then the centre cropped. None: as they are, if all have one size.
+      interpolation: of resizing, one of `image_files.INTERPOLATIONS`; None: bilinear.
       on_damaged: 'skip' leaves out the files that cannot be decoded; all are tried beforehand.
       max_megapixels: see `image_files.open_image`.
       cache_dir: see `cache_root`.
@@ -67,9 +69,9 @@ def folder_source(
             "Expected a folder with one folder of images per class."
         )
     found = scan(layout := find_layout(root))
-    images = _Images(
-        found.splits, image_size, max_megapixels, f"folder {root.resolve()}", cache_dir
-    )
+    how = {"image_size": image_size, "interpolation": interpolation}
+    how |= {"max_megapixels": max_megapixels, "cache_dir": cache_dir}
+    images = _Images(found.splits, f"folder {root.resolve()}", **how)
     notes = found.notes
     if on_damaged == "skip":
         notes = notes + images.leave_out_damaged(found.unreadable)
@@ -96,13 +98,16 @@ class _Images:
     def __init__(
         self,
         splits: dict[str, Split],
-        image_size: int | None,
-        max_megapixels: float | None,
         identity: str,
+        *,
+        image_size: int | None,
+        interpolation: str | None,
+        max_megapixels: float | None,
         cache_dir: Folder,
     ):
         self.splits, self.identity, self._cache_dir = splits, identity, cache_dir
         self._size, self._max_megapixels = image_size and (image_size, image_size), max_megapixels
+        self._interpolation = interpolation
         self._channels = cache(lambda: 1 if _all_grey(splits) else 3)  # when first needed
 
     def fingerprint(self) -> str:
@@ -110,8 +115,9 @@ class _Images:
         pairs = self.splits.items()
         files = ((f"{name}/{file}", stat) for name, s in pairs for file, _, stat in s.files)
         size = self._size and self._size[0]
-        limit = (self._max_megapixels,) * (self._max_megapixels is not None)
-        return fingerprint_of(files, size, *limit, tuple(self.splits))
+        later = self._max_megapixels, self._interpolation  # than the first data in caches
+        given = (value for value in later if value is not None)
+        return fingerprint_of(files, size, *given, tuple(self.splits))
 
     def contents(self, name: str) -> Contents:
         """What a split consists of."""
@@ -134,10 +140,17 @@ class _Images:
             raise self._damage(error) from error
 
         def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            images = image_files.decode_all([paths[i] for i in indices], decode, like)
+            images = image_files.decode_all([paths[i] for i in indices], repeat(decode), like)
             return images, labels[indices]
 
-        return Records(like[0], split.class_names, read, self._damage)
+        def read_fitted(indices: np.ndarray, fits: Sequence[Callable], fitted: tuple[int, int]):
+            like = (*fitted, self._channels()), paths[indices[0]]
+            decoders = (partial(decode, fit=fit) for fit in fits)
+            files = [paths[i] for i in indices]
+            return image_files.decode_all(files, decoders, like), labels[indices]
+
+        more = (self._damage, read_fitted) if size else (self._damage,)
+        return Records(like[0], split.class_names, read, *more)
 
     def leave_out_damaged(self, unreadable: Sequence[str]) -> list[str]:
         """Take the files that cannot be decoded out of the splits; return a note on them.
@@ -163,9 +176,10 @@ class _Images:
         cure = ", or leave damaged files out with --config.data.on_damaged=skip"
         return DamagedFiles(files, self._list(files), cure)
 
-    def _decode(self, path: Path) -> np.ndarray:
-        channels = self._channels()
-        return image_files.decode_image(path, channels, self._size, self._max_megapixels)
+    def _decode(self, path: Path, fit: Callable | None = None) -> np.ndarray:
+        if self._size and not fit:
+            fit = partial(image_files.fitted, size=self._size, interpolation=self._interpolation)
+        return image_files.decode_image(path, self._channels(), fit, self._max_megapixels)
 
     def _damage(self, error: DamagedFiles) -> DamagedFiles:
         files = [f"{path} ({why})" for _, path, why in self._find_damaged()]
