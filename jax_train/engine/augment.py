@@ -304,11 +304,14 @@ def build(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> Au
         # become part of. Behind the barrier that loop is their own, whatever the program.
         return jax.lax.optimization_barrier(images), targets
 
+    def evaluate(images):
+        return run(evaluation, images, None, None)[0]
+
     training, evaluation = made(OPERATIONS), tuple(made(IN_EVALUATION).values())
     cropped = [operation for name, operation in training.items() if name != "random_resized_crop"]
     return Augmentation(
         train=functools.partial(run, tuple(training.values())),
-        evaluate=lambda images: run(evaluation, images, None, None)[0],
+        evaluate=evaluate,
         train_cropped=functools.partial(run, cropped),
     )
 
