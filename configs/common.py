@@ -56,19 +56,25 @@ def get_config() -> ConfigDict:
     config.model.scan_layers = False  # ViTs: one block compiled for all, in a loop
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # digits | cifar10 | cifar100 | mnist | other tfds | folder:PATH
+    # digits | cifar10 | cifar100 | mnist | other tfds | folder:PATH | parquet:PATH |
+    # hf:ORG/NAME[/CONFIG][@REVISION], of the Hugging Face hub
+    config.data.name = "digits"
     config.data.data_dir = placeholder(
         str
     )  # tfds folder; None: $TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.download = True  # fetch and prepare missing data on first use
-    config.data.image_size = placeholder(int)  # folder: only; side to resize and crop files to
-    # Of resizing files: nearest | box | bilinear | hamming | bicubic | lanczos. None: bilinear.
-    config.data.interpolation = placeholder(str)
     config.data.memory_limit = 16.0  # GB of decoded images in a split; above it they stream
-    config.data.on_damaged = "stop"  # folder: only; files that cannot be decoded: stop | skip
-    # folder: only; millions of pixels decoded at once: larger JPEGs are halved, up to four times as
-    # many, other files refused. None: Pillow's limit, 89.
+    # Of image files (folder:, parquet:, hf:) only: side in pixels to resize and crop them to.
+    config.data.image_size = placeholder(int)
+    # Of that resizing: nearest | box | bilinear | hamming | bicubic | lanczos. None: bilinear.
+    config.data.interpolation = placeholder(str)
+    config.data.on_damaged = "stop"  # files that cannot be decoded: stop | skip
+    # Millions of pixels decoded at once: larger JPEGs are halved, up to four times as many, other
+    # files refused. None: Pillow's limit, 89.
     config.data.max_megapixels = placeholder(float)
+    # Of parquet: and hf: only. None: the only column that can be.
+    config.data.image_column = placeholder(str)
+    config.data.label_column = placeholder(str)
     # Files added, removed or changed since the run began: refuse to go on | accept them.
     config.data.on_change = "refuse"
     # Splits in tfds syntax: 'train[:45000]', 'train[90%:]', 'train+test', and of folders also

@@ -146,6 +146,7 @@ BAD = {
     "data.download": SWITCH,
     "data.image_size": (*OPTIONAL, 64),  # cifar10 is no folder
     "data.interpolation": ("cubic", 3, "bicubic"),  # no image_size
+    **dict.fromkeys(("data.image_column", "data.label_column"), ("", 3, "img")),  # of cifar10
     "data.on_damaged": ("refuse", True, None),
     "data.max_megapixels": (0, -1.0, NAN, "90"),
     "data.memory_limit": NUMBERS,

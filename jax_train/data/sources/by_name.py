@@ -10,6 +10,7 @@ from typing import NamedTuple
 from jax_train.data.source import Source
 from jax_train.data.sources.digits import digits_source
 from jax_train.data.sources.folder import folder_source
+from jax_train.data.sources.huggingface import hub_source, parquet_source
 from jax_train.data.sources.tfds import tfds_source
 from jax_train.data.sources.tfds_folder import data_root
 from jax_train.errors import UserError
@@ -29,6 +30,7 @@ class Scheme(NamedTuple):
       title: name -> that of the data for people, without the path to it.
       located: (name, data_dir) -> the same, understood in every working folder.
       is_path: whether the name says where the data lies and not what it is.
+      has_columns: whether it takes `image_column` and `label_column`.
     """
 
     open: Callable[..., Source]
@@ -39,20 +41,33 @@ class Scheme(NamedTuple):
         data_dir,
     )
     is_path: bool = False
+    has_columns: bool = False
 
 
 def _path(name: str) -> str:
-    return name.removeprefix("folder:")
+    return name.partition(":")[2]
+
+
+def _of_files(open_path: Callable[..., Source], scheme: str, **more) -> Scheme:
+    """A kind of source that is named by the path to a folder."""
+    return Scheme(
+        lambda name, *, data_dir, download, progress, **how: open_path(_path(name), **how),
+        resizes=True,
+        title=lambda name: Path(_path(name)).name or name,
+        located=lambda name, _: (f"{scheme}:{_absolute(_path(name))}", None),
+        is_path=True,
+        **more,
+    )
 
 
 _SCHEMES = {  # by how their names are written
     "digits": Scheme(lambda name, **_: digits_source()),
-    "folder:PATH": Scheme(
-        lambda name, *, data_dir, download, progress, **how: folder_source(_path(name), **how),
+    "folder:PATH": _of_files(folder_source, "folder"),
+    "parquet:PATH": _of_files(parquet_source, "parquet", has_columns=True),
+    "hf:ORG/NAME": Scheme(
+        lambda name, *, data_dir, progress, **how: hub_source(_path(name), **how),
         resizes=True,
-        title=lambda name: Path(_path(name)).name or name,
-        located=lambda name, _: (f"folder:{_absolute(_path(name))}", None),
-        is_path=True,
+        has_columns=True,
     ),
 }
 _PREPARED = Scheme(
@@ -98,6 +113,8 @@ def open_source(
     image_size: int | None,
     download: bool,
     progress: bool = True,
+    image_column: str | None = None,
+    label_column: str | None = None,
     **options,
 ) -> Source:
     """Return the source of a data set's name; see `jax_train.data.load` for the arguments."""
@@ -110,8 +127,10 @@ def open_source(
     if image_size is not None and not scheme.resizes:
         raise UserError(
             f"config.data.image_size is {image_size!r}, but the images of {name} have one size "
-            "already: the field is for --config.data.name=folder:PATH. Leave it out, and set "
-            "--config.augment.resize=64, for example, to train on another size."
+            "already: the field is for folder:PATH, parquet:PATH and hf:ORG/NAME. Leave it out, "
+            "and set --config.augment.resize=64, for example, to train on another size."
         )
+    if scheme.has_columns:
+        options |= {"image_column": image_column, "label_column": label_column}
     options |= {"data_dir": data_dir, "image_size": image_size, "download": download}
     return scheme.open(name, progress=progress, **options)
