@@ -56,8 +56,8 @@ def get_config() -> ConfigDict:
     config.model.scan_layers = False  # ViTs: one block compiled for all, in a loop
 
     config.data = ConfigDict()
-    # digits | cifar10 | cifar100 | mnist | other tfds | folder:PATH | parquet:PATH |
-    # hf:ORG/NAME[/CONFIG][@REVISION], of the Hugging Face hub
+    # digits | cifar10 | cifar100 | mnist | food101 and others, see docs/training.md | folder:PATH |
+    # parquet:PATH | hf:ORG/NAME[/CONFIG][@REVISION], of the Hugging Face hub
     config.data.name = "digits"
     config.data.data_dir = placeholder(
         str

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jax_train.data.source import Source
+from jax_train.data.sources.archives import PHOTOS
 from jax_train.data.sources.digits import digits_source
 from jax_train.data.sources.folder import folder_source
 from jax_train.data.sources.huggingface import hub_source, parquet_source
+from jax_train.data.sources.photos import photos_source
 from jax_train.data.sources.tfds import tfds_source
 from jax_train.data.sources.tfds_folder import data_root
 from jax_train.errors import UserError
@@ -70,9 +72,14 @@ _SCHEMES = {  # by how their names are written
         has_columns=True,
     ),
 }
+_PHOTOS = Scheme(
+    photos_source,
+    resizes=True,
+    located=lambda name, data_dir: (name, _absolute(data_root(data_dir))),
+)
 _PREPARED = Scheme(
     lambda name, *, data_dir, download, progress, **_: tfds_source(
-        name, data_dir, download=download, progress=progress, others=tuple(_SCHEMES)
+        name, data_dir, download=download, progress=progress, others=(*_SCHEMES, *PHOTOS)
     ),
     located=lambda name, data_dir: (name, _absolute(data_root(data_dir))),
 )
@@ -89,6 +96,8 @@ def scheme_of(name: str) -> Scheme:
             f"config.data.name is {name!r}; expected a data set's name, such as "
             "--config.data.name=cifar10."
         )
+    if name in PHOTOS:
+        return _PHOTOS
     start = name.partition(":")[:2]
     fitting = (scheme for key, scheme in _SCHEMES.items() if key.partition(":")[:2] == start)
     return next(fitting, _PREPARED)
