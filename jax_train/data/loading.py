@@ -14,7 +14,7 @@ from jax_train.data.cache import Arrays, cached, find_cached
 from jax_train.data.checks import CHECKS
 from jax_train.data.examples import Dataset
 from jax_train.data.image_files import allocate
-from jax_train.data.source import Records, Source
+from jax_train.data.source import Fit, Records, Source
 from jax_train.data.sources.by_name import open_source, scheme_of
 from jax_train.data.split import resolve_split, with_view
 from jax_train.data.streamed import StreamedDataset, whole_pass
@@ -76,7 +76,7 @@ def load(
 class Store:
     """A data set with its cache: each base split is decoded, mapped or opened once, when needed.
 
-    Args are those of `load`.
+    Args are those of `load`; and `fit`, which brings the images to its shape: they then stream.
 
     Attributes:
       source: where the data comes from.
@@ -84,12 +84,13 @@ class Store:
 
     def __init__(
         self, name: str, data_dir: str | None, *, memory_limit: float | None, image_size, cache_dir,
-        **options,
+        fit: Fit | None = None, **options,
     ):  # fmt: skip
         if memory_limit not in (None, math.inf):
             check_value("data.memory_limit", memory_limit, CHECKS["data.memory_limit"])
         self._limit = math.inf if memory_limit is None else memory_limit * 1e9  # in bytes
-        options |= {"image_size": image_size, "cache_dir": cache_dir}
+        self._limit, self._fit = 0 if fit else self._limit, fit
+        options |= {"image_size": image_size, "cache_dir": cache_dir, "fit": fit}
         self.source = open_source(name, data_dir, **options)
         self._image_size, self._cache_dir = image_size, cache_dir
         self._open, self._contents = cache(self._open_base), cache(self.source.contents)
@@ -159,7 +160,9 @@ class Store:
 
     def _open_base(self, base: str) -> Records:
         if base not in self.source.views:
-            return self.source.open(base)
+            records = self.source.open(base)
+            fits_itself = self._fit is None or scheme_of(self.source.name).resizes
+            return records if fits_itself else _fitted(records, self._fit)
         whole, index = self.source.views[base]
         records, fitted = self._open(whole), None
         if records.read_fitted:
@@ -170,6 +173,8 @@ class Store:
         return f"{self.source.identity}\n{base}\n{self._image_size}"
 
     def _find(self, base: str) -> Arrays | None:
+        if self._fit:
+            return None
         return find_cached(self._label(base), self.source.fingerprint, self._cache_dir)
 
     def _decoded(self, base: str, start: int, stop: int, part: str) -> Arrays:
@@ -180,6 +185,14 @@ class Store:
 
         label = self._label(base) + part
         return cached(label, self.source.fingerprint, build, self._cache_dir)
+
+
+def _fitted(records: Records, fit: Fit) -> Records:
+    def read(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = records.read(rows)
+        return np.stack([fit(pixels) for pixels in images]), labels
+
+    return replace(records, image_shape=fit.image_shape, read=read)
 
 
 def _gather(dataset: StreamedDataset) -> Arrays:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,25 @@ class DamagedFiles(UserError):
             f"{'; '.join(files[:REPORTED])}{more}.{all_named} "
             f"Replace or remove {'them' if count > 1 else 'it'}{cure}."
         )
+
+
+class Fit(NamedTuple):
+    """How images of any size are brought to what a model takes.
+
+    Attributes:
+      image_shape: height and width in pixels, and channels: 1 (grey) or 3 (RGB).
+      apply: Pillow's image, grey or RGB -> uint8 of that shape.
+    """
+
+    image_shape: tuple[int, int, int]
+    apply: Callable[[Any], np.ndarray]
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Bring pixels uint8 [H,W,C] of 1, 3 or 4 channels to that shape."""
+        from PIL import Image
+
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        return self.apply(image.convert("L" if self.image_shape[2] == 1 else "RGB"))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -49,6 +49,29 @@ class StreamedDataset(Examples):
     def can_fit(self) -> bool:
         """Whether `batches` takes `crops`."""
         return all(self.records[base].read_fitted for base, _, _ in self.ranges)
+
+    def with_classes(
+        self, class_names: tuple[str, ...], numbers: np.ndarray, **changes
+    ) -> StreamedDataset:
+        """The same examples labelled by other classes, among which each one of here has a number.
+
+        Args:
+          class_names: of these classes.
+          numbers: [K], of the classes of here, in their order.
+          **changes: of further fields.
+        """
+
+        def relabelled(records: Records) -> Records:
+            def read(rows):
+                images, labels = records.read(rows)
+                return images, numbers[labels].astype(np.int32)
+
+            return replace(records, class_names=class_names, read=read, read_fitted=None)
+
+        records = {base: relabelled(records) for base, records in self.records.items()}
+        labels = None if self.labels is None else numbers[self.labels].astype(np.int32)
+        changes |= {"class_names": class_names, "records": records, "labels": labels}
+        return replace(self, **changes)
 
     def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As of `Dataset`; raises UserError where a file or record is damaged."""

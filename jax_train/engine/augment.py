@@ -160,7 +160,7 @@ def _resized_crop(config: ConfigDict) -> Operation | None:
         spans = config.random_resized_crop, config.aspect_ratio
         boxes = draw_boxes(draws, height, width, *spans, xp=jnp)
         size = output_size(config, height, width)
-        return resize_boxes(images, boxes, size, config.interpolation), targets
+        return resize_boxes(images, boxes, size, config.interpolation or "bilinear"), targets
 
     return crop
 
@@ -170,7 +170,7 @@ def _resizing(config: ConfigDict) -> Operation | None:
     if not config.resize:
         return None
     # It makes new values, so it needs scaled pixels; what only moves pixels runs on uint8.
-    side, how = config.resize, config.interpolation
+    side, how = config.resize, config.interpolation or "bilinear"
     return lambda images, targets, _: (resize(_to_unit(images), side, how), targets)
 
 

@@ -128,5 +128,5 @@ def create_training(split, layout: Layout, config: ConfigDict) -> Resident | Str
     fields = config.augment
     size = output_size(fields, *split.image_shape[:2])
     how = {"size": size, "area": fields.random_resized_crop, "aspect": fields.aspect_ratio}
-    how |= {"seed": config.seed, "interpolation": fields.interpolation}
+    how |= {"seed": config.seed, "interpolation": fields.interpolation or "bilinear"}
     return Streamed(split, layout, lambda epoch: Crops(epoch=epoch, **how))

@@ -52,6 +52,8 @@ def summary(results: dict, workdir: str | os.PathLike) -> str:
             lines.append(_line(name, results[split], results, split))
     which = "the best on validation" if results["reported_weights"] == "best" else "the last"
     lines.append(f"  weights: epoch {results['reported_epoch']}, {which}")
+    if (ended := results["ended"]) and ended["epoch"] < ended["of"]:
+        lines.append(f"  ended at epoch {ended['epoch']} of {ended['of']}: {ended['why']}")
     lines += [f"  {note}" for note in results["notes"]]
     lines.append(f"  files: {workdir}/\n         curves.png, results.json, metrics.csv, …")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from jax_models import low_rank
 from jax_train import data
 from jax_train.data.image_files import fitted
 from jax_train.data.sources.by_name import scheme_of
@@ -58,13 +59,29 @@ class TrainedRun:
     notes: tuple[str, ...] = ()
 
     @property
+    def unfinished(self) -> str:
+        """What to tell where the weights are not those that training ends with; else ''."""
+        told = f"the run is not finished; these weights are of step {self.step:,}"
+        return told if self.results is None else ""
+
+    @property
+    def whose_weights(self) -> str:
+        """Which weights they are, for a report."""
+        return f"weights of step {self.step:,}"
+
+    @property
     def pictures_folder(self) -> Path:
         """Where its pictures go by themselves."""
         return self.folder / "explain"
 
     @functools.cached_property
     def model(self) -> nnx.Module:
-        """The model with its weights as they are stored; without `train` it evaluates."""
+        """The model with its weights as they are stored, adapters folded in; it evaluates."""
+        return low_rank.merged(self.as_trained)
+
+    @property
+    def as_trained(self) -> nnx.Module:
+        """The same with its adapters, if it has any, beside the matrices."""
         return nnx.merge(self.recipe.graphdef, self.params, self.stats)
 
     @functools.cached_property
@@ -99,6 +116,20 @@ class TrainedRun:
         if then := self._known_classes:
             data_record.check_classes(self.folder, fields.name, then, found.class_names)
         return found
+
+    def other_split(
+        self, name: str, data_dir: str | None, split: str
+    ) -> data.Dataset | data.StreamedDataset:
+        """A split of other data; images of a folder are brought to the run's size.
+
+        Raises:
+          UserError: it cannot be loaded.
+        """
+        config = self.config.copy_and_resolve_references()
+        side = image_shape(self)[0] if scheme_of(name).resizes else None
+        with config.ignore_type():
+            config.data.update(name=name, data_dir=data_dir, image_size=side)
+        return data.load_split(config, split)
 
     @functools.cached_property
     def _logits(self):

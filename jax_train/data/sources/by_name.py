@@ -33,6 +33,7 @@ class Scheme(NamedTuple):
       located: (name, data_dir) -> the same, understood in every working folder.
       is_path: whether the name says where the data lies and not what it is.
       has_columns: whether it takes `image_column` and `label_column`.
+      root: name -> the folder that `Source.file` is relative to; None: examples are no files.
     """
 
     open: Callable[..., Source]
@@ -44,6 +45,7 @@ class Scheme(NamedTuple):
     )
     is_path: bool = False
     has_columns: bool = False
+    root: Callable[[str], Path | None] = lambda name: None
 
 
 def _path(name: str) -> str:
@@ -64,7 +66,7 @@ def _of_files(open_path: Callable[..., Source], scheme: str, **more) -> Scheme:
 
 _SCHEMES = {  # by how their names are written
     "digits": Scheme(lambda name, **_: digits_source()),
-    "folder:PATH": _of_files(folder_source, "folder"),
+    "folder:PATH": _of_files(folder_source, "folder", root=lambda name: expand(_path(name))),
     "parquet:PATH": _of_files(parquet_source, "parquet", has_columns=True),
     "hf:ORG/NAME": Scheme(
         lambda name, *, data_dir, progress, **how: hub_source(_path(name), **how),

@@ -4,7 +4,7 @@ import os
 
 from jax_train.data.cache import Folder
 from jax_train.data.contents import Contents, contents_of
-from jax_train.data.source import Source
+from jax_train.data.source import Fit, Source
 from jax_train.data.sources.folder_layout import find_layout
 from jax_train.data.sources.folder_scan import Split, scan
 from jax_train.data.sources.images import Images
@@ -17,6 +17,7 @@ def folder_source(
     image_size: int | None,
     *,
     interpolation: str | None = None,
+    fit: Fit | None = None,
     on_damaged: str = "stop",
     max_megapixels: float | None = None,
     cache_dir: Folder = None,
@@ -40,6 +41,7 @@ def folder_source(
       image_size: side of the square, in pixels, that images are brought to: the shorter side
         resized (antialiased), then the centre cropped. None: as they are, if all have one size.
       interpolation: of resizing, one of `image_files.INTERPOLATIONS`; None: bilinear.
+      fit: brings them to its shape instead.
       on_damaged: 'skip' leaves out the files that cannot be decoded; all are tried beforehand.
       max_megapixels: see `image_files.open_image`.
       cache_dir: see `cache_root`.
@@ -60,7 +62,7 @@ def folder_source(
             "Expected a folder with one folder of images per class."
         )
     found = scan(layout := find_layout(root))
-    how = {"image_size": image_size, "interpolation": interpolation}
+    how = {"image_size": image_size, "interpolation": interpolation, "fit": fit}
     how |= {"max_megapixels": max_megapixels, "cache_dir": cache_dir}
     images = Images(found.splits, f"folder {root.resolve()}", **how)
     notes = found.notes

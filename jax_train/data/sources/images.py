@@ -14,7 +14,7 @@ import numpy as np
 from jax_train.data import image_files
 from jax_train.data.cache import Folder, cached_json, fingerprint_of
 from jax_train.data.image_files import ImageFile
-from jax_train.data.source import DamagedFiles, Records
+from jax_train.data.source import DamagedFiles, Fit, Records
 from jax_train.data.sources.folder_layout import some
 from jax_train.errors import UserError
 from jax_train.files import cache_root, write_atomically
@@ -53,6 +53,7 @@ class Images:
       splits: by name.
       identity: the same for every way to name the data.
       image_size, interpolation, max_megapixels, cache_dir: as of `data.load`.
+      fit: brings them to its shape instead.
     """
 
     def __init__(
@@ -62,13 +63,18 @@ class Images:
         *,
         image_size: int | None,
         interpolation: str | None,
+        fit: Fit | None,
         max_megapixels: float | None,
         cache_dir: Folder,
     ):
         self.splits, self.identity, self._cache_dir = splits, identity, cache_dir
         self._size, self._max_megapixels = image_size and (image_size, image_size), max_megapixels
-        self._interpolation = interpolation
-        self._channels = cache(lambda: 1 if _all_grey(splits) else 3)  # when first needed
+        self._interpolation, self._given_fit = interpolation, fit
+        self._channels = cache(self._count_channels)  # when first needed
+
+    def _count_channels(self) -> int:
+        given = self._given_fit
+        return given.image_shape[2] if given else 1 if _all_grey(self.splits) else 3
 
     def fingerprint(self) -> str:
         """Changes with the files and with what becomes of them."""
@@ -86,12 +92,13 @@ class Images:
           UserError: no file is whole.
         """
         split, decode, size = self.splits[name], self._decode, self._size
+        shape = size and (*size, self._channels())
+        shape = self._given_fit.image_shape if self._given_fit else shape
         labels, (first,) = split.labels, split.images([0])
         # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
         try:
-            shape = size and ((*size, self._channels()), first)
             each = (split.images([i])[0] for i in range(len(labels)))
-            like = shape or image_files.first_shape(each, decode)
+            like = (shape, first) if shape else image_files.first_shape(each, decode)
         except DamagedFiles as error:
             raise self._damage(error) from error
 
@@ -132,7 +139,9 @@ class Images:
         return DamagedFiles(files, self._list(files), cure)
 
     def _decode(self, file: ImageFile, fit: Callable | None = None) -> np.ndarray:
-        if self._size and not fit:
+        if self._given_fit and not fit:
+            fit = self._given_fit.apply
+        elif self._size and not fit:
             fit = partial(image_files.fitted, size=self._size, interpolation=self._interpolation)
         return image_files.decode_image(file, self._channels(), fit, self._max_megapixels)
 

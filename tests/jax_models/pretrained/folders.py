@@ -114,10 +114,16 @@ def build(name: str, **settings) -> nnx.Module:
     return model
 
 
-def hugging_face(folder: Path, kind: str = "vit", preprocessor: dict | None = None, **changes):
+def hugging_face(
+    folder: Path,
+    kind: str = "vit",
+    preprocessor: dict | None = None,
+    num_classes: int = CLASSES,
+    **changes,
+):
     """Write a folder of transformers; return the model in it. `changes` are of its config."""
     name, settings, config = HUGGING_FACE[kind]
-    model = build(name, **settings)
+    model = build(name, num_classes=num_classes, **settings)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(torch_weights.export(model, "huggingface"), folder / "model.safetensors")
     config = {"architectures": ["AForImageClassification"]} | config | changes
@@ -127,20 +133,26 @@ def hugging_face(folder: Path, kind: str = "vit", preprocessor: dict | None = No
     return model
 
 
-def timm(folder: Path, name: str = "vit_tiny_patch16_224", legacy: bool = False, **changes):
+def timm(
+    folder: Path,
+    name: str = "vit_tiny_patch16_224",
+    legacy: bool = False,
+    num_classes: int = CLASSES,
+    **changes,
+):
     """Write a folder of timm; return the model in it. `changes` are of its pretrained_cfg."""
     settings, arguments = TIMM[name]
-    model = build(name, **settings)
+    model = build(name, num_classes=num_classes, **settings)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(torch_weights.export(model, "timm"), folder / "model.safetensors")
     pretrained = {
         "input_size": [3, SIDE, SIDE],
         "crop_pct": 0.9,
         "interpolation": "bicubic",
-        "num_classes": CLASSES,
+        "num_classes": num_classes,
         **IMAGENET,
     } | changes
-    config = {"architecture": name, "num_classes": CLASSES, "model_args": arguments}
+    config = {"architecture": name, "num_classes": num_classes, "model_args": arguments}
     config |= pretrained if legacy else {"pretrained_cfg": pretrained, "label_names": NAMES}
     (folder / "config.json").write_text(json.dumps(config))
     return model

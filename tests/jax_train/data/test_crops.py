@@ -127,10 +127,11 @@ def test_a_run_that_goes_on_sees_the_crops_it_would_have_seen(photos):
     program = Program(resolve(config, splits), splits.train)
     training = feed.create_training(splits.train, program.layout, program.config)
     epochs = [
-        [call[0].images for _, call in program.train_calls(training, epoch, 0)] for epoch in (0, 1)
+        [call.arguments[0].images for call in program.train_calls(training, epoch, 0)]
+        for epoch in (0, 1)
     ]
     assert [images.shape for images in epochs[1]] == [(1, 4, 8, 8, 3)] * 3
-    later = [call[0].images for _, call in program.train_calls(training, 1, 1)]
+    later = [call.arguments[0].images for call in program.train_calls(training, 1, 1)]
     for images, expected in zip(later, epochs[1][1:], strict=True):
         np.testing.assert_array_equal(images, expected)
     # Pixels of the same examples are other ones in another epoch.
