@@ -66,7 +66,7 @@ def hub_source(name: str, *, download: bool, **options) -> Source:
     def contents(base: str, rows: int) -> Contents:
         return {f"{whole}/{base}": [rows, None]}
 
-    return _source(datasets, f"hf:{name}", f"hf {whole}", found, contents, notes=notes, **options)
+    return _source(datasets, f"hf:{whole}", f"hf {whole}", found, contents, notes=notes, **options)
 
 
 def parquet_source(path: str, **options) -> Source:
