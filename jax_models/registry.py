@@ -6,7 +6,10 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 
+import jax
 from flax import nnx
+
+from jax_models.rngs import InitRngs
 
 _MODELS: dict[str, Callable[..., nnx.Module]] = {}
 _FAMILIES: dict[str, str] = {}  # model -> name of the function that builds it
@@ -123,6 +126,12 @@ def create_model(
     model = build(rngs=rngs, remat=remat, **settings)
     model.model_name = name  # by which `torch_weights` finds its names
     return model
+
+
+def abstract_model(name: str, **settings) -> nnx.Module:
+    """A model as `create_model` builds it, with shapes in place of values; nothing is drawn."""
+    rngs = InitRngs(jax.random.key(0))
+    return nnx.eval_shape(lambda: create_model(name, rngs=rngs, **settings))
 
 
 def _find(name: str) -> Callable[..., nnx.Module]:
