@@ -18,7 +18,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import growth, host, race, startup, tasks
+from benchmarks import growth, host, race, startup, tasks, world
 from jax_train.errors import run_command
 from jax_train.printing import counted, say
 from tests.parity.measure import ROOT, rewrite
@@ -87,11 +87,12 @@ def memory(cases: list[str], changes: dict) -> str:
 
 
 PARTS = {
-    "train": lambda args: table("train", args.cases, args.rounds, args.changes),
-    "epoch": lambda args: table("epoch", args.cases, max(1, args.rounds // 2), args.changes),
+    "train": lambda args: table("train", args.recipes, args.rounds, args.changes),
+    "epoch": lambda args: table("epoch", args.recipes, max(1, args.rounds // 2), args.changes),
     # Batches are large, and a sample has to hold some.
-    "eval": lambda args: table("eval", args.cases, args.rounds, {"seconds": 3} | args.changes),
-    "memory": lambda args: memory(args.cases, args.changes),
+    "eval": lambda args: table("eval", args.recipes, args.rounds, {"seconds": 3} | args.changes),
+    "world": lambda args: world.table(args.published, args.rounds, args.changes),
+    "memory": lambda args: memory(args.recipes, args.changes),
     "startup": lambda args: startup.tables(args.rounds, args.quick),
     "host": lambda args: host.table(args.rounds, args.quick),
     "growth": lambda args: growth.measure_and_draw(args.record, args.quick),
@@ -114,7 +115,7 @@ def main() -> None:
     """See the module's docstring."""
     name, raw = "python -m benchmarks", argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=name, description=__doc__, formatter_class=raw)
-    models = list(tasks.CASES)
+    models = list(dict.fromkeys([*tasks.CASES, *tasks.PUBLISHED]))
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     named = {"choices": models, "metavar": "MODEL", "help": f"of {', '.join(models)}"}
     parser.add_argument("--cases", nargs="+", default=models, **named)
@@ -123,6 +124,8 @@ def main() -> None:
     how.add_argument("--record", action="store_true", help=f"rewrite {PAGE.name}")
     how.add_argument("--quick", action="store_true", help="one short sample of batches of 2")
     args = parser.parse_args()
+    args.recipes = [case for case in args.cases if case in tasks.CASES]
+    args.published = [case for case in args.cases if case in tasks.PUBLISHED]
     args.changes = QUICK if args.quick else {}
     args.rounds = 1 if args.quick else args.rounds
     if unknown := set(args.parts) - set(PARTS):

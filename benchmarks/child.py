@@ -65,7 +65,8 @@ def _follow(training):
 def _create(job):
     from benchmarks import tasks
 
-    config = tasks.config_of(job["case"], **job.get("changes", {}))
+    make = tasks.published_config if job.get("published") else tasks.config_of
+    config = make(job["case"], **job.get("changes", {}))
     batches = 10
     if job["task"] == "epoch":  # validation sets are large, so the last batch of it matters little
         batches = tasks.CASES[job["case"]].epoch

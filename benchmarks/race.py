@@ -71,7 +71,7 @@ def race(
 
 def _start(job, environment):
     quiet = None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL
-    command = [sys.executable, "-m", "benchmarks.child", json.dumps(job)]
+    command = [job.get("python", sys.executable), "-m", "benchmarks.child", json.dumps(job)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": quiet}
     return subprocess.Popen(command, env=environment, text=True, **pipes)
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs import common
+
 
 class Case(NamedTuple):
     """A recipe of `configs/`, the size of its batches, and how many make an epoch of the race.
@@ -33,16 +35,34 @@ CASES = {
     "resnet18": Case("resnet18_cifar10", 128, 10),
     "convnext_tiny": Case("convnext_cifar10", 32, 20),
 }
+# Models of other libraries too, at the size of the pretrained weights.
+PUBLISHED = (
+    "vit_tiny_patch16_224",
+    "vit_small_patch16_224",
+    "resnet18",
+    "resnet50",
+    "convnext_tiny",
+)
 _IMAGES = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100), "mnist": ((28, 28, 1), 10)}
+_IMAGES["imagenet"] = (224, 224, 3), 1000
 
 
 def config_of(case: str, **changes) -> ConfigDict:
     """The recipe of a case as it is trained, with `changes` to fields such as 'model.depth'."""
     recipe, batch_size, _ = CASES[case]
     config = importlib.import_module(f"configs.{recipe}").get_config()
-    shape, num_classes = _IMAGES[config.data.name]
+    return _completed(config, {"train.batch_size": batch_size, **changes})
+
+
+def published_config(name: str, **changes) -> ConfigDict:
+    """One of `PUBLISHED` on images of 224 pixels and 1000 classes, in the default recipe."""
+    return _completed(common.get_config(), {"model.name": name, "data.name": "imagenet", **changes})
+
+
+def _completed(config, changes):
     with config.unlocked():
-        config.update_from_flattened_dict({"train.batch_size": batch_size, **changes})
+        config.update_from_flattened_dict(changes)
+        shape, num_classes = _IMAGES[config.data.name]
         config.model.num_classes = num_classes
         if config.data.mean is None:
             config.data.mean = config.data.std = (0.5,) * shape[2]

@@ -18,6 +18,16 @@ import torch_ref
 from torch_ref import layers
 
 
+def library_model(name: str) -> torch.nn.Module:
+    """torchvision's model of a name where it has one, otherwise timm's; 1000 classes."""
+    import timm
+    import torchvision
+
+    if name.startswith("resnet"):
+        return torchvision.models.get_model(name)
+    return timm.create_model(name)
+
+
 def create_model(config: ConfigDict, *, fused_attention: bool = True) -> torch.nn.Module:
     """The mirror of `config.model` for the images of the data set, without attention maps."""
     if fused_attention:
@@ -83,14 +93,20 @@ class Training:
       labels: [N].
       compiled: by `torch.compile`.
       fused_attention: PyTorch's own, which returns no maps.
+      library: timm's or torchvision's model and not the mirror.
     """
 
-    def __init__(self, config, images, labels, *, compiled=False, fused_attention=True):
+    def __init__(
+        self, config, images, labels, *, compiled=False, fused_attention=True, library=False
+    ):
         torch.manual_seed(0)
-        is_cnn = "cnn" in config.model.name
+        is_cnn = "patch_size" not in jax_models.model_keywords(config.model.name)
         memory_format = torch.channels_last if is_cnn else torch.contiguous_format
-        self.model = create_model(config, fused_attention=fused_attention).train()
-        self.model = self.model.to(memory_format=memory_format)
+        if library:
+            model = library_model(config.model.name)
+        else:
+            model = create_model(config, fused_attention=fused_attention)
+        self.model = model.train().to(memory_format=memory_format)
         self.pipeline = Pipeline(config, memory_format)
         self.optimizer = _optimizer(config, self.model.parameters())
         self.run = torch.compile(self.model) if compiled else self.model

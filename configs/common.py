@@ -23,9 +23,15 @@ def get_config() -> ConfigDict:
     # each takes those of the fields of config.model that it has.
     config.compare = ()
     config.model = ConfigDict()
-    config.model.name = "vit"  # one of jax_models.list_models()
-    # Constructor keywords of the model. Left at None, the model's own default holds;
-    # img_size, in_channels and num_classes then come from the data.
+    config.model.name = "vit"  # one of jax_models.list_models(); 'auto': that of init_from
+    # Weights to start from: a folder of transformers or timm, a file, hf:ORG/NAME, timm/NAME.TAG or
+    # a run folder. What is not given of the model and of the images follows from them.
+    config.model.init_from = placeholder(str)
+    config.model.init_revision = placeholder(str)  # on the hub; None: the newest, then its commit
+    # Of the weights in init_from, which are refused if it is another; None: filled in.
+    config.model.init_sha256 = placeholder(str)
+    # Constructor keywords of the model. Left at None, those of init_from or else the model's own
+    # defaults hold; img_size, in_channels and num_classes then come from the data.
     config.model.img_size = placeholder(int)  # side of the square input, pixels
     config.model.in_channels = placeholder(int)
     config.model.num_classes = placeholder(int)
@@ -53,6 +59,11 @@ def get_config() -> ConfigDict:
     config.model.block = placeholder(str)  # ResNet: basic | bottleneck
     config.model.head_dims = placeholder(tuple)  # hidden widths of an MLP head
     config.model.head_dropout = placeholder(float)  # rate in an MLP head
+    # LoRA: the head trains, and beside frozen matrices adapters of this rank; None for none.
+    config.model.lora_rank = placeholder(int)
+    config.model.lora_alpha = placeholder(float)  # adapters count alpha / rank times; None: once
+    # Regexes of the paths of the matrices; None: those of the attention (qkv and projection).
+    config.model.lora_targets = placeholder(tuple)
     config.model.remat = False  # compute activations again in the backward pass: saves memory
     config.model.scan_layers = False  # ViTs: one block compiled for all, in a loop
 
@@ -91,6 +102,11 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped
     config.train.accumulate_steps = 1  # parts each batch is worked through in: saves memory
     config.train.label_smoothing = 0.0  # share of the target spread over all classes
+    # Of each class in the training loss, as in torch.nn.CrossEntropyLoss: ("balanced",) for
+    # scikit-learn's n / (K · n_k), or a number for each; None: all count alike.
+    config.train.class_weights = placeholder(tuple)
+    config.train.freeze = ()  # regexes of parameter paths that stay as they are: (r'^(?!head)',)
+    config.train.probe_epochs = 0  # in which the head trains alone, before all that is not frozen
     config.train.on_nonfinite = (
         "stop"  # a loss or gradient that is not finite: stop | skip the step
     )
@@ -106,6 +122,10 @@ def get_config() -> ConfigDict:
     config.optim.eps = 1e-8
     config.optim.momentum = 0.0  # sgd
     config.optim.nesterov = False  # sgd
+    # The rate of each layer as a share of that of the next one, towards the head; 1.0: all equal.
+    config.optim.layer_decay = 1.0
+    # Pairs (regex of parameter paths, factor of their rate): (('bias$', 2.0), (r'^head', 10.0)).
+    config.optim.lr_scale = ()
     config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
 
     config.schedule = ConfigDict()

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from jax_models import conv_layers, layers, stack
+from jax_models import conv_layers, layer_numbers, layers, stack
 from jax_models.registry import register
 from jax_models.rngs import Rngs
 
@@ -181,3 +181,7 @@ def mnist_cnn(
     head = layers.Head(*sizes, dropout=head_dropout, rngs=rngs)
     sizes = {"in_channels": in_channels, "img_size": img_size}
     return ConvNet(stages, head, **sizes, flatten=True, remat=remat)
+
+
+BY_STAGE = layer_numbers.Layers(stem=r"stem\.", block=r"stages\.(\d+)\.")
+layer_numbers.register(BY_STAGE, simple_cnn, mnist_cnn)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jax_models import layers
+from jax_models import layer_numbers, layers
 from jax_models.cnn import ConvNet, check_widths
 from jax_models.conv_layers import BlockStage, Conv, Window
 from jax_models.registry import register_as
@@ -124,3 +124,10 @@ def convnext(
     model = ConvNet(stages, head, stem=stem, in_channels=in_channels)
     layers.start_from_normal(model, rngs)
     return model
+
+
+# As timm groups them: each block is a layer, the first of a stage with what halves the maps before.
+LAYERS = layer_numbers.Layers(
+    stem=r"stem\.", block=r"stages\.(\d+)\.(?:downsample|blocks\.(\d+))\."
+)
+layer_numbers.register(LAYERS, convnext)

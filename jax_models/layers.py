@@ -16,6 +16,7 @@ from jax import Array
 
 from jax_models import ops
 from jax_models.dropout import Dropout
+from jax_models.low_rank import Adaptable
 from jax_models.rngs import Rngs
 
 # Kaiming-uniform with a = sqrt(5) comes to uniform in ±1/sqrt(fan_in), a variance of 1/(3 fan_in).
@@ -52,7 +53,7 @@ standard_normal = nnx.initializers.normal(1.0, jnp.float32)  # as torch.randn an
 unit_uniform = nnx.initializers.uniform(1.0, jnp.float32)  # in [0, 1), as torch.rand
 
 
-class Linear(nnx.Linear):
+class Linear(Adaptable, nnx.Linear):
     """A Linear layer that starts as torch.nn.Linear does, or from other initializers."""
 
     def __init__(
@@ -63,7 +64,8 @@ class Linear(nnx.Linear):
 
     def __call__(self, x: Array) -> Array:
         """x [..., D] -> [..., F]."""
-        return ops.linear(x, (self.kernel[...],), (self.bias[...],))[0]
+        (y,) = ops.linear(x, (self.kernel[...],), (self.bias[...],))
+        return y if self.lora_a is None else y + self.low_rank(x)
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -166,6 +168,7 @@ class Attention(nnx.Module):
         """
         kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
         how = {"drop": self.dropout.drop(train, rngs), "maps": maps, "queries": queries}
+        how["added"] = self.qkv.low_rank(x)
         y, weights = ops.attention(x, kernel, bias, self.num_heads, **how)
         return self.projection(y), weights
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jax_models import layers, ops
+from jax_models import layer_numbers, layers, ops
 from jax_models.cnn import ConvNet, check_widths
 from jax_models.conv_layers import BatchNorm, BlockStage, Conv, Window
 from jax_models.registry import register_as
@@ -156,3 +156,8 @@ def resnet(
         stages.append(BlockStage(blocks, remat=remat))
     head = layers.linear_head(inputs, num_classes, rngs=rngs)
     return ConvNet(stages, head, stem=first, in_channels=in_channels)
+
+
+# As timm groups them: each block is a layer.
+LAYERS = layer_numbers.Layers(stem=r"stem\.", block=r"stages\.(\d+)\.blocks\.(\d+)\.")
+layer_numbers.register(LAYERS, resnet)

@@ -6,7 +6,7 @@ Names, sizes and initial weights are timm's; a name is a row of `SIZES`.
 from flax import nnx
 from jax import nn
 
-from jax_models import layers, ops, vit
+from jax_models import layer_numbers, layers, ops, vit
 from jax_models.registry import register_as
 from jax_models.tokens import Pool, Prefix
 
@@ -147,6 +147,9 @@ def vision_transformer(
         cover_prefix=cover_prefix, dropout=dropout, remat=remat, scan_layers=scan_layers,
         pool=Pool(pool, prefix=before, reads=1 + distilled, **norm), rngs=rngs,
     )  # fmt: skip
+
+
+layer_numbers.register(vit.LAYERS, vision_transformer)
 
 
 def _open_gates(blocks: list[vit.Block], rngs: nnx.Rngs) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jax_models import layers, ops, stack
+from jax_models import layer_numbers, layers, ops, stack
 from jax_models.registry import register
 from jax_models.rngs import Rngs
 from jax_models.tokens import Pool, Prefix
@@ -301,3 +301,9 @@ def mlp_head_vit(
     run = {"remat": remat, "scan_layers": scan_layers, "rngs": rngs}
     prefix = [Prefix("cls_token", layers.unit_uniform)]
     return VisionTransformer(patches, blocks, head, prefix=prefix, **run)
+
+
+# As in BEiT, https://github.com/microsoft/unilm/blob/master/beit/optim_factory.py: what makes the
+# first tokens, then each block, and the last norm with the head.
+LAYERS = layer_numbers.Layers(stem=r"(\w+_token|pos_embed|patch_embed)\b", block=r"blocks\.(\d+)\.")
+layer_numbers.register(LAYERS, vit, raster_vit, deep_vit, mnist_vit, mlp_head_vit)

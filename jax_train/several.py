@@ -14,7 +14,7 @@ from jax_train.engine.program import Program
 from jax_train.errors import UserError
 from jax_train.machine import processes
 from jax_train.printing import figure, say
-from jax_train.runs import entry
+from jax_train.runs import entry, initial
 from jax_train.runs import folder as run_folder
 from jax_train.runs.history import read_history
 from jax_train.runs.results import summary
@@ -29,9 +29,10 @@ def train_one(
     With `again` the folder is renamed first if its run is finished. `extend` as of `train`, which
     also tells what is raised.
     """
-    checks.check(config)
     workdir = Path(workdir)
-    results = processes.on_main(lambda: _finished_run(config, workdir, again, extend))
+    recalled = initial.recall(config, workdir)
+    checks.check(recalled)
+    results = processes.on_main(lambda: _finished_run(recalled, workdir, again, extend))
     return summary(results or train(config, workdir, extend=extend), workdir)
 
 

@@ -23,7 +23,7 @@ from jax_train.machine import allocator, processes, runtime
 from jax_train.machine.stopping import StopSignals
 from jax_train.printing import WIDTH, as_paragraph, counted, figure, listing, say
 from jax_train.reporting import Reporter
-from jax_train.runs import data_record, entry
+from jax_train.runs import data_record, entry, initial
 from jax_train.runs import folder as run_folder
 from jax_train.runs.checkpoint import Checkpoints
 from jax_train.runs.log import RunLog
@@ -35,7 +35,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     """Train a model, or go on with a run that was interrupted.
 
     Args:
-      config: of the run; all of it is checked first.
+      config: of the run; all of it is checked first. Weights that it names to start from are
+        read before the data, and never again (see `initial`).
       workdir: the run folder; it must be empty, missing, or hold a run of the same config that
         began with the same data (see `data_record`).
       extend: also go on with a run of fewer epochs, finished or not. Its newest checkpoint is the
@@ -50,12 +51,24 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
         written, the data are others than when the run began, or a step is not finite.
       Stopped: SIGTERM or SIGINT came and everything is saved.
     """
+    workdir = Path(workdir)
+    config = initial.recall(config, workdir)
     checks.check(config)
-    workdir, splits = Path(workdir), load(config)
+    if source := initial.read(config, workdir):
+        config = source.config
+        checks.check(config)
+    splits = load(config)
     found = _enter(workdir, config, splits, extend)
-    resolved = resolve(config, splits, **found.statistics)
-    program = Program(resolved, splits.train)  # refuses before a folder is made
-    return fit(program, splits, workdir, extend=extend)
+    statistics = found.statistics
+    if source and not statistics:
+        statistics = source.statistics(splits.train.image_shape[2])
+    resolved = resolve(config, splits, **statistics)
+    weights, lines = None, initial.changed(config)
+    if source:
+        weights, lines = source.weights(resolved, splits.train.class_names)
+    program = Program(resolved, splits.train, given=weights)  # refuses before a folder is made
+    del source, weights
+    return fit(program, splits, workdir, extend=extend, notes=lines)
 
 
 def _enter(workdir: Path, config, splits, extend: bool, held: bool = False) -> entry.Entry:
@@ -80,10 +93,12 @@ def fit(
     on_epoch: Callable[[Saver], None] | None = None,
     *,
     extend: bool = False,
+    notes: Sequence[str] = (),
 ) -> dict:
     """Train from the last checkpoint, or from the start, to the end; write all files.
 
-    Calls `on_epoch` after each epoch; `extend`, what it returns and raises as of `train`.
+    Calls `on_epoch` after each epoch and tells the `notes` of a start; `extend`, what it returns
+    and raises as of `train`.
     """
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
@@ -94,7 +109,7 @@ def fit(
         if found.epochs is None:
             processes.on_main(create)
         try:
-            return _fit_in_folder(program, splits, workdir, on_epoch, found, create)
+            return _fit_in_folder(program, splits, workdir, on_epoch, found, create, notes)
         except OSError as error:
             raise UserError(
                 f"The run folder {workdir} cannot be written: {error}. Make room there; the same "
@@ -102,24 +117,34 @@ def fit(
             ) from error
 
 
-def _fit_in_folder(program: Program, splits: Splits, workdir: Path, on_epoch, found, create):
+def _fit_in_folder(program: Program, splits: Splits, workdir: Path, on_epoch, found, create, notes):
     with (
         StopSignals() as signals,
         Checkpoints(workdir / "checkpoints", _complain) as checkpoints,
     ):
         saver = Saver(program, checkpoints, signals, find_conditions(program, splits))
-        step, progress, since_eval = saver.restore(program.like) or (0, program.start(), [])
-        notes = found.notes
+        restored = saver.restore(program.like)
+        step, progress, since_eval = restored or _start(program, saver)
+        notes = [*notes, *found.notes]
         if found.epochs not in (None, program.config.train.epochs):
             notes = [*notes, _extension(program, found.epochs, step)]
             processes.on_main(lambda: entry.leave_finished(workdir, found.epochs))
         if found.epochs is not None:  # now that it goes on, under values that may be others
             processes.on_main(create)
-        _announce(program, splits, workdir, step, notes)
+        _announce(program, splits, workdir, step if restored else None, notes)
         active = processes.is_main()
         with RunLog(program.config, workdir, step, program.total_steps, active=active) as log:
             run = _Run(program, splits, saver, Reporter(program, log, workdir, since_eval))
             return _finish(run, _loop(run, progress, step, on_epoch), workdir)
+
+
+def _start(program: Program, saver: Saver) -> tuple[int, Progress, list]:
+    """Begin; weights from elsewhere are in the folder from the first step on."""
+    progress = program.start()
+    if program.config.model.init_from is not None:
+        saver.save(progress, 0, [], None)
+        saver.checkpoints.wait()
+    return 0, progress, []
 
 
 def _extension(program: Program, before: int, step: int) -> str:
@@ -173,8 +198,8 @@ class _Run:
         return self.program.evaluate(state.reported, split_feed, self.splits.train.num_classes)
 
 
-def _announce(program: Program, splits: Splits, workdir: Path, step: int, notes) -> None:
-    """Print what is trained on what, and where."""
+def _announce(program: Program, splits: Splits, workdir: Path, step: int | None, notes) -> None:
+    """Print what is trained on what, and where; `step` is that of a checkpoint."""
     if not processes.is_main():
         return
     config, names = program.config, {"train": "train", "val": "validation", "test": "test"}
@@ -186,7 +211,7 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int, notes)
     where = f"{jax.default_backend()}, {program.layout.describe()}"
     if jax.process_count() > 1:
         where += f" in {jax.process_count()} processes"
-    say(f"{config.model.name}: {program.parameters:,} parameters")
+    say(as_paragraph(f"{config.model.name}: {_parameters(program)}"))
     shape, classes = "x".join(map(str, splits.train.image_shape)), splits.train.class_names
     say(as_paragraph(f"{config.data.name}: {sizes} images of {shape}"))
     say(f"splits: {', '.join(split.split for split in vars(splits).values() if split)}")
@@ -195,9 +220,19 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int, notes)
     say(f"{where}; run folder {workdir}")
     for note in (*(f"note: {note}" for note in splits.train.notes), *splits.notes(), *notes):
         say(as_paragraph(note))
-    if step:
+    if step is not None:
         epoch = f"{step / program.steps_per_epoch:.4g} of {config.train.epochs}"
         say(f"going on after step {step} of {program.total_steps} (epoch {epoch})")
+
+
+def _parameters(program: Program) -> str:
+    """How many parameters there are, and how many of them train."""
+    text, epochs = f"{program.parameters:,} parameters", program.config.train.probe_epochs
+    if program.trained < program.parameters:
+        text += f", of which {program.trained:,} train"
+    if epochs:
+        text += f"; at first the head alone, for {counted(epochs, 'epoch')}"
+    return text
 
 
 def _loop(run: _Run, progress: Progress, step: int, on_epoch) -> TrainState:
@@ -228,8 +263,8 @@ def _run_epoch(run: _Run, train_feed, epoch: int, progress: Progress, step: int)
     alone = jax.process_count() == 1
     for call in program.train_calls(train_feed, epoch, step % program.steps_per_epoch):
         progress = program.train(train_feed, call, progress, reporter.log.line)
-        before, step = step, step + call[0]
-        reporter.count(call[0], progress.sums)
+        before, step = step, step + call.length
+        reporter.count(call.length, progress.sums)
         logged = passes(before, step, log_every)
         if logged:
             progress = run.show(progress, step)

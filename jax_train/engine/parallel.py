@@ -5,6 +5,7 @@ of a batch, for means over the devices and for totals. Under `jit` arrays are gl
 adds the communication, so the last two do nothing; under `pmap` a device sees its share only.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -131,7 +132,8 @@ class Layout:
           A callable, with `memory_analysis()` and `as_text()`.
         """
         out = self.replicated if out is None else out
-        return jax.jit(function, donate_argnums=donate, out_shardings=out).lower(*args).compile()
+        jitted = jax.jit(function, donate_argnums=donate, out_shardings=out)
+        return jitted.lower(*args).compile(compiler_options=_compiler_options())
 
     def wait(self, result) -> None:
         """Let virtual CPU devices finish: XLA's threads run dry with many steps under way."""
@@ -196,7 +198,8 @@ class PmapLayout(Layout):
         how = {"axis_name": self.axis_name, "devices": self._devices, "in_axes": axes}
         how["donate_argnums"] = tuple(i + 1 for i in donate)
         mapped = jax.pmap(on_device, out_axes=None, **how)
-        return _Numbered(mapped.lower(self._numbers, *args).compile(), self._numbers)
+        lowered = mapped.lower(self._numbers, *args)
+        return _Numbered(lowered.compile(compiler_options=_compiler_options()), self._numbers)
 
 
 class _Numbered:
@@ -208,6 +211,22 @@ class _Numbered:
 
     def __call__(self, *args):
         return self._compiled(self._numbers, *args)
+
+
+@functools.cache
+def _compiler_options() -> dict[str, bool]:
+    """For XLA on CPUs, where it has that: copy a donated array only where one has to be kept.
+
+    By itself it first copies the whole state of an optimizer.
+    """
+    options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0).lower().compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
 
 
 def create(config: ConfigDict, devices: Sequence | None = None) -> Layout:

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from jax_models import low_rank
 from jax_train import data
 from jax_train.data.sources.by_name import scheme_of
 from jax_train.data.splits import open_store
@@ -74,7 +75,12 @@ class TrainedRun:
 
     @functools.cached_property
     def model(self) -> nnx.Module:
-        """The model with its weights as they are stored; without `train` it evaluates."""
+        """The model with its weights as they are stored, adapters folded in; it evaluates."""
+        return low_rank.merged(self.as_trained)
+
+    @property
+    def as_trained(self) -> nnx.Module:
+        """The same with its adapters, if it has any, beside the matrices."""
         return nnx.merge(self.recipe.graphdef, self.params, self.stats)
 
     @functools.cached_property

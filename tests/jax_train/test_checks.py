@@ -44,8 +44,12 @@ def get_config(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_valid_and_its_model_can_be_built(name):
     recipe = get_config(name)
-    checks.check(recipe)
     assert recipe.is_locked
+    if recipe.model.name == "auto":  # see also runs/test_initial.py
+        with pytest.raises(UserError, match=r"init_from=None: .*--config\.model\.init_from=timm/"):
+            checks.check(recipe)
+        recipe.model.init_from, recipe.model.name = "hf:org/name", "vit_tiny_patch16_224"
+    checks.check(recipe)
     side, channels, classes = SHAPES.get(recipe.data.name, (64, 3, 2))  # a folder
     side, _ = augment.output_size(recipe.augment, side, side)
     for one in model_configs(recipe).values():
@@ -116,6 +120,9 @@ BAD = {
     "mesh.fsdp": (0, 7),
     "compare": (("simple_cn",), ("vit",), ("mnist_cnn", "mnist_cnn"), (3,), "simple_cnn"),
     "model.name": ("vjt", "", 3),
+    "model.init_from": ("", 3, "auto", "nowhere/at/all", __file__),
+    "model.init_revision": ("", 3, "main"),  # without init_from
+    "model.init_sha256": ("12", 3, "a" * 64),
     "model.img_size": (*OPTIONAL, 33),  # patches of 4 pixels do not tile it
     "model.in_channels": OPTIONAL,
     "model.num_classes": OPTIONAL,
@@ -140,6 +147,9 @@ BAD = {
     "model.widths": ((0,), (32, 0.5), ("a",), 64, (64, 128)),  # a vit has none
     "model.head_dims": ((0,), 64, (64,)),
     "model.head_dropout": (*RATES, 0.3),
+    "model.lora_rank": OPTIONAL,
+    "model.lora_alpha": (0.0, -1.0, NAN, "8", 8.0),  # without a rank
+    "model.lora_targets": ((3,), ("(qkv",), "qkv", ("qkv",)),
     "model.remat": SWITCH,
     "model.scan_layers": SWITCH,
     "data.name": ("", None, 3),
@@ -164,12 +174,17 @@ BAD = {
     "train.batch_size": NATURAL,
     "train.accumulate_steps": (*NATURAL, 3),  # of a batch of 128
     "train.label_smoothing": RATES,
+    "train.class_weights": ((), "balanced", (0.0, 1.0), ("even",), (1.0, "2"), (NAN,)),
+    "train.freeze": ((3,), ("(norm",), "norm", ("nrom",), ("",)),
+    "train.probe_epochs": (-1, 20, 0.5),
     "train.on_nonfinite": ("go on", None),
     "train.steps_per_call": (-1, 0.5),
     "optim.name": ("lion", None),
     "optim.learning_rate": (*NUMBERS, 0.0),
     "optim.weight_decay": NUMBERS,
     "optim.decay_exclude": ((3,), ("(norm",), "norm"),
+    "optim.layer_decay": (0.0, -0.5, 1.01, NAN, "0.7", None),
+    "optim.lr_scale": ((3,), ("norm", 2.0), (("norm", -1.0),), (("(norm", 2.0),), (("nrom", 2.0),)),
     "optim.beta1": RATES,
     "optim.beta2": RATES,
     "optim.eps": (*NUMBERS, 0.0),
@@ -285,6 +300,11 @@ SGD = {"optim__name": "sgd"}
         ({"data__mean": (0.5,), "data__std": (0.5, 0.5)}, r"data.std=.*: expected 1 number,"),
         ({"model__name": "simple_cn"}, r"expected one of .* Did you mean simple_cnn\?"),
         ({"compare": ("simple_cn",)}, r"config.compare='simple_cn': .*Did you mean simple_cnn\?"),
+        ({"model__name": "auto"}, r"init_from=None: expected weights .*init_from=timm/vit_small"),
+        (
+            {"model__init_from": "timm/resnet18.a1_in1k", "compare": ("simple_cnn",)},
+            r"config.compare=\('simple_cnn',\): expected no further models with .*init_from",
+        ),
         ({"compare": ("vit",)}, r"compare=\('vit',\): .*vit is named before"),
         ({"model__widths": (8,)}, r"model.widths=\(8,\): .*vit has no such keyword"),
         ({"model__name": "simple_cnn", "model__scan_layers": True}, r"model.scan_layers=True"),
@@ -294,6 +314,19 @@ SGD = {"optim__name": "sgd"}
         (
             {"optim__decay_exclude": ("norm", "nrom"), "optim__weight_decay": 0.1},
             r"'nrom' is in no",
+        ),
+        ({"train__freeze": ("",)}, r"train.freeze=\('',\): .*match all 80 paths.*'\^\(\?!head\)'"),
+        (
+            {"model__lora_rank": 4, "model__lora_targets": ("norm",)},
+            r"config.model: lora_targets=\('norm',\): 'norm' names .*no matrices.*attn.qkv",
+        ),
+        (
+            {"train__freeze": ("^head",), "train__probe_epochs": 2},
+            r"probe_epochs=2: expected 0 where the model has no head that trains. See config.train",
+        ),
+        (
+            {"train__freeze": ("^(?!head)",), "train__probe_epochs": 2},
+            "probe_epochs=2: expected 0 where the head is all that trains anyway",
         ),
         ({"train__epochs": 5, "schedule__warmup_epochs": 5}, r"Add --config.*warmup_epochs=1 to"),
         ({"schedule__unit": "epoch", **ONECYCLE}, "schedule.unit='epoch': expected 'step'"),

@@ -34,7 +34,9 @@ def convolution_fits(
     """Whether `convolution` takes these and is worth it."""
     how = _Geometry(groups, padding, stride)
     out = how.convolved(x.shape, kernel.shape)
-    if not onednn.worth(2 * math.prod(kernel.shape) * math.prod(out[:3]), x, kernel):
+    # XLA works the gradient of one in groups out as of a dense one.
+    dense = 2 * math.prod(kernel.shape) * math.prod(out[:3]) * groups
+    if not onednn.worth(dense, x, kernel):
         return False
     x, kernel, how = x.shape, kernel.shape, how._asdict()
     return (
@@ -57,26 +59,32 @@ def convolution(
     Padding are zero pixels on each side.
     """
     weights = (kernel,) if bias is None else (kernel, bias)
-    return _convolution(x, weights, _Geometry(groups, padding, stride))
+    return _convolution(x, weights, _Geometry(groups, padding, stride), x.shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolution(x, weights, how):
-    out = jax.ShapeDtypeStruct(how.convolved(x.shape, weights[0].shape), x.dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolution(x, weights, how, shape):
+    out = jax.ShapeDtypeStruct(how.convolved(shape, weights[0].shape), x.dtype)
     return _convolve(out, x, *weights, **how._asdict())
 
 
-def _convolution_forward(x, weights, how):
-    return _convolution(x, weights, how), (x, weights)
+def _convolution_forward(x, weights, how, shape):
+    x, (kernel,), others, kernel_trains = onednn.trained(x, weights[:1], weights[1:])
+    weights = (kernel, *others)
+    return _convolution(x, weights, how, shape), (x if kernel_trains else None, weights)
 
 
-def _convolution_backward(how, residuals, gradient):
+def _convolution_backward(how, shape, residuals, gradient):
     (x, weights), how = residuals, how._asdict()
-    for_x = _convolution_input_gradient(x, gradient, weights[0], **how)
+    (gradient,) = onednn.instantiated((gradient,))
+    like_x = jax.ShapeDtypeStruct(shape, gradient.dtype)
+    for_x = _convolution_input_gradient(like_x, gradient, weights[0], **how)
+    if x is None:  # the work for a frozen kernel would be done for the bias's sake
+        return for_x, (None, *(gradient.sum((0, 1, 2)) for _ in weights[1:]))
     return for_x, tuple(_convolution_kernel_gradient(weights, x, gradient, **how))
 
 
-_convolution.defvjp(_convolution_forward, _convolution_backward)
+_convolution.defvjp(_convolution_forward, _convolution_backward, symbolic_zeros=True)
 
 
 class _Convolution:

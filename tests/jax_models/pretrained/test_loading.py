@@ -162,7 +162,7 @@ def test_other_classes_get_a_head_of_zeros(tmp_path):
     loaded = load_pretrained(tmp_path, num_classes=3)
     assert loaded.class_names == ("class 0", "class 1", "class 2")
     assert not np.asarray(loaded.model(folders.images())).any()
-    assert "The head for 3 classes is new: zeros." in loaded.notes
+    assert "The head for 3 classes is new, in place of that for 7: zeros." in loaded.notes
     before, after = _values(model), _values(loaded.model)
     changed = {path for path in after if after[path].tobytes() != before[path].tobytes()}
     assert {path[0] for path in changed} == {"head"}

@@ -22,6 +22,11 @@ from tests import tiny
 PER_EPOCH, STEPS = 4, 12
 
 
+# A probe of the head, then adapters, at rates by layer; a call of 3 steps stops at the border.
+PARTLY = {"train.probe_epochs": 1, "train.steps_per_call": 3, "optim.layer_decay": 0.7}
+PARTLY |= {"model.lora_rank": 2, "train.class_weights": ("balanced",), "optim.clip_norm": 1.0}
+
+
 def state_of(folder):
     """Bits of the last checkpoint, rows without times, and the other files' text."""
     import orbax.checkpoint as ocp
@@ -76,6 +81,7 @@ def unbroken(tmp_path_factory):
         ({"data.memory_limit": 0.0}, (3, 7)),
         ({"parallel": "pmap", "train.accumulate_steps": 2}, (6,)),
         ({"dtype": "bfloat16", "model.remat": True}, (5,)),
+        (PARTLY, (3, 7)),
     ],
 )
 def test_stopped_at_any_step_a_run_ends_with_the_same_bits(

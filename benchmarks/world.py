@@ -1,0 +1,64 @@
+"""Beside timm and torchvision themselves: their models at the size of the pretrained weights."""
+
+from importlib import metadata
+
+from benchmarks import race
+from jax_train.printing import say
+from tests.parity.measure import ROOT
+
+# Where `make parity-world` puts the libraries; without them their models' mirrors are timed.
+WORLD = ROOT / ".venv-world"
+BATCHES = (1, 8, 32)
+TASKS = {"eval": "inference", "train": "training step"}
+_SIDES = ("JAX", "PyTorch", "compiled")
+
+
+def table(cases: list[str], rounds: int, changes: dict) -> str:
+    """Images per second of each side, and the ratio to the fastest PyTorch.
+
+    Args:
+      cases: of `tasks.PUBLISHED`.
+      rounds: samples of each side.
+      changes: to each job (see `child.py`); a size of batches among them is the only one.
+    """
+    lines = [
+        "| model | what | batch | JAX | PyTorch | compiled | JAX / best | spread |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    fixed = changes.get("changes", {}).get("train.batch_size")
+    rows = ((c, t, b) for c in cases for t in TASKS for b in ((fixed,) if fixed else BATCHES))
+    for case, task, batch in rows:
+        sizes = {"train.batch_size": batch, "eval.batch_size": batch}
+        job = {"case": case, "task": task, "published": True, **changes, "changes": sizes}
+        got = race.race({name: job | _side(name) for name in _SIDES}, rounds)
+        best = max(got[name].median for name in got if name != "JAX")
+        cells = [f"{got[name].median:,.1f}" if name in got else "–" for name in _SIDES]
+        spread = f"±{max(samples.spread for samples in got.values()):.0%}" if rounds > 1 else "–"
+        lines.append(
+            f"| `{case}` | {TASKS[task]} | {batch} | {' | '.join(cells)} "
+            f"| **{got['JAX'].median / best:.2f}** | {spread} |"
+        )
+        say(lines[-1])
+    return "\n".join([*lines, "", _told()])
+
+
+def _side(name: str) -> dict:
+    if name == "JAX":
+        return {"side": "jax"}
+    library = _is_at_hand()
+    options = {"compiled": name == "compiled", "library": library}
+    python = {"python": str(WORLD / "bin" / "python")} if library else {}
+    return {"side": "torch", "options": options, **python}
+
+
+def _is_at_hand() -> bool:
+    return (WORLD / ".installed").exists()
+
+
+def _told() -> str:
+    if not _is_at_hand():
+        return "PyTorch is the mirror in `torch_ref/`: timm is not at hand (`make parity-world`)."
+    path = [str(folder) for folder in WORLD.glob("lib/*/site-packages")]
+    found = {d.name: d.version for d in metadata.distributions(path=path)}
+    named = ", ".join(f"{name} {found[name]}" for name in ("torch", "torchvision", "timm"))
+    return f"PyTorch is timm's model, of ResNets torchvision's: {named}."
