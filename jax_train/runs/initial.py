@@ -17,6 +17,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import jax_models
+from jax_models import registry
 from jax_models.pretrained import Opened, Preprocessing, SourceError
 from jax_models.pretrained.description import Description
 from jax_models.pretrained.hub import is_on_hub
@@ -359,9 +360,7 @@ def _alike(found: Description, full: dict[str, Any], given: dict[str, Any]) -> b
     """Whether a model with a setting that is written otherwise is the same, such as a default."""
 
     def abstract(settings):
-        create = jax_models.create_model
-        model = nnx.eval_shape(lambda: create(found.name, rngs=nnx.Rngs(0), **settings))
-        graphdef, state = nnx.split(model)
+        graphdef, state = nnx.split(registry.abstract_model(found.name, **settings))
         return graphdef, {path: (a.shape, a.dtype) for path, a in _arrays(state).items()}
 
     try:
