@@ -16,6 +16,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import jax_models
+from jax_models import registry
 from jax_models.pretrained import Preprocessing, SourceError
 from jax_models.pretrained.description import Description
 from jax_train.config import fields, ranges
@@ -283,9 +284,7 @@ def _alike(found: Description, full: dict[str, Any], given: dict[str, Any]) -> b
         return True
 
     def abstract(settings):
-        create = jax_models.create_model
-        model = nnx.eval_shape(lambda: create(found.name, rngs=nnx.Rngs(0), **settings))
-        graphdef, state = nnx.split(model)
+        graphdef, state = nnx.split(registry.abstract_model(found.name, **settings))
         return graphdef, {path: (a.shape, a.dtype) for path, a in places.arrays(state).items()}
 
     try:

@@ -18,7 +18,7 @@ from jax_models import tokens
 from jax_train import checks, several
 from jax_train.config.fields import flatten
 from jax_train.data import loading
-from jax_train.engine import augment, optim, resample
+from jax_train.engine import augment, optim, resample, seeds
 from jax_train.engine import checks as engine_checks
 from jax_train.engine.models import leave_out_sizes, model_configs
 from jax_train.engine.recipe import create_model
@@ -58,7 +58,7 @@ def test_recipe_is_valid_and_its_model_can_be_built(name):
             facts["img_size"] = side
         with one.unlocked():
             one.model.update(facts)
-        model = nnx.eval_shape(lambda one=one: create_model(one, nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda one=one: create_model(one, seeds.init_rngs(0)))
         assert nnx.to_flat_state(nnx.state(model))
 
 
