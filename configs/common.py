@@ -23,9 +23,15 @@ def get_config() -> ConfigDict:
     # each takes those of the fields of config.model that it has.
     config.compare = ()
     config.model = ConfigDict()
-    config.model.name = "vit"  # one of jax_models.list_models()
-    # Constructor keywords of the model. Left at None, the model's own default holds;
-    # img_size, in_channels and num_classes then come from the data.
+    config.model.name = "vit"  # one of jax_models.list_models(); 'auto': that of init_from
+    # Weights to start from: a folder of transformers or timm, a file, hf:ORG/NAME, timm/NAME.TAG or
+    # a run folder. What is not given of the model and of the images follows from them.
+    config.model.init_from = placeholder(str)
+    config.model.init_revision = placeholder(str)  # on the hub; None: the newest, then its commit
+    # Of the weights in init_from, which are refused if it is another; None: filled in.
+    config.model.init_sha256 = placeholder(str)
+    # Constructor keywords of the model. Left at None, those of init_from or else the model's own
+    # defaults hold; img_size, in_channels and num_classes then come from the data.
     config.model.img_size = placeholder(int)  # side of the square input, pixels
     config.model.in_channels = placeholder(int)
     config.model.num_classes = placeholder(int)
@@ -38,6 +44,7 @@ def get_config() -> ConfigDict:
     config.model.drop_path = placeholder(float)  # rate of whole branches left out, last block
     # What the head of a standard ViT reads: token | avg | token_and_avg.
     config.model.pool = placeholder(str)
+    config.model.class_token = placeholder(bool)  # standard ViTs: False goes with pool='avg'
     config.model.distilled = placeholder(bool)  # standard ViTs: a second token, with a head
     config.model.registers = placeholder(int)  # standard ViTs: tokens that nothing reads
     config.model.cover_prefix = placeholder(bool)  # whether tokens but patches have positions
@@ -52,21 +59,35 @@ def get_config() -> ConfigDict:
     config.model.block = placeholder(str)  # ResNet: basic | bottleneck
     config.model.head_dims = placeholder(tuple)  # hidden widths of an MLP head
     config.model.head_dropout = placeholder(float)  # rate in an MLP head
+    # LoRA: the head trains, and beside frozen matrices adapters of this rank; None for none.
+    config.model.lora_rank = placeholder(int)
+    config.model.lora_alpha = placeholder(float)  # adapters count alpha / rank times; None: once
+    # Regexes of the paths of the matrices; None: those of the attention (qkv and projection).
+    config.model.lora_targets = placeholder(tuple)
     config.model.remat = False  # compute activations again in the backward pass: saves memory
     config.model.scan_layers = False  # ViTs: one block compiled for all, in a loop
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # digits | cifar10 | cifar100 | mnist | other tfds | folder:PATH
+    # digits | cifar10 | cifar100 | mnist | food101 and others, see docs/training.md | folder:PATH |
+    # parquet:PATH | hf:ORG/NAME[/CONFIG][@REVISION], of the Hugging Face hub
+    config.data.name = "digits"
     config.data.data_dir = placeholder(
         str
     )  # tfds folder; None: $TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.download = True  # fetch and prepare missing data on first use
-    config.data.image_size = placeholder(int)  # folder: only; side to resize and crop files to
     config.data.memory_limit = 16.0  # GB of decoded images in a split; above it they stream
-    config.data.on_damaged = "stop"  # folder: only; files that cannot be decoded: stop | skip
-    # folder: only; millions of pixels decoded at once: larger JPEGs are halved, up to four times as
-    # many, other files refused. None: Pillow's limit, 89.
+    # Of image files (folder:, parquet:, hf:) only: side in pixels to resize and crop them to.
+    config.data.image_size = placeholder(int)
+    # Of that resizing: nearest | box | bilinear | hamming | bicubic | lanczos. None: bilinear, or
+    # what the weights say.
+    config.data.interpolation = placeholder(str)
+    config.data.on_damaged = "stop"  # files that cannot be decoded: stop | skip
+    # Millions of pixels decoded at once: larger JPEGs are halved, up to four times as many, other
+    # files refused. None: Pillow's limit, 89.
     config.data.max_megapixels = placeholder(float)
+    # Of parquet: and hf: only. None: the only column that can be.
+    config.data.image_column = placeholder(str)
+    config.data.label_column = placeholder(str)
     # Files added, removed or changed since the run began: refuse to go on | accept them.
     config.data.on_change = "refuse"
     # Splits in tfds syntax: 'train[:45000]', 'train[90%:]', 'train+test', and of folders also
@@ -78,18 +99,36 @@ def get_config() -> ConfigDict:
     config.data.mean = placeholder(tuple)
     config.data.std = placeholder(tuple)
 
-    config.augment = ConfigDict()  # applied on the device, in this order; training only but resize
-    config.augment.resize = 0  # side in pixels to resize to (bilinear), training and evaluation
+    # Applied on the device, in this order, in training; in evaluation resize, then a central crop.
+    config.augment = ConfigDict()
+    config.augment.crop_size = 0  # side in pixels of what the model takes; 0: of all there is
+    # Least and largest share of the image's area, such as 0.08,1.0: a random box of it is brought
+    # to the side that the model takes. It stands in for resize in training. () for none.
+    config.augment.random_resized_crop = ()
+    config.augment.aspect_ratio = (3 / 4, 4 / 3)  # of such a box, width to height: least, largest
+    config.augment.resize = 0  # side in pixels to resize to, training and evaluation
+    # Of these two, antialiased: bilinear | bicubic. None: bilinear, or what the weights say.
+    config.augment.interpolation = placeholder(str)
     config.augment.rotate_degrees = 0.0  # uniform in [-x, x], nearest neighbour, zero fill
     config.augment.crop_padding = 0  # zero padding on each side before a random crop, pixels
     config.augment.crop_probability = 1.0  # share of images that are cropped (shifted) at all
     config.augment.flip = False  # horizontal flip of half the images
+    # Largest changes of brightness, contrast, saturation (1: from none to double) and hue (up to
+    # 0.5, half a turn), in random order, such as 0.4,0.4,0.4,0.1. () for none.
+    config.augment.color_jitter = ()
 
     config.train = ConfigDict()
-    config.train.epochs = 20
+    config.train.epochs = 20  # passes over the training images
+    # Early stopping: evaluations without a better validation top-1 after which a run ends; 0: none.
+    config.train.patience = 0
     config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped
     config.train.accumulate_steps = 1  # parts each batch is worked through in: saves memory
     config.train.label_smoothing = 0.0  # share of the target spread over all classes
+    # Of each class in the training loss, as in torch.nn.CrossEntropyLoss: ("balanced",) for
+    # scikit-learn's n / (K · n_k), or a number for each; None: all count alike.
+    config.train.class_weights = placeholder(tuple)
+    config.train.freeze = ()  # regexes of parameter paths that stay as they are: (r'^(?!head)',)
+    config.train.probe_epochs = 0  # in which the head trains alone, before all that is not frozen
     config.train.on_nonfinite = (
         "stop"  # a loss or gradient that is not finite: stop | skip the step
     )
@@ -105,6 +144,10 @@ def get_config() -> ConfigDict:
     config.optim.eps = 1e-8
     config.optim.momentum = 0.0  # sgd
     config.optim.nesterov = False  # sgd
+    # The rate of each layer as a share of that of the next one, towards the head; 1.0: all equal.
+    config.optim.layer_decay = 1.0
+    # Pairs (regex of parameter paths, factor of their rate): (('bias$', 2.0), (r'^head', 10.0)).
+    config.optim.lr_scale = ()
     config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
 
     config.schedule = ConfigDict()

@@ -18,6 +18,7 @@ from jax_models import (  # noqa: F401 - they register
     cnn_names,
     convnext,
     convnext_names,
+    layer_numbers,
     resnet,
     resnet_names,
     standard_vit,
@@ -25,7 +26,7 @@ from jax_models import (  # noqa: F401 - they register
     vit,
     vit_names,
 )
-from jax_models.pretrained import Pretrained, load_pretrained
+from jax_models.pretrained import Pretrained, load_pretrained, open_pretrained
 from jax_models.registry import (
     can_scan,
     create_model,
@@ -38,4 +39,5 @@ from jax_models.registry import (
 )
 
 __all__ = ["can_scan", "create_model", "family", "list_families", "list_models"]
-__all__ += ["Pretrained", "load_pretrained", "model_keywords", "register", "register_as"]
+__all__ += ["Pretrained", "load_pretrained", "open_pretrained"]
+__all__ += ["model_keywords", "register", "register_as"]

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from jax_models import conv_layers, layers
-from jax_models.cnn import ConvNet, check_widths
+from jax_models import conv_layers, layer_numbers, layers
+from jax_models.cnn import BY_STAGE, ConvNet, check_widths
 from jax_models.registry import register
 
 
@@ -31,3 +31,6 @@ def attention_cnn(
     ]
     head = layers.Head(widths[-1], num_classes, rngs=rngs)
     return ConvNet(stages, head, in_channels=in_channels, remat=remat)
+
+
+layer_numbers.register(BY_STAGE, attention_cnn)

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from jax_models import conv_layers, layers, stack
+from jax_models import conv_layers, layer_numbers, layers, stack
 from jax_models.registry import register
 from jax_models.rngs import Rngs
 
@@ -53,30 +53,42 @@ class ConvNet(nnx.Module):
           ValueError: images of another shape or of integers, or too small for the stages;
             training with dropout without `rngs`.
         """
-        layers.check_images(images, self.in_channels, self.img_size)
-        self._check_size(*images.shape[1:3])
-        how = {"train": train, "rngs": rngs, "maps": return_intermediates, "remat": self.remat}
-        x = self.embed(images, train=train)
-        x, attention, features = stack.run_parts(self.stages, x, **how)
-        logits = self._classify(x, train, rngs)
+        how = {"train": train, "rngs": rngs}
+        x, attention, features = self._maps(images, **how, maps=return_intermediates)
+        logits = self.head(self._pool(x), **how)
         if return_intermediates:
             attention = tuple(weights for weights in attention if weights is not None)
             return logits, {"attention": attention, "features": features}
         return logits
 
+    def forward_features(self, images: Array) -> Array:
+        """images [B,H,W,C] -> the map [B,H',W',C'] that the last stage gives; evaluates."""
+        return self._maps(images)[0]
+
+    def pooled_features(self, images: Array) -> Array:
+        """images [B,H,W,C] -> what the layers of the head read [B,F]; evaluates."""
+        return self.head.read(self._pool(self._maps(images)[0]))
+
+    def _maps(self, images, *, train=False, rngs=None, maps=False):
+        """The map of the last stage, and attention and map of each."""
+        layers.check_images(images, self.in_channels, self.img_size)
+        self._check_size(*images.shape[1:3])
+        x, how = self.embed(images, train=train), {"maps": maps, "remat": self.remat}
+        return stack.run_parts(self.stages, x, train=train, rngs=rngs, **how)
+
     def embed(self, images: Array, *, train: bool = False) -> Array:
         """What the first stage is given of images [B,H,W,C]: [B,H',W',C']."""
         return images if self.stem is None else self.stem(images, train=train)
 
-    def _classify(self, x, train, rngs):
-        flat = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1) if self.flatten else x.mean((1, 2))
-        return self.head(flat, train=train, rngs=rngs)
+    def _pool(self, x):
+        """What the head is given of the last map [B,H',W',C']: [B,F]."""
+        return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1) if self.flatten else x.mean((1, 2))
 
     def after(self, stage: int, x: jax.Array) -> jax.Array:
         """Logits [B,K] of the output [B,H',W',C'] of a stage, whose number is from 0."""
         for part in list(self.stages)[stage + 1 :]:
             x, _ = part(x, train=False, rngs=None, maps=False)
-        return self._classify(x, False, None)
+        return self.head(self._pool(x), train=False, rngs=None)
 
     def stage_pixels(self, stage: int) -> tuple[float, int]:
         """Where a stage's output lies on the image: (first pixel, pixels per value).
@@ -181,3 +193,7 @@ def mnist_cnn(
     head = layers.Head(*sizes, dropout=head_dropout, rngs=rngs)
     sizes = {"in_channels": in_channels, "img_size": img_size}
     return ConvNet(stages, head, **sizes, flatten=True, remat=remat)
+
+
+BY_STAGE = layer_numbers.Layers(stem=r"stem\.", block=r"stages\.(\d+)\.")
+layer_numbers.register(BY_STAGE, simple_cnn, mnist_cnn)

@@ -13,6 +13,7 @@ from jax import Array
 
 from jax_models import layers, ops, stack
 from jax_models.dropout import Dropout
+from jax_models.low_rank import Adaptable
 from jax_models.rngs import Rngs
 
 
@@ -34,7 +35,7 @@ class Window(NamedTuple):
         return (pixels + 2 * self.padding - self.size) // self.stride + 1
 
 
-class Conv(nnx.Conv):
+class Conv(Adaptable, nnx.Conv):
     """A convolution that starts as torch.nn.Conv2d does, or from another kernel.
 
     Args:
@@ -69,7 +70,13 @@ class Conv(nnx.Conv):
         bias = None if self.bias is None else self.bias[...]
         _, stride, padding = self.window
         how = {"stride": stride, "groups": self.feature_group_count, "exact": exact}
-        return ops.convolution(x, self.kernel[...], bias, padding, **how)
+        y = ops.convolution(x, self.kernel[...], bias, padding, **how)
+        return y if self.lora_a is None else y + self.low_rank(x[:, ::stride, ::stride])
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is a product with each pixel alone."""
+        return self.window.size == 1 and not self.window.padding and self.feature_group_count == 1
 
 
 class BatchNorm(nnx.Module):
@@ -87,12 +94,15 @@ class BatchNorm(nnx.Module):
       epsilon: added to the variance.
       axis_name: of a mapped axis (`jax.pmap`, `jax.vmap`) over which a batch is spread; its
         statistics are then those of the whole batch.
+      frozen: in training too normalise by the running statistics, and leave them as they are.
     """
 
     def __init__(
-        self, num_features: int, *, momentum=0.1, epsilon=1e-5, axis_name: str | None = None
-    ):
+        self, num_features: int, *, momentum=0.1, epsilon=1e-5, axis_name: str | None = None,
+        frozen: bool = False,
+    ):  # fmt: skip
         self.momentum, self.epsilon, self.axis_name = momentum, epsilon, axis_name
+        self.frozen = frozen
         self.scale = nnx.Param(jnp.ones(num_features, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(num_features, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(num_features, jnp.float32))
@@ -100,7 +110,7 @@ class BatchNorm(nnx.Module):
         self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        """Normalise x [..., C]; with `train`, by the batch, updating the running statistics.
+        """Normalise x [..., C]; with `train`, unless frozen, by the batch, whose statistics count.
 
         Raises:
           ValueError: `train` with a single value per channel, which has no variance.
@@ -108,7 +118,7 @@ class BatchNorm(nnx.Module):
         dtype = x.dtype
         x = x.astype(jnp.promote_types(dtype, jnp.float32))
         scale, bias = self.scale[...], self.bias[...]
-        if train:
+        if train and not self.frozen:
             if (count := self._count(x)) < 2:
                 raise ValueError(
                     "Batch norm in training needs more than one value per channel, got input of "

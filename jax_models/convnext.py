@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jax_models import layers
+from jax_models import layer_numbers, layers
 from jax_models.cnn import ConvNet, check_widths
 from jax_models.conv_layers import BlockStage, Conv, Window
 from jax_models.registry import register_as
@@ -96,7 +96,7 @@ def convnext(
     Args:
       rngs: initial weights.
       in_channels: C of the images.
-      num_classes: K.
+      num_classes: K; 0 for no head: the model then gives what a head would read, normed.
       depths: number of blocks of each stage.
       widths: channels of each stage.
       norm_eps: added to the variance in layer norms.
@@ -120,7 +120,14 @@ def convnext(
         inputs = width
     head_eps = norm_eps if head_norm_eps is None else head_norm_eps
     norm = layers.LayerNorm(inputs, epsilon=head_eps, rngs=rngs)
-    head = layers.Head(inputs, num_classes, norm=norm, rngs=rngs)
+    head = layers.linear_head(inputs, num_classes, norm=norm, rngs=rngs)
     model = ConvNet(stages, head, stem=stem, in_channels=in_channels)
     layers.start_from_normal(model, rngs)
     return model
+
+
+# As timm groups them: each block is a layer, the first of a stage with what halves the maps before.
+LAYERS = layer_numbers.Layers(
+    stem=r"stem\.", block=r"stages\.(\d+)\.(?:downsample|blocks\.(\d+))\."
+)
+layer_numbers.register(LAYERS, convnext)

@@ -1,25 +1,47 @@
 """Dropout with masks that are cheap to make and depend on nothing but a key and a position."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jax_models.rngs import Rngs, mix
+
+
+class Rate(NamedTuple):
+    """A rate that is known when a program runs, as of one of the blocks that a loop goes through.
+
+    Attributes:
+      kept: share of the values that are kept.
+      least: hash from which on a value is kept, uint32.
+    """
+
+    kept: jax.Array
+    least: jax.Array
+
+    @classmethod
+    def of(cls, rates: Sequence[float]) -> "Rate":
+        """Several rates, as arrays."""
+        return cls(jnp.asarray(1 - np.array(rates)), jnp.stack([_least(rate) for rate in rates]))
+
+
+def _least(rate: float) -> jax.Array:
+    return jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 class Drop(NamedTuple):
     """Dropout at one place of a model in training.
 
     Attributes:
-      rate: share of the values that are set to zero.
+      rate: share of the values that are set to zero; or a `Rate`.
       mask: draws a boolean mask of a shape, False where a value is dropped.
     """
 
-    rate: float
+    rate: float | Rate
     mask: Callable[[tuple[int, ...]], jax.Array]
 
     def __call__(self, x: jax.Array, shape: tuple[int, ...] | None = None) -> jax.Array:
@@ -28,7 +50,9 @@ class Drop(NamedTuple):
         What is dropped of it is then what would be there.
         """
         mask = self.mask(shape or x.shape)[tuple(map(slice, x.shape))]
-        return jnp.where(mask, x / (1 - self.rate), jnp.zeros((), x.dtype))
+        of_run = isinstance(self.rate, Rate)
+        kept = self.rate.kept.astype(x.dtype) if of_run else 1 - self.rate
+        return jnp.where(mask, x / kept, jnp.zeros((), x.dtype))
 
 
 class Dropout(nnx.Module):
@@ -76,7 +100,7 @@ class Dropout(nnx.Module):
         return Drop(self.rate, lambda shape: dropout_mask(rngs.dropout(), shape, self.rate))
 
 
-def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
+def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float | Rate) -> jax.Array:
     """Boolean mask of `shape` that is False with probability `rate`.
 
     The first tokens' part of a mask [B,T,D] is the same however many tokens there are.
@@ -84,7 +108,7 @@ def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Arr
     Args:
       key: a typed PRNG key, or one per example, shape [shape[0]].
       shape: of the mask.
-      rate: in [0, 1).
+      rate: in [0, 1), or a `Rate`.
     """
     words = jax.random.key_data(key)
     if key.ndim == 0:  # makes one for each example, of which the first is the key itself
@@ -93,4 +117,4 @@ def dropout_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Arr
     one = 1, *shape[1:]
     position = jax.lax.iota(jnp.uint32, math.prod(one)).reshape(one)
     bits = mix(mix(position ^ words[..., 0]) + words[..., -1])
-    return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    return bits >= (rate.least if isinstance(rate, Rate) else _least(rate))

@@ -16,6 +16,7 @@ from jax import Array
 
 from jax_models import ops
 from jax_models.dropout import Dropout
+from jax_models.low_rank import Adaptable
 from jax_models.rngs import Rngs
 
 # Kaiming-uniform with a = sqrt(5) comes to uniform in ±1/sqrt(fan_in), a variance of 1/(3 fan_in).
@@ -52,7 +53,7 @@ standard_normal = nnx.initializers.normal(1.0, jnp.float32)  # as torch.randn an
 unit_uniform = nnx.initializers.uniform(1.0, jnp.float32)  # in [0, 1), as torch.rand
 
 
-class Linear(nnx.Linear):
+class Linear(Adaptable, nnx.Linear):
     """A Linear layer that starts as torch.nn.Linear does, or from other initializers."""
 
     def __init__(
@@ -63,7 +64,8 @@ class Linear(nnx.Linear):
 
     def __call__(self, x: Array) -> Array:
         """x [..., D] -> [..., F]."""
-        return ops.linear(x, (self.kernel[...],), (self.bias[...],))[0]
+        (y,) = ops.linear(x, (self.kernel[...],), (self.bias[...],))
+        return y if self.lora_a is None else y + self.low_rank(x)
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -166,6 +168,7 @@ class Attention(nnx.Module):
         """
         kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
         how = {"drop": self.dropout.drop(train, rngs), "maps": maps, "queries": queries}
+        how["added"] = self.qkv.low_rank(x)
         y, weights = ops.attention(x, kernel, bias, self.num_heads, **how)
         return self.projection(y), weights
 
@@ -310,13 +313,31 @@ class Head(nnx.Module):
             x = self.dropout(activation(layer(x)), train=train, rngs=rngs)
         return last(x)
 
+    def read(self, x: Array) -> Array:
+        """What the first layer reads of x [B,D] in evaluation: [B,D]."""
+        return self.norm(x)
+
 
 class NoHead(nnx.Module):
-    """In place of a head: the features that one would read."""
+    """In place of a head: the features that its layers would read; arguments as of `Head`."""
+
+    def __init__(self, *, norm: Callable = identity, in_dropout: float = 0.0):
+        self.norm, self.in_dropout = norm, Dropout(in_dropout)
 
     def __call__(self, x: Array, *, train: bool, rngs: Rngs) -> Array:
-        """x [B,D] -> x."""
-        return x
+        """x [B,D] -> [B,D]."""
+        return self.in_dropout(self.norm(x), train=train, rngs=rngs)
+
+    def read(self, x: Array) -> Array:
+        """As of `Head`."""
+        return self.norm(x)
+
+
+def linear_head(in_features: int, num_classes: int, *, rngs: nnx.Rngs, **how) -> Head | NoHead:
+    """A `Head` of one layer, with its keywords `norm` and `in_dropout`; none for 0 classes."""
+    if num_classes == 0 and type(num_classes) is int:
+        return NoHead(**how)
+    return Head(in_features, num_classes, **how, rngs=rngs)
 
 
 class MeanHead(nnx.Module):
@@ -332,6 +353,10 @@ class MeanHead(nnx.Module):
         """x [B,tokens,D] -> logits [B,K]."""
         logits = [head(x[:, i], train=train, rngs=rngs) for i, head in enumerate(self.heads)]
         return sum(logits) / len(logits)
+
+    def read(self, x: Array) -> Array:
+        """The mean of what the heads read of x [B,tokens,D]: [B,D], as timm has it."""
+        return sum(head.read(x[:, i]) for i, head in enumerate(self.heads)) / len(self.heads)
 
 
 def check_images(images: Array, in_channels: int, img_size: int | None = None) -> None:

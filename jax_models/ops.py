@@ -101,24 +101,29 @@ def attention(
     drop: Drop | None = None,
     maps: bool = True,
     queries: int | None = None,
+    added: Array | None = None,
 ) -> tuple[Array, Array | None]:
     """Multi-head self-attention of tokens x [B,T,D], heads split head-major.
 
     Kernel [D,3D] and bias [3D] give queries, keys and values; with `queries` only so many tokens,
-    the first ones, attend (to all); `drop` and `maps` as in `attend`.
+    the first ones, attend (to all); `drop` and `maps` as in `attend`. What is `added` to them, if
+    anything, is [B,T,3D].
 
     Returns:
       (output [B,Q,D], attention [B,h,Q,T] or None).
     """
     b, tokens, width = x.shape
     if not maps and queries is None and cpu.active() and kernels.self_attention_fits(x, num_heads):
-        return kernels.self_attention(x, kernel, bias, num_heads, drop), None
+        return kernels.self_attention(x, kernel, bias, num_heads, drop, added), None
     if queries is None:
         parts = jnp.split(linear(x, (kernel,), (bias,))[0], 3, axis=-1)
     else:
         three, biases = (jnp.split(array, 3, axis=-1) for array in (kernel, bias))
         first = linear(x[:, :queries], three[:1], biases[:1])
         parts = (*first, *linear(x, three[1:], biases[1:]))
+    if added is not None:
+        more = jnp.split(added, 3, axis=-1)
+        parts = [part + also[:, : part.shape[1]] for part, also in zip(parts, more, strict=True)]
     q, k, v = (part.reshape(b, -1, num_heads, width // num_heads) for part in parts)
     drop = drop and functools.partial(drop, shape=(b, num_heads, tokens, tokens))
     return attend(q, k, v, scale=q.shape[-1] ** -0.5, drop=drop, maps=maps)

@@ -4,10 +4,16 @@ import difflib
 import fnmatch
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import jax
 from flax import nnx
 
+from jax_models import low_rank
+from jax_models.rngs import InitRngs
+
+# Keywords of `create_model` that any model takes, beside those of its own.
+OF_ANY_MODEL = ("remat", "scan_layers", "lora_rank", "lora_alpha", "lora_targets")
 _MODELS: dict[str, Callable[..., nnx.Module]] = {}
 _FAMILIES: dict[str, str] = {}  # model -> name of the function that builds it
 _NOT_SETTINGS = ("rngs", "remat", "scan_layers")  # how a model begins and runs, not what it is
@@ -89,8 +95,10 @@ def can_scan(name: str) -> bool:
 
 
 def create_model(
-    name: str, *, rngs: nnx.Rngs, remat: bool = False, scan_layers: bool = False, **settings
-) -> nnx.Module:
+    name: str, *, rngs: nnx.Rngs, remat: bool = False, scan_layers: bool = False,
+    lora_rank: int | None = None, lora_alpha: float | None = None,
+    lora_targets: Sequence[str] | None = None, **settings,
+) -> nnx.Module:  # fmt: skip
     """Build a registered model.
 
     Args:
@@ -100,6 +108,7 @@ def create_model(
         their inside: less memory, about a third more computation, the same results.
       scan_layers: run the blocks of a ViT in a loop whose inside is compiled once: a smaller
         program, which on CPUs does not compile faster (docs/performance.md); slower steps.
+      lora_rank, lora_alpha, lora_targets: adapters, see `low_rank.add_adapters`; None for none.
       **settings: constructor keywords of the model, see `model_keywords(name)`.
 
     Returns:
@@ -122,7 +131,18 @@ def create_model(
         )
     model = build(rngs=rngs, remat=remat, **settings)
     model.model_name = name  # by which `torch_weights` finds its names
+    adapters = {"lora_alpha": lora_alpha, "lora_targets": lora_targets}
+    if lora_rank is not None:
+        low_rank.add_adapters(model, rngs, lora_rank=lora_rank, **adapters)
+    elif given := [key for key, value in adapters.items() if value is not None]:
+        raise ValueError(f"{given[0]}={adapters[given[0]]!r}: expected lora_rank beside it.")
     return model
+
+
+def abstract_model(name: str, **settings) -> nnx.Module:
+    """A model as `create_model` builds it, with shapes in place of values; nothing is drawn."""
+    rngs = InitRngs(jax.random.key(0))
+    return nnx.eval_shape(lambda: create_model(name, rngs=rngs, **settings))
 
 
 def _find(name: str) -> Callable[..., nnx.Module]:

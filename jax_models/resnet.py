@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jax_models import layers, ops
+from jax_models import layer_numbers, layers, ops
 from jax_models.cnn import ConvNet, check_widths
 from jax_models.conv_layers import BatchNorm, BlockStage, Conv, Window
 from jax_models.registry import register_as
@@ -125,7 +125,7 @@ def resnet(
     Args:
       rngs: initial weights.
       in_channels: C of the images.
-      num_classes: K.
+      num_classes: K; 0 for no head: the model then gives the mean of each channel.
       depths: number of blocks of each stage.
       widths: channels inside the blocks of each stage; a bottleneck gives four times as many.
       block: 'basic' (two 3×3 convolutions) or 'bottleneck' (1×1, 3×3, 1×1).
@@ -154,5 +154,10 @@ def resnet(
             blocks.append(Block(inputs, outputs, sizes, **how))
             inputs = outputs[-1]
         stages.append(BlockStage(blocks, remat=remat))
-    head = layers.Head(inputs, num_classes, rngs=rngs)
+    head = layers.linear_head(inputs, num_classes, rngs=rngs)
     return ConvNet(stages, head, stem=first, in_channels=in_channels)
+
+
+# As timm groups them: each block is a layer.
+LAYERS = layer_numbers.Layers(stem=r"stem\.", block=r"stages\.(\d+)\.blocks\.(\d+)\.")
+layer_numbers.register(LAYERS, resnet)

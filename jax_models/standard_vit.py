@@ -6,7 +6,7 @@ Names, sizes and initial weights are timm's; a name is a row of `SIZES`.
 from flax import nnx
 from jax import nn
 
-from jax_models import layers, ops, vit
+from jax_models import layer_numbers, layers, ops, vit
 from jax_models.registry import register_as
 from jax_models.tokens import Pool, Prefix
 
@@ -78,10 +78,10 @@ def vision_transformer(
     *, rngs: nnx.Rngs, img_size: int = 224, in_channels: int = 3, num_classes: int = 1000,
     patch_size: int = 16, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
     mlp_dim: int | None = None, dropout: float = 0.0, drop_path: float = 0.0,
-    pool: str = "token", norm_eps: float = 1e-6, distilled: bool = False,
-    registers: int | None = None, cover_prefix: bool = True, layer_scale: float | None = None,
-    swiglu: bool = False, fc_norm: bool | None = None, remat: bool = False,
-    scan_layers: bool = False,
+    pool: str = "token", norm_eps: float = 1e-6, class_token: bool = True,
+    distilled: bool = False, registers: int | None = None, cover_prefix: bool = True,
+    layer_scale: float | None = None, swiglu: bool = False, fc_norm: bool | None = None,
+    remat: bool = False, scan_layers: bool = False,
 ) -> vit.VisionTransformer:  # fmt: skip
     """A ViT as timm, torchvision, Hugging Face and Google have it.
 
@@ -95,6 +95,7 @@ def vision_transformer(
       drop_path: rate of stochastic depth in the last block; it grows evenly from 0 in the first.
       pool: what the head reads, see `tokens.Pool`.
       norm_eps: of the layer norms; Hugging Face's ViT and DeiT have 1e-12.
+      class_token: whether there is one; without, as in big_vision's models, pool is 'avg'.
       distilled: a second token, with a head of its own; the logits are the mean of both.
       registers: how many tokens follow that nothing reads; None for none.
       cover_prefix: whether the tokens before the patches have positions too.
@@ -106,7 +107,7 @@ def vision_transformer(
     Raises:
       ValueError: a setting is out of its range, or two do not go together.
     """
-    _check(pool, distilled, fc_norm, scan_layers and drop_path)
+    _check(pool, class_token, distilled, fc_norm)
     layers.check_sizes(depth=depth, embed_dim=embed_dim)
     layers.check_positive(norm_eps=norm_eps)
     hidden = (4 * embed_dim * 2 // 3 + 7) // 8 * 8 if swiglu else 4 * embed_dim
@@ -121,11 +122,9 @@ def vision_transformer(
         return vit.Block(embed_dim, attn, mlp, **norms, **paths, rngs=rngs)
 
     def head():
-        if num_classes == 0 and type(num_classes) is int:
-            return layers.NoHead()
         width = 2 * embed_dim if pool == "token_and_avg" else embed_dim
         rate = 0.0 if distilled else dropout
-        return layers.Head(width, num_classes, in_dropout=rate, rngs=rngs)
+        return layers.linear_head(width, num_classes, in_dropout=rate, rngs=rngs)
 
     patches = layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs)
     blocks = [block(rate) for rate in layers.DropPath.rates(drop_path, depth)]
@@ -134,7 +133,7 @@ def vision_transformer(
         layers.start_from_normal(part, rngs)
     if swiglu:
         _open_gates(blocks, rngs)
-    prefix = [Prefix("cls_token", layers.near_zero)]
+    prefix = [Prefix("cls_token", layers.near_zero)] if class_token else []
     if distilled:
         prefix.append(Prefix("dist_token", layers.truncated_normal))
     if registers is not None:
@@ -150,6 +149,9 @@ def vision_transformer(
     )  # fmt: skip
 
 
+layer_numbers.register(vit.LAYERS, vision_transformer)
+
+
 def _open_gates(blocks: list[vit.Block], rngs: nnx.Rngs) -> None:
     """Start what the gates multiply at nearly 1, as timm does."""
     for block in blocks:
@@ -160,13 +162,14 @@ def _open_gates(blocks: list[vit.Block], rngs: nnx.Rngs) -> None:
         fc1.bias = nnx.Param(fc1.bias[...].at[half:].set(1.0))
 
 
-def _check(pool: str, distilled: bool, fc_norm: bool | None, scanned_rate: float) -> None:
+def _check(pool: str, class_token: bool, distilled: bool, fc_norm: bool | None) -> None:
     if distilled and pool != "token":
         raise ValueError(f"pool={pool!r}: a distilled model reads its two tokens, pool='token'.")
+    if not class_token and (pool != "avg" or distilled):
+        given = "distilled=True" if distilled else f"pool={pool!r}"
+        raise ValueError(
+            f"class_token=False: expected pool='avg' and one head with it, not {given}: without "
+            "the token the mean of the patches is all there is to read."
+        )
     if fc_norm and pool != "avg":
         raise ValueError(f"fc_norm=True: expected pool='avg' with it, not {pool!r}.")
-    if scanned_rate:
-        raise ValueError(
-            f"scan_layers=True needs blocks that are alike, and drop_path={scanned_rate} gives "
-            "each its own rate: leave one of them out."
-        )

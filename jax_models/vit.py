@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jax_models import layers, ops, stack
+from jax_models import layer_numbers, layers, ops, stack
 from jax_models.registry import register
 from jax_models.rngs import Rngs
 from jax_models.tokens import Pool, Prefix
@@ -82,7 +82,7 @@ class VisionTransformer(nnx.Module):
       patch_embed: images to N tokens.
       blocks: the transformer blocks.
       head: from what `pool` gives to logits.
-      prefix: the tokens before the patches, the class token first.
+      prefix: the tokens before the patches, the class token, if any, first.
       position_init: `f(key, shape)` for the positions.
       cover_prefix: whether the tokens before the patches have positions too.
       embed_activation: after the patch projection.
@@ -132,19 +132,35 @@ class VisionTransformer(nnx.Module):
         Raises:
           ValueError: images of another shape or of integers; training without `rngs`.
         """
+        how = {"train": train, "rngs": rngs, "maps": return_intermediates}
+        x, seen = self._tokens(images, **how, queries=self.pool.queries)
+        logits = self.head(self.norm(self.pool(x)), train=train, rngs=rngs)
+        return (logits, seen) if return_intermediates else logits
+
+    def forward_features(self, images: Array) -> Array:
+        """images [B,H,W,C] -> tokens [B,T,D] after the last block and its norm; evaluates."""
+        return self.norm(self.pool.norm(self._tokens(images)[0]))
+
+    def pooled_features(self, images: Array) -> Array:
+        """images [B,H,W,C] -> what the layers of the head read [B,F]; evaluates."""
+        x, _ = self._tokens(images, queries=self.pool.queries)
+        return self.head.read(self.norm(self.pool(x)))
+
+    def _tokens(
+        self, images: Array, *, train: bool = False, rngs: Rngs = None, maps: bool = False,
+        queries: int | None = None,
+    ) -> tuple[Array, dict[str, tuple[Array, ...]]]:  # fmt: skip
+        """What the last block gives, of the first tokens where `queries` says so; intermediates."""
         layers.check_images(images, self.patch_embed.in_channels, self.patch_embed.img_size)
         x = self.dropout(self.embed(images), train=train, rngs=rngs)
-        blocks, maps = list(self.blocks), return_intermediates
+        blocks = list(self.blocks)
         last = [] if maps else [blocks.pop()]
         run = stack.scan_parts if self.scan_layers and blocks else stack.run_parts
         how = {"train": train, "maps": maps, "remat": self.remat}
         x, attention, features = run(blocks, x, rngs=rngs, **how)
         for block in last:  # of it the head may take the class token alone
-            x, _ = stack.run_part(block, x, rngs, **how, queries=self.pool.queries)
-        logits = self.head(self.norm(self.pool(x)), train=train, rngs=rngs)
-        if return_intermediates:
-            return logits, {"attention": attention, "features": features}
-        return logits
+            x, _ = stack.run_part(block, x, rngs, **how, queries=queries)
+        return x, {"attention": attention, "features": features}
 
     def embed(self, images: Array) -> Array:
         """images [B,H,W,C] -> tokens [B,T,D]: the prefix, then the patches, plus positions."""
@@ -301,3 +317,9 @@ def mlp_head_vit(
     run = {"remat": remat, "scan_layers": scan_layers, "rngs": rngs}
     prefix = [Prefix("cls_token", layers.unit_uniform)]
     return VisionTransformer(patches, blocks, head, prefix=prefix, **run)
+
+
+# As in BEiT, https://github.com/microsoft/unilm/blob/master/beit/optim_factory.py: what makes the
+# first tokens, then each block, and the last norm with the head.
+LAYERS = layer_numbers.Layers(stem=r"(\w+_token|pos_embed|patch_embed)\b", block=r"blocks\.(\d+)\.")
+layer_numbers.register(LAYERS, vit, raster_vit, deep_vit, mnist_vit, mlp_head_vit)

@@ -10,7 +10,16 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jax_train.commands import compare, convert, evaluate, explain, predict, prepare, report
+from jax_train.commands import (
+    compare,
+    convert,
+    evaluate,
+    explain,
+    features,
+    predict,
+    prepare,
+    report,
+)
 from jax_train.errors import UserError, nearest, run_command
 
 COMMANDS = {
@@ -19,6 +28,7 @@ COMMANDS = {
     "predict": predict,
     "evaluate": evaluate,
     "explain": explain,
+    "features": features,
     "report": report,
     "compare": compare,
 }
@@ -43,6 +53,10 @@ def _run(args: argparse.Namespace) -> str:
         raise UserError(text) from error
 
 
+def _is_flag(argument: str) -> bool:
+    return argument.startswith("-")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code, see `run_command`."""
     parser = _Parser(prog="python -m jax_train", description="Commands around training.")
@@ -58,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"{given[0]!r} is no command{nearest(given[0], COMMANDS)}.")
         args, unknown = parser.parse_known_args(given)
         if unknown:  # said by the command, whose --help lists what it takes
-            parsers.choices[given[0]].error(f"unrecognized arguments: {' '.join(unknown)}")
+            hint = "" if any(map(_is_flag, unknown)) else "; name them beside RUN, before the flags"
+            parsers.choices[given[0]].error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return _run(args)
 
     return run_command(parse_and_run)

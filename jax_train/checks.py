@@ -16,6 +16,7 @@ from jax_train.runs import trackers
 _ROOMS = (engine, trackers, data)
 _LOOP = {  # fields of the training loop
     "train.steps_per_call": ranges.whole(0),
+    "train.patience": ranges.whole(0, what="a whole number of evaluations"),
     "eval.batch_size": ranges.whole(1),
     "eval.every_epochs": ranges.whole(1),
     "checkpoint.every_steps": ranges.whole(0),
@@ -35,8 +36,17 @@ def check_fields(config: ConfigDict) -> None:
       UserError: names a field, its value, what was expected and what to do.
     """
     ranges.check_fields(config, CHECKS)
+    check_patience(config, config.data.val_split != "")
     for room in _ROOMS:
         room.check(config)
+
+
+def check_patience(config: ConfigDict, validates: bool) -> None:
+    """Raise a UserError where early stopping has no validation images to go by."""
+    if config.train.patience and not validates:
+        expected = "0, because there are no validation images whose figures could stop improving"
+        cure = "To stop early give it some, as in --config.data.val_split='train[90%:]'."
+        raise ranges.refusal("train.patience", config.train.patience, expected, cure)
 
 
 def check(config: ConfigDict) -> None:

@@ -96,7 +96,7 @@ class Reporter:
         place = self._workdir / "nonfinite.json"
         if processes.is_main():
             write_results(place, {"step": step, "learning_rate": rate, "batch": batch.tolist()})
-        kept = f"the checkpoint of step {saved_step}" if saved_step else "no checkpoint"
+        kept = f"the checkpoint of step {saved_step}" if saved_step is not None else "no checkpoint"
         more = f" and {len(batch) - 5} more" if len(batch) > 5 else ""
         raise UserError(
             f"{what[0].upper()}{what[1:]}. Nothing was learned from there on; {kept} is kept. Its "

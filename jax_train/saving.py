@@ -13,12 +13,45 @@ from jax_train.machine import processes
 from jax_train.machine.stopping import Stopped, StopSignals
 from jax_train.printing import say
 from jax_train.runs import results
-from jax_train.runs.checkpoint import Checkpoints
+from jax_train.runs.checkpoint import NEVER_BEST, Checkpoints, rank
 
 
 def passes(before: int, step: int, every: int) -> bool:
     """Whether a multiple of `every` lies after `before` and not after `step`."""
     return step // every > before // every
+
+
+class Patience:
+    """Early stopping: how many validations in a row were not better than the best before.
+
+    What is better is what makes a checkpoint the best one, but for equals (see `checkpoint.rank`).
+
+    Args:
+      most: so many end the run; 0: none do.
+    """
+
+    def __init__(self, most: int):
+        self.most, self._best, self.waited = most, NEVER_BEST, 0
+
+    def see(self, figures: dict[str, float]) -> None:
+        """Take the figures of a validation."""
+        found = rank(figures)
+        self.waited = 0 if found > self._best else self.waited + 1
+        self._best = max(found, self._best)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run is to end."""
+        return 0 < self.most <= self.waited
+
+    @property
+    def facts(self) -> dict:
+        """For a checkpoint; of JSON's types."""
+        return {"patience": [self._best, self.waited]} if self.most else {}
+
+    def recall(self, facts: dict) -> None:
+        """Go on from the facts of a checkpoint; one of a run without patience has none."""
+        self._best, self.waited = facts.get("patience", (NEVER_BEST, 0))
 
 
 class Saver:
@@ -32,6 +65,7 @@ class Saver:
 
     Attributes:
       saved_step: of the newest checkpoint; None without one.
+      patience: with the validations.
     """
 
     def __init__(
@@ -43,6 +77,7 @@ class Saver:
         config, fields = program.config, program.config.checkpoint
         self._due = fields.every_steps, fields.every_minutes, config.log.every_steps
         self.saved_step, self._saved_at = None, time.monotonic()
+        self.patience = Patience(config.train.patience)
 
     def restore(self, like: Progress) -> tuple[int, Progress, list[TrainSums]] | None:
         """Go back to the newest checkpoint, saying what has changed since.
@@ -54,6 +89,7 @@ class Saver:
         if found is None:
             return None
         self.saved_step, progress, facts = found
+        self.patience.recall(facts)
         then, now = facts["conditions"], self._conditions
         changed = [name for name in then if then[name] != now.get(name)]
         if changed and processes.is_main():
@@ -77,6 +113,7 @@ class Saver:
         if self.saved_step == step:
             return
         facts = {"since_eval": list(since_eval), "conditions": self._conditions}
+        facts |= self.patience.facts
         self.checkpoints.save(progress, step, facts, figures)
         self.saved_step, self._saved_at = step, time.monotonic()
 

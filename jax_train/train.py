@@ -23,7 +23,7 @@ from jax_train.machine import allocator, processes, runtime
 from jax_train.machine.stopping import StopSignals
 from jax_train.printing import WIDTH, as_paragraph, counted, figure, listing, say
 from jax_train.reporting import Reporter
-from jax_train.runs import data_record, entry
+from jax_train.runs import data_record, entry, initial
 from jax_train.runs import folder as run_folder
 from jax_train.runs.checkpoint import Checkpoints
 from jax_train.runs.log import RunLog
@@ -35,7 +35,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     """Train a model, or go on with a run that was interrupted.
 
     Args:
-      config: of the run; all of it is checked first.
+      config: of the run; all of it is checked first. Weights that it names to start from are
+        read before the data, and never again (see `initial`).
       workdir: the run folder; it must be empty, missing, or hold a run of the same config that
         began with the same data (see `data_record`).
       extend: also go on with a run of fewer epochs, finished or not. Its newest checkpoint is the
@@ -50,12 +51,25 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
         written, the data are others than when the run began, or a step is not finite.
       Stopped: SIGTERM or SIGINT came and everything is saved.
     """
+    workdir = Path(workdir)
+    config = initial.recall(config, workdir)
     checks.check(config)
-    workdir, splits = Path(workdir), load(config)
+    if source := initial.read(config, workdir):
+        config = source.config
+        checks.check(config)
+    splits = load(data_record.pinned(config, workdir))
+    checks.check_patience(config, bool(splits.val))
     found = _enter(workdir, config, splits, extend)
-    resolved = resolve(config, splits, **found.statistics)
-    program = Program(resolved, splits.train)  # refuses before a folder is made
-    return fit(program, splits, workdir, extend=extend)
+    statistics = found.statistics
+    if source and not statistics:
+        statistics = source.statistics(splits.train.image_shape[2])
+    resolved = resolve(config, splits, **statistics)
+    weights, lines = None, initial.changed(config)
+    if source:
+        weights, lines = source.weights(resolved, splits.train.class_names)
+    program = Program(resolved, splits.train, given=weights)  # refuses before a folder is made
+    del source, weights
+    return fit(program, splits, workdir, extend=extend, notes=lines)
 
 
 def _enter(workdir: Path, config, splits, extend: bool, held: bool = False) -> entry.Entry:
@@ -80,10 +94,12 @@ def fit(
     on_epoch: Callable[[Saver], None] | None = None,
     *,
     extend: bool = False,
+    notes: Sequence[str] = (),
 ) -> dict:
     """Train from the last checkpoint, or from the start, to the end; write all files.
 
-    Calls `on_epoch` after each epoch; `extend`, what it returns and raises as of `train`.
+    Calls `on_epoch` after each epoch and tells the `notes` of a start; `extend`, what it returns
+    and raises as of `train`.
     """
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
@@ -94,7 +110,7 @@ def fit(
         if found.epochs is None:
             processes.on_main(create)
         try:
-            return _fit_in_folder(program, splits, workdir, on_epoch, found, create)
+            return _fit_in_folder(program, splits, workdir, on_epoch, found, create, notes)
         except OSError as error:
             raise UserError(
                 f"The run folder {workdir} cannot be written: {error}. Make room there; the same "
@@ -102,24 +118,46 @@ def fit(
             ) from error
 
 
-def _fit_in_folder(program: Program, splits: Splits, workdir: Path, on_epoch, found, create):
+def _fit_in_folder(program: Program, splits: Splits, workdir: Path, on_epoch, found, create, notes):
     with (
         StopSignals() as signals,
         Checkpoints(workdir / "checkpoints", _complain) as checkpoints,
     ):
         saver = Saver(program, checkpoints, signals, find_conditions(program, splits))
-        step, progress, since_eval = saver.restore(program.like) or (0, program.start(), [])
-        notes = found.notes
+        restored = saver.restore(program.like)
+        step, progress, since_eval = restored or _start(program, saver)
+        notes = [*notes, *found.notes]
         if found.epochs not in (None, program.config.train.epochs):
+            _check_patience(saver, workdir, step // program.steps_per_epoch)
             notes = [*notes, _extension(program, found.epochs, step)]
             processes.on_main(lambda: entry.leave_finished(workdir, found.epochs))
         if found.epochs is not None:  # now that it goes on, under values that may be others
             processes.on_main(create)
-        _announce(program, splits, workdir, step, notes)
+        _announce(program, splits, workdir, step if restored else None, notes)
         active = processes.is_main()
         with RunLog(program.config, workdir, step, program.total_steps, active=active) as log:
             run = _Run(program, splits, saver, Reporter(program, log, workdir, since_eval))
-            return _finish(run, _loop(run, progress, step, on_epoch), workdir)
+            return _finish(run, *_loop(run, progress, step, on_epoch), workdir)
+
+
+def _check_patience(saver: Saver, workdir: Path, epoch: int) -> None:
+    """Refuse to extend a run that would end where it is."""
+    if saver.patience.is_over:
+        raise UserError(
+            f"The run in {workdir} ended at epoch {epoch}, because none of its last "
+            f"{counted(saver.patience.waited, 'evaluation')} was better than the best before: more "
+            "epochs change nothing. To go on add --config.train.patience=0 (no early stopping) or "
+            "a larger number."
+        )
+
+
+def _start(program: Program, saver: Saver) -> tuple[int, Progress, list]:
+    """Begin; weights from elsewhere are in the folder from the first step on."""
+    progress = program.start()
+    if program.config.model.init_from is not None:
+        saver.save(progress, 0, [], None)
+        saver.checkpoints.wait()
+    return 0, progress, []
 
 
 def _extension(program: Program, before: int, step: int) -> str:
@@ -173,8 +211,8 @@ class _Run:
         return self.program.evaluate(state.reported, split_feed, self.splits.train.num_classes)
 
 
-def _announce(program: Program, splits: Splits, workdir: Path, step: int, notes) -> None:
-    """Print what is trained on what, and where."""
+def _announce(program: Program, splits: Splits, workdir: Path, step: int | None, notes) -> None:
+    """Print what is trained on what, and where; `step` is that of a checkpoint."""
     if not processes.is_main():
         return
     config, names = program.config, {"train": "train", "val": "validation", "test": "test"}
@@ -186,7 +224,7 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int, notes)
     where = f"{jax.default_backend()}, {program.layout.describe()}"
     if jax.process_count() > 1:
         where += f" in {jax.process_count()} processes"
-    say(f"{config.model.name}: {program.parameters:,} parameters")
+    say(as_paragraph(f"{config.model.name}: {_parameters(program)}"))
     shape, classes = "x".join(map(str, splits.train.image_shape)), splits.train.class_names
     say(as_paragraph(f"{config.data.name}: {sizes} images of {shape}"))
     say(f"splits: {', '.join(split.split for split in vars(splits).values() if split)}")
@@ -195,18 +233,30 @@ def _announce(program: Program, splits: Splits, workdir: Path, step: int, notes)
     say(f"{where}; run folder {workdir}")
     for note in (*(f"note: {note}" for note in splits.train.notes), *splits.notes(), *notes):
         say(as_paragraph(note))
-    if step:
+    if step is not None:
         epoch = f"{step / program.steps_per_epoch:.4g} of {config.train.epochs}"
         say(f"going on after step {step} of {program.total_steps} (epoch {epoch})")
 
 
-def _loop(run: _Run, progress: Progress, step: int, on_epoch) -> TrainState:
-    """Epochs up to the last, each with what is due at its end."""
+def _parameters(program: Program) -> str:
+    """How many parameters there are, and how many of them train."""
+    text, epochs = f"{program.parameters:,} parameters", program.config.train.probe_epochs
+    if program.trained < program.parameters:
+        text += f", of which {program.trained:,} train"
+    if epochs:
+        text += f"; at first the head alone, for {counted(epochs, 'epoch')}"
+    return text
+
+
+def _loop(run: _Run, progress: Progress, step: int, on_epoch) -> tuple[TrainState, int]:
+    """Epochs up to the last, each with what is due at its end: the state and the step then."""
     program, splits, config = run.program, run.splits, run.program.config
-    train_feed = feed.create(splits.train, program.layout)
+    train_feed = feed.create_training(splits.train, program.layout, config)
     val_feed = feed.create(splits.val, program.layout) if splits.val else None
     epochs = config.train.epochs
     for epoch in range(step // program.steps_per_epoch, epochs):
+        if run.saver.patience.is_over:
+            break
         progress, before, step = _run_epoch(run, train_feed, epoch, progress, step)
         done = epoch + 1
         if done == epochs or done % config.eval.every_epochs == 0:
@@ -217,7 +267,7 @@ def _loop(run: _Run, progress: Progress, step: int, on_epoch) -> TrainState:
             run.stop_if_asked(progress, step)
         if on_epoch:
             on_epoch(run.saver)
-    return progress.state
+    return progress.state, step
 
 
 def _run_epoch(run: _Run, train_feed, epoch: int, progress: Progress, step: int):
@@ -228,8 +278,8 @@ def _run_epoch(run: _Run, train_feed, epoch: int, progress: Progress, step: int)
     alone = jax.process_count() == 1
     for call in program.train_calls(train_feed, epoch, step % program.steps_per_epoch):
         progress = program.train(train_feed, call, progress, reporter.log.line)
-        before, step = step, step + call[0]
-        reporter.count(call[0], progress.sums)
+        before, step = step, step + call.length
+        reporter.count(call.length, progress.sums)
         logged = passes(before, step, log_every)
         if logged:
             progress = run.show(progress, step)
@@ -254,6 +304,7 @@ def _end_epoch(run: _Run, epoch: int, progress: Progress, step: int, val_feed) -
             figures = metrics.reported_figures(run.evaluate(progress.state, val_feed))
         line += f"   val {_figures(figures)}"
         reporter.row("val", step, figures)
+        run.saver.patience.see(figures)
     run.save(progress, step, figures)
     reporter.log.line(line)
     return progress
@@ -263,12 +314,12 @@ def _figures(of: dict[str, float]) -> str:
     return f"loss {figure(of['loss'], '.4f')} top-1 {figure(of['top1'], '6.2%')}"
 
 
-def _finish(run: _Run, state: TrainState, workdir: Path) -> dict:
+def _finish(run: _Run, state: TrainState, end: int, workdir: Path) -> dict:
     """Evaluate the reported weights on the test split and write the results."""
     program, splits, checkpoints = run.program, run.splits, run.saver.checkpoints
     config, clock = program.config, run.reporter.clock
     checkpoints.wait()
-    which, step, val = "last", program.total_steps, None
+    which, step, val = "last", end, None
     best = config.checkpoint.report == "best" and splits.val
     if found := best and checkpoints.restore_best(program.like):
         which, (step, (state, _), _) = "best", found
@@ -276,15 +327,17 @@ def _finish(run: _Run, state: TrainState, workdir: Path) -> dict:
         val = checkpoints.figures(step) or dict.fromkeys(metrics.FIGURES)
     sums = run.evaluate(state, feed.create(splits.test, program.layout))
     test = metrics.reported_figures(sums)
-    run.reporter.row("test", program.total_steps, test)
+    run.reporter.row("test", end, test)
+    epochs = end // program.steps_per_epoch
     results = finite(
         environment()
         | {
             "model": config.model.name,
             "data": config.data.name,
             "parameters": program.parameters,
-            "epochs": config.train.epochs,
-            "steps": program.total_steps,
+            "epochs": epochs,
+            "steps": end,
+            "ended": _ended(run.saver, epochs, config.train.epochs),
             "reported_weights": which,
             "reported_epoch": step // program.steps_per_epoch,
             "val": val,
@@ -299,6 +352,13 @@ def _finish(run: _Run, state: TrainState, workdir: Path) -> dict:
     if processes.is_main():
         write_run(workdir, results, sums.confusion, splits.test.class_names)
     return results
+
+
+def _ended(saver: Saver, epoch: int, planned: int) -> dict[str, object]:
+    """At which epoch a run ended, of how many, and why."""
+    waited = counted(saver.patience.waited, "evaluation")
+    why = f"no better validation top-1 in {waited}" if epoch < planned else "all epochs"
+    return {"epoch": epoch, "of": planned, "why": why}
 
 
 def write_run(

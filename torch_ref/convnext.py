@@ -94,7 +94,7 @@ class ConvNeXt(ConvNet):
         head_eps = norm_eps if head_norm_eps is None else head_norm_eps
         self.head = nn.Module()
         self.head.norm = nn.LayerNorm(inputs, eps=head_eps)
-        self.head.fc = nn.Linear(inputs, num_classes)
+        self.head.fc = nn.Linear(inputs, num_classes) if num_classes else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

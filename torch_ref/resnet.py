@@ -81,7 +81,7 @@ class ResNet(ConvNet):
                 blocks.append(Block(inputs, outputs, sizes, **how))
                 inputs = outputs[-1]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(inputs, num_classes)
+        self.fc = nn.Linear(inputs, num_classes) if num_classes else nn.Identity()
 
     def embed(self, images):
         return self.maxpool(self.bn1(self.conv1(images)).relu())

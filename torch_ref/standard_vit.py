@@ -118,19 +118,19 @@ class StandardViT(VisionTransformer):
         self, *, img_size: int = 224, in_channels: int = 3, num_classes: int = 1000,
         patch_size: int = 16, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
         mlp_dim: int | None = None, dropout: float = 0.0, drop_path: float = 0.0,
-        pool: str = "token", norm_eps: float = 1e-6, distilled: bool = False,
-        registers: int | None = None, cover_prefix: bool = True, layer_scale: float | None = None,
-        swiglu: bool = False, fc_norm: bool | None = None,
+        pool: str = "token", norm_eps: float = 1e-6, class_token: bool = True,
+        distilled: bool = False, registers: int | None = None, cover_prefix: bool = True,
+        layer_scale: float | None = None, swiglu: bool = False, fc_norm: bool | None = None,
     ):  # fmt: skip
         super().__init__()
         self.pool, self.cover_prefix = pool, cover_prefix
         if mlp_dim is None:
             mlp_dim = (4 * embed_dim * 2 // 3 + 7) // 8 * 8 if swiglu else 4 * embed_dim
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
-        self.cls_token = near_zero(1, 1, embed_dim)
+        self.cls_token = near_zero(1, 1, embed_dim) if class_token else None
         self.dist_token = layers.truncated_normal(1, 1, embed_dim) if distilled else None
         self.reg_token = None if registers is None else near_zero(1, registers, embed_dim)
-        self.prefix = 1 + distilled + (registers or 0)
+        self.prefix = class_token + distilled + (registers or 0)
         places = (img_size // patch_size) ** 2 + self.prefix * cover_prefix
         self.pos_embed = layers.truncated_normal(1, places, embed_dim)
         self.pos_drop = nn.Dropout(dropout)

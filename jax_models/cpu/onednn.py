@@ -60,6 +60,28 @@ def worth(flops: float, *arrays: jax.Array) -> bool:
     return flops >= LEAST_FLOPS and usable(*arrays)
 
 
+def trained(x, kernels: tuple, others: tuple) -> tuple:
+    """What `defvjp(symbolic_zeros=True)` gives a forward function of one call, unwrapped.
+
+    A custom call is made whole or not at all: XLA leaves out none of its results. So the gradient
+    of kernels is asked for only where they train.
+
+    Returns:
+      (x, kernels, others, whether any of the kernels trains).
+    """
+    wanted = any(kernel.perturbed for kernel in kernels)
+    kernels, others = (tuple(each.value for each in group) for group in (kernels, others))
+    return x.value, kernels, others, wanted
+
+
+def instantiated(gradients: tuple) -> tuple[jax.Array, ...]:
+    """Gradients of which some may be symbolic zeros, as arrays."""
+    zero = jax.custom_derivatives.SymbolicZero
+    return tuple(
+        jnp.zeros(each.shape, each.dtype) if isinstance(each, zero) else each for each in gradients
+    )
+
+
 class Kernel:
     """A custom call whose primitives are built for each set of shapes it meets.
 

@@ -5,11 +5,12 @@
     loaded.class_names[logits[0].argmax()]
 
 A source becomes a `Description` (`huggingface`, `timm`, `file`), the model is built from it without
-memory, and the weights go in array by array.
+memory, and the weights go in array by array. `open_pretrained` stops there; `Opened.at` then brings
+the model to other sizes.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from jax_models.pretrained.description import Description, Fields, read_fields
 from jax_models.pretrained.errors import SourceError
 from jax_models.pretrained.preprocessing import Preprocessing
 
-__all__ = ["Preprocessing", "Pretrained", "SourceError", "load_pretrained"]
+__all__ = ["Opened", "Preprocessing", "Pretrained", "SourceError"]
+__all__ += ["load_pretrained", "open_pretrained"]
 _SHOWN = 3  # problems of weights in a message
 
 
@@ -47,6 +49,48 @@ class Pretrained:
     name: str
     settings: dict[str, Any]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A pretrained model at the sizes that its source has.
+
+    Attributes:
+      source: as it was given.
+      description: of the model in it.
+      model: with the weights.
+      files: that hold the weights; none of a source that is no file.
+      revision: the commit, of a source on the hub.
+    """
+
+    source: str
+    description: Description
+    model: nnx.Module
+    files: tuple[Path, ...] = ()
+    revision: str | None = None
+
+    def at(
+        self,
+        *,
+        num_classes: int | None = None,
+        img_size: int | None = None,
+        in_channels: int | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> Pretrained:
+        """The model at the sizes asked for; arguments and errors as of `load_pretrained`."""
+        found = replace(self.description, notes=list(self.description.notes))
+        wanted = {"num_classes": num_classes, "img_size": img_size, "in_channels": in_channels}
+        wanted = {key: value for key, value in wanted.items() if value is not None}
+        model = _changed(self.model, found, wanted, rngs)
+        return Pretrained(
+            model,
+            found.preprocessing,
+            _names(found),
+            self.source,
+            found.name,
+            found.settings,
+            tuple(found.notes),
+        )
 
 
 def load_pretrained(
@@ -78,24 +122,27 @@ def load_pretrained(
         of an unknown model, or its weights do not fit its config.
       ValueError: the model cannot have the sizes asked for.
     """
+    sizes = {"num_classes": num_classes, "img_size": img_size, "in_channels": in_channels}
+    return open_pretrained(source, name=name, **settings).at(**sizes, rngs=rngs)
+
+
+def open_pretrained(
+    source: str | os.PathLike, *, name: str | None = None, **settings: Any
+) -> Opened:
+    """Load a pretrained model at its own sizes, which can then be changed.
+
+    Arguments and errors are those of `load_pretrained`.
+    """
     source = os.fspath(source)
-    path = hub.fetch(source, _config) if hub.is_on_hub(source) else Path(source)
+    on_hub = hub.is_on_hub(source)
+    path = hub.fetch(source, _config) if on_hub else Path(source)
     found, state, notes = _describe(path, source, name, settings)
     found.notes[:0] = notes
     for old, new in found.renamed.items():
         state = {key.replace(old, new): value for key, value in state.items()}
+    files = tuple(folder.weight_files(path)) if path.is_dir() else (path,)
     model = _loaded(source, found, state)
-    wanted = {"num_classes": num_classes, "img_size": img_size, "in_channels": in_channels}
-    model = _changed(model, found, {k: v for k, v in wanted.items() if v is not None}, rngs)
-    return Pretrained(
-        model,
-        found.preprocessing,
-        _names(found),
-        source,
-        found.name,
-        found.settings,
-        tuple(found.notes),
-    )
+    return Opened(source, found, model, files, path.name if on_hub else None)
 
 
 def _describe(path: Path, source: str, name: str | None, settings: dict[str, Any]):
@@ -148,9 +195,7 @@ def _config(path: Path) -> Fields:
 def _loaded(source: str, found: Description, state: dict[str, Any]) -> nnx.Module:
     """The model with the weights, as its source describes it."""
     try:
-        model = nnx.eval_shape(
-            lambda: registry.create_model(found.name, rngs=nnx.Rngs(0), **found.settings)
-        )
+        model = registry.abstract_model(found.name, **found.settings)
     except (ValueError, TypeError, OverflowError) as error:
         raise SourceError(f"{source} describes a {found.name} that cannot be: {error}") from None
     try:

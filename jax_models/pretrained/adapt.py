@@ -29,9 +29,7 @@ def adapt(
       ValueError: the model cannot have those sizes.
     """
     settings = found.settings | changes
-    changed = nnx.eval_shape(
-        lambda: registry.create_model(found.name, rngs=nnx.Rngs(0), **settings)
-    )
+    changed = registry.abstract_model(found.name, **settings)
     old, new = (dict(nnx.to_flat_state(nnx.state(one))) for one in (model, changed))
     fresh = []
     for path, variable in new.items():
@@ -43,6 +41,7 @@ def adapt(
         elif before is not None and _is_input(path, variable, changes):
             variable.set_value(jnp.asarray(_channels(before, changes, found)))
         else:
+            _check_is_head(path, before, variable, found, changes)
             fresh.append(path)
     if changes.get("num_classes") == 0:
         found.notes.append("The head is left out: the model gives features.")
@@ -62,6 +61,19 @@ def _positions(before, variable, found: Description) -> jax.Array:
         "rule."
     )
     return jnp.asarray(positions.resize(table, grid, positions.RULES[found.rule]))
+
+
+def _check_is_head(path: Path, before, variable, found: Description, changes) -> None:
+    """Raise a ValueError where weights would be new that are not those of the classes."""
+    same_inputs = before is None or before.shape[:-1] == variable.shape[:-1]
+    if path[0] == "head" and same_inputs:
+        return
+    asked = ", ".join(f"{key}={value}" for key, value in changes.items())
+    raise ValueError(
+        f"{found.name} cannot go to {asked} with its weights: {'.'.join(map(str, path))} is "
+        f"{list(before.shape) if before else 'not there'} and would be {list(variable.shape)}. "
+        f"Keep the {'size of its images' if 'img_size' in changes else 'sizes of the source'}."
+    )
 
 
 def _is_input(path: Path, variable, changes: dict[str, Any]) -> bool:
@@ -107,7 +119,9 @@ def _fill_head(
     for path, value in values.items():
         new[path].set_value(value)
     begins = "zeros" if rngs is None else f"the initial weights of {found.name}"
-    found.notes.append(f"The head for {settings['num_classes']} classes is new: {begins}.")
+    before, after = found.settings.get("num_classes"), settings["num_classes"]
+    instead = f", in place of that for {before}" if before else ""
+    found.notes.append(f"The head for {after} classes is new{instead}: {begins}.")
 
 
 def _drawn(name: str, settings: dict[str, Any], paths: list[Path], rngs) -> dict[Path, Any]:

@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,17 @@ _CLASSIFIERS = (
 _INPUTS = ("patch_embed.proj", "conv_proj", "conv1", "stem.0", "features.0.0", "projection")
 _INPUTS += ("embedder.embedder.convolution", "patch_embeddings", "downsample_layers.0.0")
 _POSITIONS = ("pos_embed", "pos_embedding", "position_embeddings")
+_CLASS_TOKENS = ("cls_token", "class_token")
 _TANH = (
     "Google's own code approximates GELU with tanh; here, as in timm, it is exact, which changes "
     "logits of order 1 by less than a thousandth."
 )
 
+_FIXED = "The file has no positions: they are the fixed ones of big_vision, sines and cosines."
+
 
 def describe(
-    path: Path, name: str, given: Mapping[str, Any], names: Mapping[str, Any]
+    path: Path, name: str, given: Mapping[str, Any], names: MutableMapping[str, Any]
 ) -> Description:
     """Describe a model of which there is a file of weights.
 
@@ -41,7 +44,7 @@ def describe(
       path: of the file.
       name: of the model, for `create_model`.
       given: settings that the name does not have.
-      names: the tensors of the file.
+      names: the tensors of the file; gets the positions of a model of Google's that has fixed ones.
 
     Raises:
       SourceError: there is no model of that name, or it lacks a keyword.
@@ -63,17 +66,33 @@ def describe(
         tokens = _size(names, _POSITIONS, 1)
         patch = given.get("patch_size", keywords["patch_size"])
         read["img_size"] = None if tokens is None else math.isqrt(tokens) * patch
+    if "class_token" in keywords:
+        read |= _tokens(names, tokens)
     read = {key: value for key, value in read.items() if value is not None and key in keywords}
     settings = read | dict(given)
     side = settings.get("img_size", keywords.get("img_size", 224))
     channels = settings.get("in_channels", keywords["in_channels"])
     steps, rule = _preprocessing(path, name, names, side)
     notes = [_TANH] if _is_googles(path) else []
+    if _is_googles(path) and "class_token" in keywords and tokens is None:
+        width = _size(names, inputs, 0)
+        names["pos_embed"] = google.fixed_positions(side // patch, width)
+        notes.append(_FIXED)
     note = f"A file does not say how images are prepared: {steps.interpolation}, mean "
     note += f"{steps.mean}, std {steps.std} is what {name} usually takes."
     return Description(
         name, settings, steps.with_channels(channels), None, rule, notes=[*notes, note]
     )
+
+
+def _tokens(names: Mapping[str, Any], positions: int | None) -> dict[str, bool | str]:
+    """What the tensors say of the tokens before the patches, beyond what is usual."""
+    if not any(str(name).rpartition(".")[2] in _CLASS_TOKENS for name in names):
+        return {"class_token": False, "pool": "avg", "fc_norm": "fc_norm.weight" in names}
+    found: dict[str, bool | str] = {"pool": "avg"} if "fc_norm.weight" in names else {}
+    if positions is not None and math.isqrt(positions) ** 2 == positions:
+        found["cover_prefix"] = False
+    return found
 
 
 def _size(names: Mapping[str, Any], ends: Iterable[str], axis: int) -> int | None:

@@ -35,26 +35,36 @@ def shards(path: Path) -> list[str]:
     return names
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights of a folder, in the order of their names.
+
+    Raises:
+      SourceError: there are none, or one of them is missing.
+    """
+    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if path is None:
+        raise SourceError(f"{folder} holds no weights: expected one of {', '.join(WEIGHTS)}.")
+    places = [folder / name for name in shards(path)] or [path]
+    for place in places:
+        if not place.is_file():
+            raise SourceError(
+                f"{path} names {place.name}, which is not there: fetch the missing file."
+            )
+    return places
+
+
 def open_weights(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """Return the tensors in a folder by name, those of safetensors unread, and notes.
 
     Raises:
       SourceError: the folder holds no weights, or they cannot be read.
     """
-    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if path is None:
-        raise SourceError(f"{folder} holds no weights: expected one of {', '.join(WEIGHTS)}.")
-    names = shards(path)
     parts, notes = [], []
-    for place in [folder / name for name in names] or [path]:
-        if not place.is_file():
-            raise SourceError(
-                f"{path} names {place.name}, which is not there: fetch the missing file."
-            )
+    for place in weight_files(folder):
         state, said = open_file(place)
         parts.append(state)
         notes += said
-    return _joined(path, parts), list(dict.fromkeys(notes))
+    return _joined(folder, parts), list(dict.fromkeys(notes))
 
 
 def open_file(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -80,10 +90,10 @@ def noted(notes: list[str]) -> Iterator[None]:
     notes += [str(warning.message) for warning in caught]
 
 
-def _joined(path: Path, parts: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _joined(folder: Path, parts: list[Mapping[str, Any]]) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for part in parts:
         if twice := state.keys() & part.keys():
-            raise SourceError(f"{path}: {min(twice)} stands in two files. Fetch them again.")
+            raise SourceError(f"{folder}: {min(twice)} stands in two files. Fetch them again.")
         state |= part
     return state

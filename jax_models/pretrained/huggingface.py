@@ -125,7 +125,6 @@ def _transformer(config: Fields, head: str, patch_size: int = 16) -> dict[str, A
 
 
 def _resnet(config: Fields, head: str) -> Description:
-    _needs_head(config, head)
     block = config.text("layer_type", "bottleneck")
     if block not in ("basic", "bottleneck"):
         config.refuse("layer_type", block, "'basic' or 'bottleneck'")
@@ -144,7 +143,6 @@ def _resnet(config: Fields, head: str) -> Description:
 
 
 def _convnext(config: Fields, head: str) -> Description:
-    _needs_head(config, head)
     config.expect("hidden_act", "gelu")
     config.expect("patch_size", 4)
     settings = _common(config, head) | {
@@ -154,12 +152,6 @@ def _convnext(config: Fields, head: str) -> Description:
         "head_norm_eps": config.number("layer_norm_eps", 1e-12),
     }
     return _described("convnext_*", "convnext_tiny", settings)
-
-
-def _needs_head(config: Fields, head: str) -> None:
-    if not head:
-        expected = f"a class that ends in {_CLASSIFIER}: CNNs without a head are not read"
-        config.refuse("architectures", config.get("architectures"), expected)
 
 
 def _common(config: Fields, head: str) -> dict[str, Any]:

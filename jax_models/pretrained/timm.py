@@ -21,7 +21,6 @@ _LISTS = {"layers": "depths", "depths": "depths", "channels": "widths", "dims": 
 # What the models here are; other values would need other models.
 _FIXED = {
     "qkv_bias": True,
-    "class_token": True,
     "pre_norm": False,
     "qk_norm": False,
     "conv_mlp": False,
@@ -138,6 +137,7 @@ _OTHERS = {
     "mlp_ratio": ("mlp_dim", _mlp_dim),
     "norm_eps": ("norm_eps", lambda given, _: given.number("norm_eps")),
     "init_values": ("layer_scale", lambda given, _: given.number("init_values")),
+    "class_token": ("class_token", lambda given, _: given.flag("class_token")),
     "fc_norm": ("fc_norm", lambda given, _: given.flag("fc_norm")),
     "no_embed_class": ("cover_prefix", lambda given, _: not given.flag("no_embed_class")),
     "reg_tokens": (

@@ -17,10 +17,12 @@ from typing import Any
 from flax import nnx
 
 from jax_models.torch_weights import files
+from jax_models.torch_weights.adapter import export_adapter
 from jax_models.torch_weights.misfit import Misfit, Problem
 from jax_models.torch_weights.tensors import export, load, names
 
-__all__ = ["Misfit", "Problem", "export", "load", "load_file", "names", "save_safetensors"]
+__all__ = ["Misfit", "Problem", "export", "export_adapter", "load", "load_file", "names"]
+__all__ += ["save_safetensors"]
 
 
 def load_file(model: nnx.Module, path: str | os.PathLike, **more: Any) -> None:

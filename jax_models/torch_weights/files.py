@@ -211,6 +211,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             arrays = (_read_npy(archive, info) for info in members)
             state = dict(zip(names, arrays, strict=True))
             return google.as_timm(state) if google.recognises(names) else state
+    except google.OtherModel as error:
+        raise ValueError(f"{path} {error}") from None
     except Exception as error:  # damage shows in many ways: BadZipFile, zlib.error, SyntaxError, …
         raise _damaged(path, "NumPy .npz", error) from None
 

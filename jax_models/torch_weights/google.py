@@ -18,8 +18,13 @@ _POSITIONS = ("Transformer/posembed_input/pos_embedding", "Transformer/pos_embed
 _BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/(.+)")
 _STACKED = "Transformer/encoderblock/"
 _CHILD = re.compile(r"(LayerNorm|MultiHeadDotProductAttention|MlpBlock)_(\d+)/(.+)")
+_ATTENTION_POOL = "MAPHead_0/"
 _ORDINARY = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _LAYERS = {"Transformer/encoder_norm": "norm", "head": "head", "pre_logits": "pre_logits"}
+
+
+class OtherModel(ValueError):
+    """A checkpoint of Google's of a model that is not known here."""
 
 
 def recognises(names: Iterable[str]) -> bool:
@@ -28,8 +33,18 @@ def recognises(names: Iterable[str]) -> bool:
 
 
 def as_timm(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return a checkpoint under timm's names and in PyTorch's layout; what is unknown as it is."""
+    """Return a checkpoint under timm's names and in PyTorch's layout; what is unknown as it is.
+
+    Raises:
+      OtherModel: it has big_vision's attention pooling.
+    """
     state = _blocks_apart(_without_root(state))
+    if any(name.startswith(_ATTENTION_POOL) for name in state):
+        raise OtherModel(
+            "holds a ViT of big_vision with pool_type='map', whose head (MAPHead_0) pools by an "
+            "attention of its own, as SigLIP's does. The models here read the class token or the "
+            "mean of the patches: take a checkpoint of pool_type 'tok' or 'gap'."
+        )
     children = _children(state)
     found, heads = {}, {}
     for name, array in state.items():
@@ -48,6 +63,19 @@ def as_timm(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if parts.keys() == {"query", "key", "value"}:  # else it is told as missing
             found[name] = np.concatenate([parts[one] for one in ("query", "key", "value")])
     return found
+
+
+def fixed_positions(grid: int, width: int) -> np.ndarray:
+    """Positions [1,grid·grid,width] of big_vision's posemb='sincos2d', which its files lack.
+
+    Four quarters: sine and cosine of the column, sine and cosine of the row, each at width/4
+    frequencies from 1 down to 1/10,000. Worked out in float32, as there.
+    """
+    waves = 1 / np.float32(10_000) ** np.linspace(0, 1, width // 4, dtype=np.float32)
+    places = np.arange(grid, dtype=np.float32)[:, None] * waves
+    rows, columns = np.repeat(places, grid, axis=0), np.tile(places, (grid, 1))
+    parts = [f(angles) for angles in (columns, rows) for f in (np.sin, np.cos)]
+    return np.concatenate(parts, axis=1)[None]
 
 
 def _without_root(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

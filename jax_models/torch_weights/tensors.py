@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jax_models import low_rank
 from jax_models.torch_weights import tables
 from jax_models.torch_weights.files import FileTensor, without_wrappers
 from jax_models.torch_weights.misfit import Misfit, Problem, shown
@@ -19,7 +20,7 @@ _COUNTER = "num_batches_tracked"  # of batch norm; momentum does without
 _MOST_SLOTS = 65_536  # places in a batch; a few bytes can declare any number of them
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """One tensor of the state dict: a variable, or one of `parts` slices of it."""
 
     variable: nnx.Variable
@@ -35,7 +36,7 @@ class _Wrong(Exception):
 
 
 def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
-    """Copy a PyTorch state dict into a model, in place.
+    """Copy a PyTorch state dict into a model, in place; adapters stay as they are.
 
     What wrappers add to names, such as `module.` and `_orig_mod.`, is left out with a warning (see
     `files.without_wrappers`), and so is what a layout leaves out knowingly. The layout is that of
@@ -90,7 +91,7 @@ def load(model: nnx.Module, state_dict: Mapping[str, Any], **more: Any) -> None:
 
 
 def export(model: nnx.Module, layout: str | None = None) -> dict[str, np.ndarray]:
-    """Return the model's weights under PyTorch's names and in its layout.
+    """Return the model's weights under PyTorch's names and in its layout, adapters folded in.
 
     Args:
       model: with values.
@@ -105,11 +106,11 @@ def export(model: nnx.Module, layout: str | None = None) -> dict[str, np.ndarray
       ValueError: the model was built by `nnx.eval_shape` and has no values, or has no names in
         that layout.
     """
-    names, state = tables.written(model, layout), {}
+    names, state, model = tables.written(model, layout), {}, low_rank.merged(model)
     for name, entry in _entries(model, _variables(model), names, names.root).items():
         if isinstance(entry.variable.get_value(), jax.ShapeDtypeStruct):
             raise ValueError(f"The model has shapes but no values ({name}): load weights first.")
-        state[name] = _to_torch_layout(entry)
+        state[name] = to_torch_layout(entry)
     if names.before_save:
         names.before_save(model, state, names.root)
     return state
@@ -121,9 +122,14 @@ def names(model: nnx.Module, layout: str | None = None, *, beside: bool = False)
     Raises:
       ValueError: no names are known of the model (in that layout).
     """
-    written = tables.written(model, layout)
-    entries = _entries(model, _variables(model), written, written.root)
+    entries = named_entries(model, layout)
     return [name for name, entry in entries.items() if entry.place.beside or not beside]
+
+
+def named_entries(model: nnx.Module, layout: str | None) -> dict[str, Entry]:
+    """The names of a model's state dict in a layout, each with its variable; raises as `names`."""
+    written = tables.written(model, layout)
+    return _entries(model, _variables(model), written, written.root)
 
 
 class _Layout(NamedTuple):
@@ -131,7 +137,7 @@ class _Layout(NamedTuple):
 
     names: tables.Names
     root: str
-    entries: dict[str, _Entry]
+    entries: dict[str, Entry]
     left_out: dict[str, str]  # names in the state dict that are left out, and why
 
 
@@ -152,12 +158,14 @@ def _recognised(model: nnx.Module, given: Mapping[str, Any]) -> _Layout:
 
 
 def _variables(model: nnx.Module) -> list[tuple[tuple, nnx.Variable]]:
-    return list(nnx.to_flat_state(nnx.state(model)))
+    """All but those of adapters, which PyTorch's models do not have."""
+    flat = nnx.to_flat_state(nnx.state(model))
+    return [(keys, variable) for keys, variable in flat if keys[-1] not in low_rank.LEAVES]
 
 
 def _entries(
     model: nnx.Module, variables: list, names: tables.Names, root: str
-) -> dict[str, _Entry]:
+) -> dict[str, Entry]:
     """The names of the state dict, each with its variable."""
     entries = {}
 
@@ -178,7 +186,7 @@ def _entries(
         if place.shape is not None:
             shape = place.shape(model, shape)
         for part, name in enumerate(parts):
-            entries[name] = _Entry(variable, leaf, shape, part, len(parts), place)
+            entries[name] = Entry(variable, leaf, shape, part, len(parts), place)
     return entries
 
 
@@ -189,7 +197,7 @@ class _Arrays(dict):
     the weights are never in memory twice.
     """
 
-    def __init__(self, given: Mapping[str, Any], entries: dict[str, _Entry]):
+    def __init__(self, given: Mapping[str, Any], entries: dict[str, Entry]):
         super().__init__()
         self._given, self._entries = given, entries
 
@@ -202,7 +210,7 @@ class _Arrays(dict):
         return _checked(self._given, name, self._entries[name])
 
 
-def _checked(given: Mapping[str, Any], name: str, entry: _Entry) -> np.ndarray:
+def _checked(given: Mapping[str, Any], name: str, entry: Entry) -> np.ndarray:
     """Return an entry's array in PyTorch's layout and the model's dtype, or raise _Wrong."""
     if name not in given:
         hint = f" ({entry.place.hint})" if entry.place.hint else ""
@@ -227,7 +235,7 @@ def _checked(given: Mapping[str, Any], name: str, entry: _Entry) -> np.ndarray:
     return _finite(array, entry, name)
 
 
-def _finite(array: np.ndarray, entry: _Entry, name: str) -> np.ndarray:
+def _finite(array: np.ndarray, entry: Entry, name: str) -> np.ndarray:
     """Cast to the model's dtype; NaN and infinity would make every output NaN."""
     dtype = np.dtype(entry.variable.dtype)
     with np.errstate(all="ignore"):
@@ -250,7 +258,7 @@ def _counts(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     return whole.astype(dtype)
 
 
-def _assign(entries: dict[str, _Entry], arrays: Mapping[str, np.ndarray]) -> None:
+def _assign(entries: dict[str, Entry], arrays: Mapping[str, np.ndarray]) -> None:
     """Put checked arrays into the variables; the parts of a stacked one come in order."""
     parts, values = [], []
     for name, entry in entries.items():
@@ -271,7 +279,8 @@ def _kernel_to_torch_axes(axes):
     return (outputs, inputs, *window)
 
 
-def _to_torch_layout(entry: _Entry) -> np.ndarray:
+def to_torch_layout(entry: Entry) -> np.ndarray:
+    """The values of an entry as PyTorch has them."""
     array = np.asarray(entry.variable.get_value())
     if entry.leaf == "kernel":
         array = array.transpose(_kernel_to_torch_axes(range(array.ndim)))
@@ -283,7 +292,7 @@ def _to_torch_layout(entry: _Entry) -> np.ndarray:
     return array if entry.place.converted else array.reshape(entry.shape)
 
 
-def _from_torch_layout(array: np.ndarray, entry: _Entry) -> np.ndarray:
+def _from_torch_layout(array: np.ndarray, entry: Entry) -> np.ndarray:
     if entry.leaf != "kernel":
         return array.reshape(entry.variable.shape)
     array = array.reshape(_kernel_to_torch_axes(entry.variable.shape))

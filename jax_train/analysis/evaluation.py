@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from jax_train.analysis.scoring import Scorer, tta_notes
-from jax_train.data import Dataset, Examples, StreamedDataset, count_shared, load_split
-from jax_train.data.sources.by_name import scheme_of
+from jax_train.data import Dataset, Examples, StreamedDataset, count_shared
 from jax_train.data.split import resolve_split, with_view
 from jax_train.data.splits import open_store
 from jax_train.engine import feed, metrics
@@ -36,7 +35,7 @@ class Evaluation:
       confidences: float32 [N], that probability.
       true_probabilities: float32 [N], the probability of the true class.
       sums: on the host; `sums.confusion` is [K,K] by true and predicted class.
-      seconds: without compilation.
+      seconds: without compilation; None where they are not of all that happens to an image.
     """
 
     data: str
@@ -48,7 +47,7 @@ class Evaluation:
     confidences: np.ndarray
     true_probabilities: np.ndarray
     sums: metrics.EvalSums
-    seconds: float
+    seconds: float | None
 
     @property
     def confusion(self) -> np.ndarray:
@@ -202,24 +201,10 @@ def _some(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + more
 
 
-def load_other(run: TrainedRun, name: str, data_dir: str | None, split: str):
-    """Load a split of other data for a run; images of a folder are brought to the run's size.
-
-    Raises:
-      UserError: it cannot be loaded.
-    """
-    config = run.config.copy_and_resolve_references()
-    side = image_shape(run)[0] if scheme_of(name).resizes else None
-    with config.ignore_type():
-        config.data.update(name=name, data_dir=data_dir, image_size=side)
-    return load_split(config, split)
-
-
 def notes(run: TrainedRun, evaluation: Evaluation) -> list[str]:
     """What the figures have to be read with, besides what `training_overlap` says."""
     found = tta_notes(run, evaluation.tta)
-    if run.results is None:
-        found.append(f"the run is not finished; these weights are of step {run.step:,}")
+    found += [run.unfinished] if run.unfinished else []
     if not np.isfinite(evaluation.confidences).all():
         found.append("some logits are no finite numbers: the training did not converge")
     return found

@@ -67,12 +67,14 @@ def _as_numpy(array) -> np.ndarray:
 # Attention of Vision Transformers
 
 
-def class_token_attention(attention: Sequence[np.ndarray], patches: int) -> np.ndarray:
-    """How much the class token attends to each of N `patches`: per block [B,h,T,T] -> [L,B,h,N].
+def of_patches(shares: np.ndarray, patches: int, class_token: bool = True) -> np.ndarray:
+    """What the class token has of each of N `patches`: [...,T,T] -> [...,N].
 
-    The sum over N lacks what goes to the tokens before the patches, itself and others.
+    Without a class token it is the mean over the patches, which the head then reads. The sum over N
+    lacks what goes to the tokens before the patches.
     """
-    return np.stack([weights[:, :, 0, -patches:] for weights in attention])
+    rows = shares[..., -patches:]
+    return rows[..., 0, :] if class_token else rows[..., -patches:, :].mean(axis=-2)
 
 
 def rollout(attention: Sequence[np.ndarray]) -> np.ndarray:
@@ -84,7 +86,7 @@ def rollout(attention: Sequence[np.ndarray]) -> np.ndarray:
     Source: Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928.
 
     Returns:
-      [B,T,T], rows sum to 1; `[:, 0, -N:]` is what the class token has of the patches.
+      [B,T,T], rows sum to 1; see `of_patches`.
     """
     mixed = np.eye(attention[0].shape[-1])
     for weights in attention:

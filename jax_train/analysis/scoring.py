@@ -65,11 +65,11 @@ def tta_notes(run: TrainedRun, tta: Sequence[str]) -> list[str]:
     return [note] if "flip" in tta and not run.config.augment.flip else []
 
 
-def check_finite(run: TrainedRun, scores: np.ndarray) -> None:
+def check_finite(run: TrainedRun, scores: np.ndarray, what: str = "logits") -> None:
     """Raise a UserError where a run's logits, or what is made of them, are no finite numbers."""
     if not np.isfinite(scores).all():
         raise UserError(
-            f"The logits of {run.folder} are not finite: its training did not converge. Train it "
+            f"The {what} of {run.folder} are not finite: its training did not converge. Train it "
             "again with a lower config.optim.learning_rate."
         )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_train.errors import UserError
-from jax_train.files import check_output
+from jax_train.files import check_output, json_text, write_atomically
 from jax_train.printing import counted
 
 HELP = "convert weights between PyTorch (.pt), .safetensors and .npz"
@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--set", **several, dest="settings", help=f"{keyword}; may be repeated")
     layout = "names to write: timm, torchvision or huggingface (default: those of the mirror)"
     add("--layout", metavar="NAME", help=layout)
+    adapter = "of a run with lora_rank: its adapters and head alone, as PEFT keeps them; --to is "
+    adapter += "FOLDER/adapter_model.safetensors, and adapter_config.json comes beside it"
+    add("--adapter", action="store_true", help=adapter)
     add("--overwrite", action="store_true", help="replace the file if it exists")
 
 
@@ -56,10 +59,15 @@ def run(args: argparse.Namespace) -> str:
     runtime.check_devices()
     target = args.target
     _asked("--to", torch_weights.files.check_ending, target)
+    beside = _check_adapter(args) if args.adapter else None
     model_name, model, notes = _opened(args)
-    state = _asked("--to", torch_weights.export, model, args.layout)
+    export = torch_weights.export_adapter if beside else torch_weights.export
+    state = _asked("--from" if beside else "--to", export, model, args.layout)
+    state, described = state if beside else (state, None)
     try:
         torch_weights.files.write(state, target)
+        if beside:
+            write_atomically(beside, json_text(described, indent=2))
     except ImportError as error:
         raise UserError(f"--to {error}") from None
     except (OSError, RuntimeError) as error:
@@ -70,6 +78,19 @@ def run(args: argparse.Namespace) -> str:
         f"{target}: {counted(len(state), 'tensor')} of {model_name}, {counted(values, 'value')}."
     )
     return "\n".join([*(f"note: {note}" for note in notes), written])
+
+
+def _check_adapter(args: argparse.Namespace) -> Path:
+    """Where the config of the adapters goes; refuses what has none."""
+    from jax_models.torch_weights import adapter
+
+    if args.target.name != adapter.FILE:
+        raise UserError(f"--to {args.target}: with --adapter expected FOLDER/{adapter.FILE}.")
+    if args.source.is_file() or not (args.source / "config.json").is_file():
+        raise UserError(f"--from {args.source}: with --adapter expected a run with lora_rank.")
+    beside = args.target.with_name(adapter.CONFIG)
+    check_output("--to", beside, args.overwrite)
+    return beside
 
 
 def _asked(option: str, check: Callable[..., Any], *args: Any) -> Any:
@@ -98,12 +119,12 @@ def _opened(args: argparse.Namespace) -> tuple[str, Any, list[str]]:
     if is_pretrained:
         return _load_pretrained(name, source, args.settings)
     if is_run:
-        return *_open_run(name, source, args.settings), []
+        return *_open_run(name, source, args.settings, args.adapter), []
     model = build(name, parse_settings(args.settings))
     return name, model, _load(model, name, source)
 
 
-def _open_run(model_name: str | None, folder: Path, settings) -> tuple[str, Any]:
+def _open_run(model_name: str | None, folder: Path, settings, adapters: bool) -> tuple[str, Any]:
     """The name of a run's model, and the model with the weights that the run reports."""
     from jax_train.runs import trained
 
@@ -113,7 +134,7 @@ def _open_run(model_name: str | None, folder: Path, settings) -> tuple[str, Any]
             f"--from {folder} is a run of {run.config.model.name}, with its settings in "
             "config.json: leave --model and --set out."
         )
-    return run.config.model.name, run.model
+    return run.config.model.name, run.as_trained if adapters else run.model
 
 
 def _load_pretrained(model_name: str | None, source: Path, settings) -> tuple[str, Any, list[str]]:
@@ -156,18 +177,16 @@ def build(model_name: str, settings: Mapping[str, Any]) -> Any:
     Raises:
       UserError: unknown model or setting, or a value the model cannot be built with.
     """
-    from flax import nnx
-
     import jax_models
+    from jax_models import registry
 
     keywords = _asked(f"--model {model_name}:", jax_models.model_keywords, model_name)
     for key in settings:
         if key not in keywords:
             takes = f"It takes: {', '.join(keywords)}."
             raise UserError(f"--set {key}: {model_name} has no keyword of that name. {takes}")
-    create = jax_models.create_model
     try:
-        return nnx.eval_shape(lambda: create(model_name, rngs=nnx.Rngs(0), **settings))
+        return registry.abstract_model(model_name, **settings)
     except (ValueError, TypeError, OverflowError) as error:
         given = " ".join(f"--set {key}={value!r}" for key, value in settings.items())
         raise UserError(

@@ -1,20 +1,30 @@
-"""`python -m jax_train evaluate`: all figures of a trained model on a split."""
+"""`python -m jax_train evaluate`: all figures of a model, or of a classifier on its features."""
 
 import argparse
+from collections.abc import Sequence
 
+from jax_train.commands import on_features
 from jax_train.commands.options import (
     add_data_place,
     add_evaluation_options,
-    add_run_folder,
+    add_run_or_source,
+    names_source,
     open_run,
+    open_source,
 )
+from jax_train.commands.predict import unread_files
+from jax_train.errors import Incomplete, UserError
 from jax_train.files import check_output, write_csv
 from jax_train.printing import WIDTH, as_paragraph, columns, counted, figure, pad, readable, shorten
 
-HELP = "evaluate a trained model on any split, class by class"
+HELP = "evaluate a trained or pretrained model on any split, class by class"
 DESCRIPTION = (
     "Evaluate the model of a run: accuracy with its confidence interval, loss, precision, recall, "
-    "F1, calibration, and a table by class."
+    "F1, calibration, and a table by class. A pretrained model is evaluated on data (--data) whose "
+    "classes are among its own by their names. With --knn or --linear the figures are those of a "
+    "classifier on the features of the frozen model, whatever classes it knows: of a training and "
+    "a test split, or of two files that `features` wrote, RUN being the one to train on. Nothing "
+    "is chosen on the test images."
 )
 _MOST_CLASSES = 30  # shown in the table; of more only the worst
 _WORST = 20
@@ -22,12 +32,16 @@ _WORST = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the run, the data, and the file of the table."""
-    add_run_folder(parser)
+    add_run_or_source(parser)
     add = parser.add_argument
     add("--split", help="such as test or 'train[:1000]' (default: the run's test split)")
     add_data_place(parser, ", or other data with the same classes, by default their split 'test'")
+    choice = "what a pretrained model chooses among: all its classes (the default), or the subset "
+    choice += "of them that the data have"
+    add("--classes", choices=("all", "subset"), help=choice)
     add("--csv", metavar="FILE", help="also write the table by class as CSV")
     add_evaluation_options(parser)
+    on_features.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> str:
@@ -36,48 +50,85 @@ def run(args: argparse.Namespace) -> str:
     Raises:
       UserError: an argument is wrong, or the run, the data or the file cannot be used.
     """
-    from jax_train.analysis.evaluation import (
-        absent_classes,
-        data_changes,
-        evaluate,
-        load_other,
-        notes,
-        training_overlap,
-    )
+    from jax_train.analysis.evaluation import absent_classes, evaluate, notes
     from jax_train.analysis.scoring import parse_tta
-    from jax_train.runs.trained import holds_data_of
 
+    of_features = on_features.is_asked(args)
     views = parse_tta(args.tta)
     check_output("--csv", args.csv, args.overwrite)
-    place = args.data, args.data_dir
-    own = args.data is None or holds_data_of(args.run_folder, *place)
-    run = open_run(args.run_folder, *(place if own else ()))
-    split = run.config.data.test_split if own else "test"
-    split = split if args.split is None else args.split
-    examples = run.split(split) if own else load_other(run, *place, split)
+    if of_features:
+        unread = {}
+        about, evaluation = on_features.evaluate(args, unread)
+        found = [*evaluation.notes, *absent_classes(evaluation)]
+        text = _told(args, about, evaluation, found)
+        if unread:
+            text = Incomplete("\n".join([text, "", *unread_files(unread)]))
+        return text
+    run, examples, about = (_of_source if names_source(args) else _of_run)(args)
     evaluation = evaluate(run, examples, views, progress=True)
-    found = [*notes(run, evaluation), *data_changes(run, examples)]
-    found += [*training_overlap(run, examples), *absent_classes(evaluation), *examples.notes]
-    lines = [report(run, evaluation), *(as_paragraph(f"note: {note}") for note in found)]
+    found = [*notes(run, evaluation), *about, *absent_classes(evaluation), *examples.notes]
+    return _told(args, _about(run, evaluation), evaluation, found)
+
+
+def _told(args: argparse.Namespace, about: Sequence[str], evaluation, notes: Sequence[str]) -> str:
+    """Write the CSV file; return all that is printed."""
+    lines = [report(about, evaluation), *(as_paragraph(f"note: {note}") for note in notes)]
     if args.csv:
         write_csv("--csv", args.csv, _csv_rows(evaluation))
         lines.append(f"{args.csv}: {counted(len(evaluation.class_names), 'class', 'classes')}")
     return "\n".join(lines)
 
 
-def report(run, evaluation) -> str:
-    """The figures and the table by class for people, at most 80 columns wide."""
+def _of_source(args: argparse.Namespace):
+    """A pretrained model, the examples to evaluate it on, and notes."""
+    if args.data is None:
+        raise UserError(
+            f"{args.run_folder} is a pretrained model, which has no data of its own: say which, as "
+            "in --data folder:PATH or --data cifar10. Their classes have to be among the model's."
+        )
+    subset = args.classes == "subset"
+    run, examples = open_source(args).on(args.data, args.data_dir, args.split, subset=subset)
+    return run, examples, run.notes
+
+
+def _of_run(args: argparse.Namespace):
+    """The same of a run."""
+    from jax_train.analysis.evaluation import data_changes, training_overlap
+    from jax_train.runs.trained import holds_data_of
+
+    if args.classes is not None:
+        raise UserError(
+            f"--classes {args.classes} is for pretrained models, and {args.run_folder} is none: a "
+            "run has the classes of its data. Leave it out."
+        )
+    place = args.data, args.data_dir
+    own = args.data is None or holds_data_of(args.run_folder, *place)
+    run = open_run(args.run_folder, *(place if own else ()))
+    split = run.config.data.test_split if own else "test"
+    split = split if args.split is None else args.split
+    examples = run.split(split) if own else run.other_split(*place, split)
+    return run, examples, [*data_changes(run, examples), *training_overlap(run, examples)]
+
+
+def _about(run, evaluation) -> list[str]:
+    """What the figures of a run are of, for people."""
     from jax_train.analysis import scoring
 
-    figures, (low, high) = evaluation.figures, evaluation.top1_interval
     images = counted(len(evaluation.labels), "image")
     lines = [
         f"{run.config.model.name} on {readable(evaluation.data)}",
-        f"  {evaluation.split}: {images}; weights of step {run.step:,}",
+        f"  {evaluation.split}: {images}; {run.whose_weights}",
     ]
     if evaluation.tta:
         count, named = len(scoring.views(run, evaluation.tta)), " and ".join(evaluation.tta)
         lines.append(f"  probabilities averaged over {count} views of each image ({named})")
+    return lines
+
+
+def report(about: Sequence[str], evaluation) -> str:
+    """What it is of, the figures and the table by class, at most 80 columns wide."""
+    figures, (low, high) = evaluation.figures, evaluation.top1_interval
+    lines = list(about)
     span = f"95 % interval {figure(low, '.2%')} to {figure(high, '.2%')}"
     lines += ["", f"  top-1              {figure(figures['top1'], '7.2%')}   {span}"]
     if len(evaluation.class_names) > 5:
@@ -86,10 +137,10 @@ def report(run, evaluation) -> str:
     lines += [
         f"  loss               {figure(figures['loss'], '7.4f')}",
         f"  calibration error  {calibration}   expected, in 15 bins",
-        f"  images per second  {evaluation.images_per_sec:7,.0f}",
-        "",
-        "               macro     micro",
     ]
+    if evaluation.seconds is not None:
+        lines.append(f"  images per second  {evaluation.images_per_sec:7,.0f}")
+    lines += ["", "               macro     micro"]
     for label, key in (("precision", "precision"), ("recall", "recall"), ("F1", "f1")):
         macro, micro = (figure(figures[f"{key}_{mean}"], "9.2%") for mean in ("macro", "micro"))
         lines.append(f"  {label:9} {macro} {micro}")

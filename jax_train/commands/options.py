@@ -30,20 +30,59 @@ def open_run_or_source(args: argparse.Namespace):
     Raises:
       UserError: it cannot be used, or has another form than the other arguments take it for.
     """
-    from jax_train.machine import runtime
-    from jax_train.runs import pretrained
-
-    if not pretrained.is_source(args.run_folder):
-        if args.model is not None:
-            raise UserError(
-                f"--model {args.model}: {args.run_folder} is a run folder, or nothing. Leave "
-                "--model out; it is for files of weights."
-            )
+    if not names_source(args):
         return open_run(args.run_folder, args.data, args.data_dir)
     if args.data or args.data_dir:
         raise UserError(f"{args.run_folder} has no data of its own: leave --data and --data_dir.")
+    return open_source(args)
+
+
+def open_with_data(args: argparse.Namespace):
+    """Open what `add_run_or_source` was given, beside data that need not be the run's own.
+
+    A pretrained model may be one without a head.
+
+    Returns:
+      (the run, name and `data_dir` of other data; None where the data are the run's own).
+
+    Raises:
+      UserError: as `open_run_or_source`, or there is no such data set.
+    """
+    from jax_train.runs.trained import holds_data_of
+
+    place = args.data, args.data_dir
+    if names_source(args):
+        return open_source(args, needs_head=False), place if args.data else None
+    if args.data is None or holds_data_of(args.run_folder, *place):
+        return open_run(args.run_folder, *place), None
+    return open_run(args.run_folder), place
+
+
+def names_source(args: argparse.Namespace) -> bool:
+    """Whether `add_run_or_source` was given a pretrained model.
+
+    Raises:
+      UserError: it was given a run, and --model.
+    """
+    from jax_train.runs import pretrained
+
+    if pretrained.is_source(args.run_folder):
+        return True
+    if args.model is not None:
+        raise UserError(
+            f"--model {args.model}: {args.run_folder} is a run folder, or nothing. Leave "
+            "--model out; it is for files of weights."
+        )
+    return False
+
+
+def open_source(args: argparse.Namespace, *, needs_head: bool = True):
+    """Open a pretrained model; see `pretrained.open_source`."""
+    from jax_train.machine import runtime
+    from jax_train.runs import pretrained
+
     runtime.prepare()
-    return pretrained.open_source(args.run_folder, args.model)
+    return pretrained.open_source(args.run_folder, args.model, needs_head=needs_head)
 
 
 def add_data_place(parser: argparse.ArgumentParser, more: str = "") -> None:
@@ -63,9 +102,14 @@ def open_run(folder: str, data: str | None = None, data_dir: str | None = None):
     return trained.open_run(folder, data, data_dir)
 
 
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite."""
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     """Add --overwrite and --tta."""
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    add_overwrite(parser)
     views = "test-time augmentation: average the probabilities over mirror images (flip), five "
     views += "shifted views (crops), or both (flip,crops)"
     parser.add_argument("--tta", default="", metavar="VIEWS", help=views)

@@ -2,6 +2,8 @@
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 
 from jax_train.commands.options import (
     add_data_place,
@@ -67,17 +69,23 @@ def run(args: argparse.Namespace) -> str:
         write_csv("--csv", args.csv, _csv_rows(found))
         lines.append(f"{args.csv}: {counted(len(found.files) + len(found.unread), 'file')}")
     if found.unread:
-        lines += ["", *_unread(found)]
+        total = len(found.files) + len(found.unread)
+        lines += ["", *unread_files(found.unread, total, "; --csv FILE lists all")]
     return (Incomplete if found.unread else str)("\n".join(lines))
 
 
-def _unread(found) -> list[str]:
-    """The files that could not be read, with the reasons."""
-    shown = list(found.unread.items())[:_MOST_UNREAD]
-    count = len(found.unread)
-    lines = [f"{count:,} of {counted(count + len(found.files), 'file')} cannot be read:"]
+def unread_files(
+    unread: Mapping[str | Path, str], total: int | None = None, all_in: str = ""
+) -> list[str]:
+    """Lines on the first of the files that could not be read, with the reasons.
+
+    `total` is how many there are in all, and `all_in` says what lists those that cannot be read.
+    """
+    shown, count = list(unread.items())[:_MOST_UNREAD], len(unread)
+    of = counted(count, "file") if total is None else f"{count:,} of {counted(total, 'file')}"
+    lines = [f"{of} cannot be read:"]
     lines += [as_paragraph(f"{readable(file)}: {why}") for file, why in shown]
-    return lines + [f"and {count - len(shown):,} more; --csv FILE lists all"] * (count > len(shown))
+    return lines + [f"and {count - len(shown):,} more{all_in}"] * (count > len(shown))
 
 
 def _changes(found, run) -> list[str]:

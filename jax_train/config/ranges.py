@@ -76,6 +76,7 @@ def between(low: float, high: float, what: str = "a number") -> Check:
 
 
 share = between(0, 1)
+share_above_0 = _number("a number above 0 up to 1", lambda x: 0 < x <= 1)
 rate = _number("a number from 0 up to but not including 1", lambda x: 0 <= x < 1)
 switch = Check("true or false", lambda value: isinstance(value, bool))
 text = Check("text", lambda value: isinstance(value, str))

@@ -61,15 +61,19 @@ class Examples:
         return parts, index - ends[parts] + np.array([stop for *_, stop in self.ranges])[parts]
 
     def names(self, index: np.ndarray) -> list[str]:
-        """A name for people of each example at indices [n].
+        """A name for people of each example at indices [n]; see `exact_names`."""
+        return [readable(name) for name in self.exact_names(index)]
 
-        That of its file, or such as 'test image 17' or 'test[:50%] 17'.
+    def exact_names(self, index: np.ndarray) -> list[str]:
+        """The path of the file of each example at indices [n] within the data.
+
+        Of data without files such as 'test image 17' or 'test[:50%] 17'.
         """
         if self.file is None:
             whole = f"{self.split} image" if self.split.isidentifier() else self.split
             return [f"{whole} {i}" for i in index]
         places = zip(*self.places(np.asarray(index)), strict=True)
-        return [readable(self.file(*self._place(self.ranges[part][0], i))) for part, i in places]
+        return [self.file(*self._place(self.ranges[part][0], i)) for part, i in places]
 
     def _place(self, base: str, i: int) -> tuple[str, int]:
         """Where an example of a base split stands in the data's own ones."""

@@ -14,7 +14,7 @@ from jax_train.data.cache import Arrays, cached, find_cached
 from jax_train.data.checks import CHECKS
 from jax_train.data.examples import Dataset
 from jax_train.data.image_files import allocate
-from jax_train.data.source import Records, Source
+from jax_train.data.source import Fit, Records, Source
 from jax_train.data.sources.by_name import open_source, scheme_of
 from jax_train.data.split import resolve_split, with_view
 from jax_train.data.streamed import StreamedDataset, whole_pass
@@ -27,32 +27,37 @@ def load(
     data_dir: str | None = None,
     *,
     image_size: int | None = None,
+    interpolation: str | None = None,
     download: bool = True,
     cache_dir: str | os.PathLike | None = None,
     memory_limit: float | None = None,
     on_damaged: str = "stop",
     max_megapixels: float | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> Dataset | StreamedDataset:
     """Load a split of a data set.
 
     Args:
-      name: 'digits', 'folder:PATH', or a TFDS data set: 'name', 'name:version' or
-        'name/config'. cifar10, cifar100 and mnist are prepared on first use; others must
+      name: 'digits', 'folder:PATH', 'parquet:PATH', 'hf:ORG/NAME', or a TFDS data set: 'name',
+        'name:version' or 'name/config'. Those of `prepare` are prepared on first use; others must
         be prepared already, in the array_record format.
       split: in TFDS's syntax, such as 'train', 'train[:45000]', 'train[10%:20%]' or
         'train+test' (https://www.tensorflow.org/datasets/splits); of folders also a slice of each
         class, such as 'train[80%:90%] by class'.
       data_dir: folder of prepared TFDS data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
-      image_size: for folders only: side in pixels of the square that images are resized
+      image_size: for image files only: side in pixels of the square that images are resized
         (shorter side) and cropped (centre) to.
+      interpolation: for image files only: of that, see `image_files.INTERPOLATIONS`.
       download: whether to fetch and prepare missing data.
       cache_dir: folder for decoded images; None: see `files.cache_root`.
       memory_limit: gigabytes (1e9 bytes) that the images of the split, one byte per value, may
         take; a larger split is returned as a `StreamedDataset`, which is decoded
         while it is used and never cached. None: no limit.
-      on_damaged: for folders only: 'stop' refuses files that cannot be decoded, 'skip' leaves them
-        out.
-      max_megapixels: for folders only: see `image_files.open_image`.
+      on_damaged: for image files only: 'stop' refuses those that cannot be decoded, 'skip' leaves
+        them out.
+      max_megapixels: for image files only: see `image_files.open_image`.
+      image_column, label_column: for 'hf:' and 'parquet:' only; None: found by their types.
 
     Returns:
       The images and labels. A split that is one range is a view of the cached base split; of a
@@ -63,13 +68,15 @@ def load(
     """
     options = {"image_size": image_size, "download": download, "on_damaged": on_damaged}
     options |= {"max_megapixels": max_megapixels, "cache_dir": cache_dir}
+    options |= {"interpolation": interpolation}
+    options |= {"image_column": image_column, "label_column": label_column}
     return Store(name, data_dir, memory_limit=memory_limit, **options).load(split)
 
 
 class Store:
     """A data set with its cache: each base split is decoded, mapped or opened once, when needed.
 
-    Args are those of `load`.
+    Args are those of `load`; and `fit`, which brings the images to its shape: they then stream.
 
     Attributes:
       source: where the data comes from.
@@ -77,12 +84,13 @@ class Store:
 
     def __init__(
         self, name: str, data_dir: str | None, *, memory_limit: float | None, image_size, cache_dir,
-        **options,
+        fit: Fit | None = None, **options,
     ):  # fmt: skip
         if memory_limit not in (None, math.inf):
             check_value("data.memory_limit", memory_limit, CHECKS["data.memory_limit"])
         self._limit = math.inf if memory_limit is None else memory_limit * 1e9  # in bytes
-        options |= {"image_size": image_size, "cache_dir": cache_dir}
+        self._limit, self._fit = 0 if fit else self._limit, fit
+        options |= {"image_size": image_size, "cache_dir": cache_dir, "fit": fit}
         self.source = open_source(name, data_dir, **options)
         self._image_size, self._cache_dir = image_size, cache_dir
         self._open, self._contents = cache(self._open_base), cache(self.source.contents)
@@ -152,15 +160,21 @@ class Store:
 
     def _open_base(self, base: str) -> Records:
         if base not in self.source.views:
-            return self.source.open(base)
+            records = self.source.open(base)
+            fits_itself = self._fit is None or scheme_of(self.source.name).resizes
+            return records if fits_itself else _fitted(records, self._fit)
         whole, index = self.source.views[base]
-        records = self._open(whole)
-        return replace(records, read=lambda rows: records.read(index[rows]))
+        records, fitted = self._open(whole), None
+        if records.read_fitted:
+            fitted = lambda rows, *how: records.read_fitted(index[rows], *how)  # noqa: E731
+        return replace(records, read=lambda rows: records.read(index[rows]), read_fitted=fitted)
 
     def _label(self, base: str) -> str:
         return f"{self.source.identity}\n{base}\n{self._image_size}"
 
     def _find(self, base: str) -> Arrays | None:
+        if self._fit:
+            return None
         return find_cached(self._label(base), self.source.fingerprint, self._cache_dir)
 
     def _decoded(self, base: str, start: int, stop: int, part: str) -> Arrays:
@@ -171,6 +185,14 @@ class Store:
 
         label = self._label(base) + part
         return cached(label, self.source.fingerprint, build, self._cache_dir)
+
+
+def _fitted(records: Records, fit: Fit) -> Records:
+    def read(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = records.read(rows)
+        return np.stack([fit(pixels) for pixels in images]), labels
+
+    return replace(records, image_shape=fit.image_shape, read=read)
 
 
 def _gather(dataset: StreamedDataset) -> Arrays:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,25 @@ class DamagedFiles(UserError):
         )
 
 
+class Fit(NamedTuple):
+    """How images of any size are brought to what a model takes.
+
+    Attributes:
+      image_shape: height and width in pixels, and channels: 1 (grey) or 3 (RGB).
+      apply: Pillow's image, grey or RGB -> uint8 of that shape.
+    """
+
+    image_shape: tuple[int, int, int]
+    apply: Callable[[Any], np.ndarray]
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Bring pixels uint8 [H,W,C] of 1, 3 or 4 channels to that shape."""
+        from PIL import Image
+
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        return self.apply(image.convert("L" if self.image_shape[2] == 1 else "RGB"))
+
+
 @dataclass(frozen=True)
 class Records:
     """Random access to the examples of a base split.
@@ -43,12 +63,16 @@ class Records:
         int32 [n]; may be called from several threads. Raises UserError; `DamagedFiles` where more
         of the same may follow.
       damage: the error that names all damaged files of the data, for a `DamagedFiles`.
+      read_fitted: of files that are brought to `image_shape`: as `read`, with further arguments for
+        what is made of them instead: a function for each index, of Pillow's whole image, that gives
+        bytes [h, w, C], and (h, w).
     """
 
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     damage: Callable[[DamagedFiles], DamagedFiles] = lambda error: error
+    read_fitted: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Counts, mean and standard deviation of the pixels of a data set."""
+"""Counts of a data set's classes; counts, mean and standard deviation of its pixels."""
 
 from __future__ import annotations
 
@@ -52,3 +52,18 @@ def channel_counts(dataset: Dataset | StreamedDataset) -> np.ndarray:
     label = f"channel counts\n{dataset.source}\n{dataset.image_shape}\n{dataset.ranges}"
     counts = cached_json(label, dataset.fingerprint, build, is_valid, dataset.cache_dir)
     return np.array(counts, np.int64)
+
+
+def class_counts(dataset: Dataset | StreamedDataset) -> np.ndarray:
+    """Return how many images each class has: int64 [K].
+
+    Of a streamed data set whose labels lie in its records this takes a pass over all images.
+
+    Raises:
+      UserError: a record is damaged; names it.
+    """
+    labels = dataset.labels
+    if labels is None:
+        blocks = whole_pass(dataset, f"Counting the classes of {dataset.split}")
+        labels = np.concatenate([labels for _, labels in blocks])
+    return np.bincount(labels, minlength=dataset.num_classes)

@@ -146,7 +146,8 @@ def image_rows(
 def fit(figure: Figure, axes: np.ndarray) -> None:
     """Make a figure as high as images in rows of axes [rows,columns] need to fill the width."""
     for _ in range(2):  # the layout follows the height
-        figure.draw_without_rendering()
+        with fonts.missing_signs():  # told when it is saved
+            figure.draw_without_rendering()
         lacking = np.vectorize(_lacking_height, otypes=[float])(axes)
         figure.set_figheight(figure.get_figheight() + lacking.max(axis=1).sum())
 

@@ -45,13 +45,25 @@ def render(figure: Figure, **how) -> bytes:
 def _render(figure: Figure, **how) -> tuple[bytes, set[str]]:
     """The figure as PNG, and the signs that are missing in it."""
     file = io.BytesIO()
+    with missing_signs() as missing:
+        figure.savefig(file, format="png", **how)
+    return file.getvalue(), missing
+
+
+@contextlib.contextmanager
+def missing_signs() -> Iterator[set[str]]:
+    """Collect the signs that no font has instead of warning of each; other warnings go through."""
+    missing = set()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(file, format="png", **how)
-    found = [(_MISSING.match(str(warning.message)), warning) for warning in caught]
-    for _, other in (pair for pair in found if not pair[0]):
-        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    return file.getvalue(), {chr(int(glyph[1])) for glyph, _ in found if glyph}
+        yield missing
+    for warning in caught:
+        if glyph := _MISSING.match(str(warning.message)):
+            missing.add(chr(int(glyph[1])))
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
 
 
 def _families_with(signs: Collection[str]) -> list[str]:

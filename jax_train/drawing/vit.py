@@ -40,15 +40,17 @@ def _plane_note(tokens: np.ndarray) -> str:
 
 
 def attention_by_head(
-    example: Example, attention: np.ndarray, tokens: np.ndarray, prefix: int = 1
-) -> Picture:
+    example: Example, attention: np.ndarray, tokens: np.ndarray, prefix: int = 1,
+    reader: str = "class token",
+) -> Picture:  # fmt: skip
     """The class token's attention in every block and head, the image beside it.
 
     Args:
       example: the image.
-      attention: [L,h,N], see `explain.class_token_attention`.
+      attention: [L,h,N], see `explain.of_patches`.
       tokens: token map [M,H,W].
       prefix: tokens that are no patches, the class token among them.
+      reader: whose attention it is.
     """
     blocks, heads, _ = attention.shape
     gap = [(0, 0)] * 3 + [(0, int(len(tokens) > 1)), (0, 0)]  # a row of NaN below each plane
@@ -56,8 +58,9 @@ def attention_by_head(
     height = max(2.4, 1.2 + 0.67 * canvas.mosaic_height(tiles))
     head, note = ("head ", "") if heads <= 4 else ("h", "h: head. ")
     others = "the class token itself" if prefix == 1 else f"the {prefix} tokens that are no patches"
-    note += f"What a head lacks to 100 % goes to {others}. {_plane_note(tokens)}"
-    figure = canvas.new_figure(height, "Where the class token looks, by block and head", note)
+    note += f"What a head lacks to 100 % goes to {others}. " if prefix else ""
+    note += _plane_note(tokens)
+    figure = canvas.new_figure(height, f"Where the {reader} looks, by block and head", note)
     left, right = figure.subplots(1, 2, width_ratios=(0.24, 0.76))
     canvas.show_image(left, example.pixels, canvas.short_name(example.name), example.verdict_lines)
     left.set_anchor("N")
@@ -73,7 +76,7 @@ def attention_by_head(
     bar.ax.axvline(100 * even, color="white", linewidth=2)
     canvas.fit(figure, np.array([[left, right]]))
     alt = (
-        f"Attention of the class token on image {example.name}: {blocks} blocks by {heads} heads. "
+        f"Attention of the {reader} on image {example.name}: {blocks} blocks by {heads} heads. "
         f"The largest weight is {100 * attention.max():.0f} % on one patch; even attention would "
         f"be {100 * even:.1f} %."
     )
@@ -82,16 +85,16 @@ def attention_by_head(
 
 def attention_over_images(
     examples: Sequence[Example], attention: np.ndarray, rollout: np.ndarray, tokens: np.ndarray,
-    prefix: int = 1,
+    prefix: int = 1, reader: str = "class token",
 ) -> Picture:  # fmt: skip
     """The class token's attention laid over each image: some blocks, heads averaged, and rollout.
 
     Args:
       examples: B images.
-      attention: [L,B,h,N], see `explain.class_token_attention`.
-      rollout: [B,N], the class token's row of `explain.rollout`.
+      attention: [L,B,h,N], see `explain.of_patches`.
+      rollout: [B,N], the same of `explain.rollout`.
       tokens: token map [M,H,W].
-      prefix: as in `attention_by_head`.
+      prefix, reader: as in `attention_by_head`.
     """
     depth, even = len(attention), 1 / (attention.shape[-1] + prefix)
     shown = sorted({0, depth // 2, depth - 1})
@@ -101,7 +104,7 @@ def attention_over_images(
         f"{canvas.even_note(even)} The largest stands below. Blocks: mean of the heads. "
         "Rollout: all blocks together. "
     ) + _plane_note(tokens)
-    title, (planes, h, w) = "What the class token attends to", tokens.shape
+    title, (planes, h, w) = f"What the {reader} attends to", tokens.shape
     figure, axes = canvas.image_rows(len(examples), len(columns) + 1, planes * h / w, title, note)
     for row, example in enumerate(examples):
         name = canvas.short_name(example.name, 14)
@@ -115,7 +118,7 @@ def attention_over_images(
             place.set_anchor("N")
     canvas.fit(figure, axes)
     alt = (
-        f"{counted(len(examples), 'image')}, each beside the class token's attention in blocks "
+        f"{counted(len(examples), 'image')}, each beside the {reader}'s attention in blocks "
         f"{', '.join(str(i + 1) for i in shown)} of {depth} and beside attention rollout. Even "
         f"attention would be {100 * even:.2g} %."
     )

@@ -44,17 +44,22 @@ def zero_eval_sums(num_classes: int) -> EvalSums:
     return EvalSums(jnp.zeros(()), confusion, jnp.zeros((), jnp.int32))
 
 
-def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(
+    logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0, weights=None
+) -> jax.Array:
     """Softmax cross-entropy of each example, as torch.nn.CrossEntropyLoss computes it.
 
     Args:
       logits: [B,K].
       targets: class indices int [B], or shares of the classes [B,K].
       label_smoothing: share of the target spread evenly over all K classes.
+      weights: of the classes, [K]; None: all 1.
 
     Returns:
-      [B], in nats.
+      [B], in nats. With weights their mean is to be divided by `mean_weight`.
     """
+    if weights is not None:
+        return _weighted_cross_entropy(logits, targets, label_smoothing, weights)
     if targets.ndim == 1:
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, targets)
     else:
@@ -63,6 +68,19 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float 
         uniform = -jax.nn.log_softmax(logits).mean(axis=-1)
         loss = (1 - label_smoothing) * loss + label_smoothing * uniform
     return loss
+
+
+def _weighted_cross_entropy(logits, targets, label_smoothing, weights):
+    classes = logits.shape[-1]
+    shares = jax.nn.one_hot(targets, classes, dtype=logits.dtype) if targets.ndim == 1 else targets
+    shares = (1 - label_smoothing) * shares + label_smoothing / classes
+    weights = jnp.asarray(weights, logits.dtype)
+    return -(shares * weights * jax.nn.log_softmax(logits)).sum(axis=-1)
+
+
+def mean_weight(labels: jax.Array, weights) -> jax.Array:
+    """Mean of the weights [K] of labels int [...]: PyTorch divides a weighted mean loss by it."""
+    return jnp.asarray(weights, jnp.zeros(()).dtype)[labels].mean()
 
 
 def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:

@@ -5,9 +5,14 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 import jax_models
+from jax_models.registry import OF_ANY_MODEL
 from jax_train.config import ranges
-from jax_train.engine import optim
-from jax_train.engine.recipe import abstract_weights
+from jax_train.data.split import AUTO
+from jax_train.engine import trainable
+from jax_train.engine.recipe import NO_KEYWORDS, abstract_weights
+from jax_train.engine.state import leaf_paths
+
+_OF_ANY_MODEL = frozenset({*NO_KEYWORDS, *OF_ANY_MODEL})
 
 
 def check(config: ConfigDict) -> None:
@@ -15,8 +20,12 @@ def check(config: ConfigDict) -> None:
 
     Raises:
       UserError: a model is unknown or named twice, none takes a field that is set, one cannot be
-        built that way, or a pattern of `config.optim.decay_exclude` matches none of its parameters.
+        built that way, a pattern of `config.optim.decay_exclude` matches none of its parameters, or
+        nothing would train (see `trainable.plan`). Nothing is checked of a model that is still to
+        be found in `config.model.init_from`.
     """
+    if config.model.name == AUTO:
+        return
     names = (config.model.name, *config.compare)
     for place, name in enumerate(names):
         field, value = ("compare", config.compare) if place else ("model.name", name)
@@ -29,9 +38,10 @@ def check(config: ConfigDict) -> None:
             expected = f"no value, because {', '.join(names)} has no such keyword"
             raise ranges.refusal(f"model.{field}", value, expected, "Leave it unset.")
     for own in configs:
-        parameters = abstract_weights(_with_a_size(own)).params
+        paths = leaf_paths(abstract_weights(_with_a_size(own)).params)
         if config.optim.weight_decay > 0:
-            optim.decay_mask(parameters, config.optim.decay_exclude)
+            trainable.check_patterns("optim.decay_exclude", config.optim.decay_exclude, paths)
+        trainable.plan(own, paths)
 
 
 def _is_set(value) -> bool:
@@ -45,10 +55,10 @@ def leave_out_sizes(config: ConfigDict, given: Iterable[str]) -> None:
       config: as it is after the command line.
       given: the fields of the command line. Those of `config.model` stay, to be checked.
     """
-    given, names = set(given), (config.model.name, *config.compare)
-    if "model.name" not in given or not set(names) <= set(jax_models.list_models()):
+    given, names = set(given), {config.model.name, *config.compare} - {AUTO}
+    if "model.name" not in given or not names <= set(jax_models.list_models()):
         return
-    known = {"name", "remat", "scan_layers"}.union(*map(jax_models.model_keywords, names))
+    known = _OF_ANY_MODEL.union(*map(jax_models.model_keywords, names))
     with config.unlocked():
         for field in set(config.model) - known:
             if f"model.{field}" not in given:
@@ -67,7 +77,7 @@ def model_configs(config: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def _of_model(config: ConfigDict, name: str) -> ConfigDict:
-    known = {"name", "remat", "scan_layers", *jax_models.model_keywords(name)}
+    known = _OF_ANY_MODEL.union(jax_models.model_keywords(name))
     own = config.copy_and_resolve_references()
     with own.unlocked():
         own.compare = ()
@@ -84,7 +94,7 @@ def _with_a_size(config: ConfigDict) -> ConfigDict:
     model, default = config.model, jax_models.model_keywords(config.model.name).get("img_size")
     if model.img_size is None and default is not None:
         patch = model.patch_size or 1
-        known = config.augment.resize or config.data.image_size
+        known = config.augment.crop_size or config.augment.resize or config.data.image_size
         model.img_size = known or -(-default // patch) * patch
     config.dtype = "float32"  # float64 is not switched on yet, and shapes are all that counts
     return config

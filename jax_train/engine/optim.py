@@ -5,8 +5,7 @@ be inspected and equals PyTorch's to the last bit that float32 holds. The optimi
 optax parts in the order PyTorch applies them.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,8 +15,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from jax_train.config import ranges
-from jax_train.engine.state import leaf_paths
+from jax_train.engine.state import leaf_paths, merged, part
+from jax_train.engine.trainable import ALL, Plan, matched
 
 
 class Schedule(NamedTuple):
@@ -104,17 +103,18 @@ def _one_cycle(config: ConfigDict, steps_per_epoch: int, steps: np.ndarray) -> S
 SCHEDULES = {"cosine": _cosine, "onecycle": _one_cycle, "constant": _constant}
 
 
-def create_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:
+def create_optimizer(
+    config: ConfigDict, schedule: Schedule, plan: Plan = ALL, probe_steps: int = 0
+) -> optax.GradientTransformation:
     """Make the optimizer of a config; its updates equal those of `torch.optim` (docs/parity.md).
 
     - `adamw`: decoupled weight decay, times the learning rate (https://arxiv.org/abs/1711.05101).
     - `adam`: https://arxiv.org/abs/1412.6980, weight decay added to the gradient.
     - `sgd`: with momentum, plain or Nesterov; weight decay added to the gradient.
 
-    Gradients are clipped first, before any weight decay. The schedule is read by the optimizer's
-    own count of steps and keeps its last value after its end. A momentum table takes the place of
-    `config.optim.beta1` or `config.optim.momentum`. Where nothing decays, `decay_exclude` is not
-    looked at.
+    Gradients are clipped first, before any weight decay, by the norm over all that train. The
+    schedule is read by the optimizer's own count of steps and keeps its last value after its end. A
+    momentum table takes the place of `config.optim.beta1` or `config.optim.momentum`.
 
     In float32, optax works out Adam's bias correction `1 - beta2**t` from a rounded beta2, which
     PyTorch does in float64: the updates differ by 7e-7, 7e-6 and 8e-5 of their size for beta2 0.99,
@@ -123,19 +123,80 @@ def create_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTr
     Args:
       config: the whole config, checked; `optim` is read.
       schedule: from `schedule_tables`.
+      plan: what trains. With a probe, its parameters and the others are two groups with a count of
+        steps each: after the probe the second one begins, at that place in the schedule.
+      probe_steps: those of the probe.
 
-    Raises:
-      UserError: from the optimizer's `init`, a pattern of `config.optim.decay_exclude` that
-        matches no parameter.
+    Returns:
+      A transformation whose `init` and `update` are given all parameters, and `update` the
+      gradients of those that train. Gradients of those of the probe alone leave the others, and
+      what is kept for them, as they are.
     """
-    optim = config.optim
-    parts = [clip_by_global_norm(optim.clip_norm)] if optim.clip_norm > 0 else []
-    decay = []
+    clip_norm = config.optim.clip_norm
+    clip = [clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
+    if plan.probed is None:
+        return _of_part(optax.chain(*clip, *_parts(config, schedule, plan)), plan.trained)
+    later = Schedule(*(table if table is None else table[probe_steps:] for table in schedule))
+    groups = {
+        "head": (plan.probed, optax.chain(*_parts(config, schedule, plan))),
+        "rest": (plan.later, optax.chain(*_parts(config, later, plan))),
+    }
+    return _in_groups(clip[0] if clip else optax.identity(), groups)
+
+
+def _parts(config: ConfigDict, schedule: Schedule, plan: Plan) -> list:
+    """What makes steps of clipped gradients."""
+    optim, decay = config.optim, []
     if optim.weight_decay > 0:
         mask = partial(decay_mask, exclude=tuple(optim.decay_exclude))
         decay = [optax.add_decayed_weights(optim.weight_decay, mask)]
-    parts += OPTIMIZERS[optim.name](optim, schedule.momentum, decay)
-    return optax.chain(*parts, optax.scale_by_learning_rate(_lookup(schedule.learning_rate)))
+    parts = OPTIMIZERS[optim.name](optim, schedule.momentum, decay)
+    rate = optax.scale_by_learning_rate(_lookup(schedule.learning_rate))
+    return [*parts, rate] + ([_scale_by_path(plan.factors)] if plan.factors else [])
+
+
+def _scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiply the steps of some parameters, decay included, as rates of PyTorch's groups do."""
+
+    def scale(updates, params=None):
+        leaves, tree = jax.tree.flatten(updates)
+        paths = zip(leaf_paths(updates), leaves, strict=True)
+        scaled = [leaf * factors[path] if path in factors else leaf for path, leaf in paths]
+        return jax.tree.unflatten(tree, scaled)
+
+    return optax.stateless(scale)
+
+
+def _of_part(
+    inner: optax.GradientTransformation, paths: Collection[str] | None
+) -> optax.GradientTransformation:
+    """A transformation of those parameters alone that have one of the paths; None for all."""
+
+    def update(gradients, state, params):
+        return inner.update(gradients, state, part(params, paths))
+
+    return optax.GradientTransformation(lambda params: inner.init(part(params, paths)), update)
+
+
+def _in_groups(
+    clip: optax.GradientTransformation,
+    groups: Mapping[str, tuple[Collection[str], optax.GradientTransformation]],
+) -> optax.GradientTransformation:
+    """Transformations of groups of parameters; those without gradients stay as they are."""
+
+    def init(params):
+        return {name: inner.init(part(params, paths)) for name, (paths, inner) in groups.items()}
+
+    def update(gradients, state, params):
+        gradients, _ = clip.update(gradients, clip.init(gradients))
+        updates, state = {}, dict(state)
+        for name, (paths, inner) in groups.items():
+            if own := part(gradients, paths):
+                new, state[name] = inner.update(own, state[name], part(params, paths))
+                updates = merged(updates, new)
+        return updates, state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _adam(optim: ConfigDict, beta1: np.ndarray | None) -> optax.GradientTransformation:
@@ -188,22 +249,12 @@ def decay_mask(params: Any, exclude: Sequence[str]) -> Any:
     """Tell for each parameter whether weight decay applies to it.
 
     Args:
-      params: nested dicts of arrays; a parameter's path is its keys joined with dots, for example
-        `blocks.0.norm1.scale`.
-      exclude: regexes; a parameter is left out where `re.search` finds one of them in its path.
+      params: nested dicts of arrays.
+      exclude: patterns (see `trainable`) of those that it does not apply to.
 
     Returns:
       The same tree with True (decayed) or False in place of the arrays.
-
-    Raises:
-      UserError: a regex that is found in no path.
     """
     paths = leaf_paths(params)
-    for pattern in exclude:
-        if not any(re.search(pattern, path) for path in paths):
-            expected = f"regexes found in a parameter's path, but {pattern!r} is in none"
-            some = ", ".join(paths[:: max(1, len(paths) // 8)])
-            cure = f"Correct or remove it. Some of the {len(paths)} paths: {some}."
-            raise ranges.refusal("optim.decay_exclude", exclude, expected, cure)
-    decayed = [not any(re.search(pattern, path) for pattern in exclude) for path in paths]
-    return jax.tree.unflatten(jax.tree.structure(params), decayed)
+    left_out = matched(paths, exclude)
+    return jax.tree.unflatten(jax.tree.structure(params), [path not in left_out for path in paths])

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,29 @@ from ml_collections import ConfigDict
 
 from jax_train.data import Dataset
 from jax_train.engine import feed, metrics, optim, parallel, steps
-from jax_train.engine.recipe import abstract_weights, create_recipe, initial_state
-from jax_train.engine.state import Progress, TrainState, Weights
+from jax_train.engine.recipe import (
+    abstract_weights,
+    class_weights,
+    create_recipe,
+    initial_state,
+)
+from jax_train.engine.state import Progress, TrainState, Weights, part
 from jax_train.errors import UserError
 from jax_train.machine import allocator
+
+
+class Call(NamedTuple):
+    """Steps to be taken in one call of a compiled function.
+
+    Attributes:
+      length: their number.
+      arguments: of the function, after state and sums.
+      probing: whether the head trains alone in them.
+    """
+
+    length: int
+    arguments: tuple
+    probing: bool = False
 
 
 class Program:
@@ -23,11 +43,14 @@ class Program:
       config: resolved (see `recipe.resolve`).
       train_set: whose size gives the steps of an epoch; its images must fit the model.
       layout: of the devices; None: what the config asks for.
+      given: weights that a run starts from, as they are stored, on the host; None: the seed's.
 
     Attributes:
       recipe: what the compiled steps close over.
+      probe: the same in the epochs in which the head trains alone; None where there are none.
       schedule: of the learning rate, step by step.
       parameters: their number.
+      trained: how many of them train.
       like: abstract `Progress`: shapes, and where the arrays go.
 
     Raises:
@@ -35,7 +58,11 @@ class Program:
     """
 
     def __init__(
-        self, config: ConfigDict, train_set: Dataset, layout: parallel.Layout | None = None
+        self,
+        config: ConfigDict,
+        train_set: Dataset,
+        layout: parallel.Layout | None = None,
+        given: Weights | None = None,
     ):
         self.config, self.layout = config, layout or parallel.create(config)
         train = config.train
@@ -48,10 +75,16 @@ class Program:
             )
         self.total_steps = self.steps_per_epoch * train.epochs
         self.schedule = optim.schedule_tables(config, self.steps_per_epoch)
-        self.recipe = create_recipe(config, self.schedule, self.layout, self.steps_per_epoch)
+        create = functools.partial(
+            create_recipe, config, self.schedule, self.layout, self.steps_per_epoch,
+            class_weights=class_weights(config, train_set),
+        )  # fmt: skip
+        self.recipe = create()
+        self.probe = create(probing=True) if train.probe_epochs else None
         # XLA's CPU convolutions are many times slower inside a loop.
         self.steps_per_call = train.steps_per_call or (1 if jax.default_backend() == "cpu" else 32)
-        self._compiled, self._calls = {}, 0
+        self._compiled_steps, self._compiled = {}, {}
+        self._calls, self._given = 0, given
         self._trace(train_set)
 
     def _trace(self, train_set: Dataset) -> None:
@@ -67,6 +100,8 @@ class Program:
         except ValueError as error:
             raise UserError(f"config.model does not fit the data: {error}") from error
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        trained = part(state.params, self.recipe.trained)
+        self.trained = sum(leaf.size for leaf in jax.tree.leaves(trained))
         self._shardings = layout.state_shardings(state)
         everywhere = jax.tree.map(lambda _: layout.replicated, sums)
         self.like = jax.tree.map(
@@ -81,19 +116,33 @@ class Program:
         self._order = jax.jit(order, out_shardings=layout.replicated)
 
     def start(self) -> Progress:
-        """What a run starts from."""
-        return Progress(self._init(), self.zero_sums())
+        """What a run starts from.
+
+        Raises:
+          UserError: it starts from weights, which were not given.
+        """
+        source = self.config.model.init_from
+        if source is not None and self._given is None:
+            raise UserError(
+                f"This run began from the weights of {source}, and no checkpoint of it is whole. "
+                "Delete the run folder, or choose another one, and begin anew."
+            )
+        state = self._init(given=self._given)
+        self._given = None  # memory for training
+        return Progress(state, self.zero_sums())
 
     def order(self, epoch: int) -> jax.Array:
         """The batches of an epoch, see `steps.epoch_order`."""
         return self._order(self.layout.replicate(np.int32(epoch)))
 
-    def train_calls(self, train_feed, epoch: int, first: int) -> Iterator[tuple[int, tuple]]:
-        """Number of steps and arguments of each call, from step `first` of an epoch on."""
-        return train_feed.train_calls(self.order(epoch), first, self.steps_per_call)
+    def train_calls(self, train_feed, epoch: int, first: int) -> Iterator[Call]:
+        """The calls from step `first` of an epoch on; none goes beyond its end."""
+        probing = epoch < self.config.train.probe_epochs
+        for call in train_feed.train_calls(self.order(epoch), epoch, first, self.steps_per_call):
+            yield Call(*call, probing)
 
     def train(
-        self, train_feed, call: tuple[int, tuple], progress: Progress, tell: Callable[[str], None]
+        self, train_feed, call: Call, progress: Progress, tell: Callable[[str], None]
     ) -> Progress:
         """Take the steps of a call; `progress` is used up.
 
@@ -103,11 +152,10 @@ class Program:
           progress: before the steps.
           tell: called with a line when a program is compiled.
         """
-        length, arguments = call
-        arguments = (*progress, *arguments)
-        if length not in self._compiled:
-            self._compiled[length] = self._compile_steps(train_feed, length, arguments, tell)
-        progress = Progress(*self._compiled[length](*arguments))
+        arguments, key = (*progress, *call.arguments), (call.length, call.probing)
+        if key not in self._compiled_steps:
+            self._compiled_steps[key] = self._compile_steps(train_feed, call, arguments, tell)
+        progress = Progress(*self._compiled_steps[key](*arguments))
         self.layout.wait(progress.sums)
         self._calls += 1
         if self._calls & (self._calls - 1) == 0:  # 1, 2, 4, …: soon, then hardly ever
@@ -115,15 +163,16 @@ class Program:
             allocator.trim()
         return progress
 
-    def _compile_steps(self, train_feed, length: int, arguments: tuple, tell):
-        """Compile `length` steps; of the first program, tell how much memory it takes."""
-        is_first = not self._compiled
+    def _compile_steps(self, train_feed, call: Call, arguments: tuple, tell):
+        """Compile a call's steps; of the first program of a kind, tell how much memory it takes."""
+        is_first = all(probing != call.probing for _, probing in self._compiled_steps)
         if is_first:
-            tell("compiling the training step")
+            tell(f"compiling the training step{' of the head alone' * call.probing}")
         batch = train_feed.batch_argument
         batch = None if batch is None else batch + 2
         how = {"donate": (0, 1), "out": (self._shardings, self.layout.replicated), "batch": batch}
-        function = train_feed.train_function(self.recipe, length)
+        recipe = self.probe if call.probing else self.recipe
+        function = train_feed.train_function(recipe, call.length)
         compiled = self.layout.compile(function, arguments, **how)
         if is_first:
             used = parallel.memory(compiled, arguments[0], train_feed.arrays)

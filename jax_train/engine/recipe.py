@@ -11,14 +11,29 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 import jax_models
 from jax_models.conv_layers import BatchNorm
-from jax_train.data import Splits
+from jax_train.config import ranges
+from jax_train.data import Dataset, Splits
 from jax_train.data.split import AUTO
-from jax_train.data.statistics import channel_statistics
-from jax_train.engine import augment, optim, seeds
+from jax_train.data.statistics import channel_statistics, class_counts
+from jax_train.engine import augment, optim, seeds, trainable
 from jax_train.engine.augment import Augmentation
+from jax_train.engine.checks import BALANCED
 from jax_train.engine.parallel import Layout
-from jax_train.engine.state import TrainState, Weights, cast, init_state, split, stored
+from jax_train.engine.state import (
+    TrainState,
+    Weights,
+    cast,
+    init_state,
+    leaf_paths,
+    split,
+    stored,
+)
+from jax_train.engine.trainable import Paths
 from jax_train.errors import UserError
+from jax_train.printing import counted, listing
+
+# Fields of `config.model` that say which model it is, and what it starts from.
+NO_KEYWORDS = ("name", "init_from", "init_revision", "init_sha256")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +45,14 @@ class Model:
       augmentation: from raw pixels to model input.
       dtype: of the computation; parameters stay as they are stored.
       eval_batch_size: the largest batch of an evaluation; see `metrics.eval_sums`.
+      classes: numbers of the classes whose logits count; None for all.
     """
 
     graphdef: Any
     augmentation: Augmentation
     dtype: str = "float32"
     eval_batch_size: int = 0
+    classes: tuple[int, ...] | None = None
 
     def merge(self, params: Any, stats: Any) -> nnx.Module:
         """The model with these weights, computing in `dtype`."""
@@ -52,11 +69,13 @@ class Recipe(Model):
 
     Attributes:
       optimizer: updates the parameters.
+      trained: paths of the parameters that train; None for all.
       layout: how the work is spread over devices.
       seed: see `seeds`.
       batch_size: of the whole batch, over all devices.
       steps_per_epoch: full batches in an epoch.
       label_smoothing: of the training loss.
+      class_weights: of the training loss, [K]; None: all 1.
       accumulate_steps: parts a batch is worked through in, one after the other.
       skip_nonfinite: go on after a step whose loss or gradient is not finite; otherwise nothing
         changes from that step on. Such a step itself never changes the state.
@@ -68,8 +87,10 @@ class Recipe(Model):
     batch_size: int
     steps_per_epoch: int
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
     accumulate_steps: int = 1
     skip_nonfinite: bool = False
+    trained: Paths | None = None
 
 
 def resolve(config: ConfigDict, splits: Splits, mean=None, std=None) -> ConfigDict:
@@ -118,17 +139,22 @@ def create_model(config: ConfigDict, rngs: nnx.Rngs) -> nnx.Module:
     Raises:
       UserError: it cannot be built that way.
     """
-    settings = {k: v for k, v in config.model.items() if k != "name" and v is not None}
+    settings = {k: v for k, v in config.model.items() if k not in NO_KEYWORDS and v is not None}
     try:
         return jax_models.create_model(config.model.name, rngs=rngs, **settings)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
 
 
-def initial_state(config: ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state that a run starts from; pure, so it can be compiled."""
+def initial_state(
+    config: ConfigDict, optimizer: optax.GradientTransformation, given: Weights | None = None
+) -> TrainState:
+    """The state that a run starts from; pure, so it can be compiled.
+
+    Weights that are not `given` are drawn from the seed.
+    """
     model = create_model(config, seeds.init_rngs(config.seed))
-    return init_state(model, optimizer, config.dtype)
+    return init_state(model, optimizer, config.dtype, given)
 
 
 def abstract_weights(config: ConfigDict) -> Weights:
@@ -142,43 +168,95 @@ def abstract_weights(config: ConfigDict) -> Weights:
 
 
 @functools.lru_cache(maxsize=8)  # building takes tenths of a second, of deep models more
-def _abstract_model(config: FrozenConfigDict, axis_name: str | None) -> tuple[Any, Weights]:
+def _abstract_model(
+    config: FrozenConfigDict, axis_name: str | None, trained: Paths | None = None
+) -> tuple[Any, Weights]:
     """The static part of a model, and its weights as they are before a cast."""
     model = nnx.eval_shape(lambda: create_model(config, seeds.init_rngs(0)))
     model.set_attributes(BatchNorm, axis_name=axis_name, raise_if_not_found=False)
+    for keys, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm) and trained is not None:
+            path = ".".join(map(str, keys))
+            module.frozen = trained.isdisjoint((f"{path}.scale", f"{path}.bias"))
     return split(model)
 
 
-def describe_model(config: ConfigDict, axis_name: str | None = None) -> Model:
-    """Make of a resolved config what evaluates; for `axis_name` see `Layout.axis_name`.
+def describe_model(
+    config: ConfigDict, axis_name: str | None = None, trained: Paths | None = None
+) -> Model:
+    """Make of a resolved config what evaluates.
+
+    Args:
+      config: resolved.
+      axis_name: see `Layout.axis_name`.
+      trained: paths of the parameters that train; batch norm of which none does is frozen.
 
     Raises:
       UserError: the model or the augmentation cannot be built that way.
     """
     return Model(
-        graphdef=_abstract_model(FrozenConfigDict({"model": config.model}), axis_name)[0],
+        graphdef=_abstract_model(FrozenConfigDict({"model": config.model}), axis_name, trained)[0],
         augmentation=augment.build(config.augment, config.data.mean, config.data.std),
         dtype=config.dtype,
         eval_batch_size=config.eval.batch_size,
     )
 
 
+def class_weights(config: ConfigDict, train_set: Dataset) -> tuple[float, ...] | None:
+    """The weight of each class in the training loss; None where all are 1.
+
+    'balanced' is scikit-learn's: n / (K · n_k) for class k with n_k of n images.
+
+    Raises:
+      UserError: there is not one for each class, or a class without images cannot be balanced.
+    """
+    weights, names = config.train.class_weights, train_set.class_names
+    if weights is None:
+        return None
+    field, classes = "train.class_weights", counted(len(names), "class", "classes")
+    if tuple(weights) != BALANCED:
+        if len(weights) != len(names):
+            expected = f"a weight for each of {classes}, or 'balanced'"
+            raise ranges.refusal(field, tuple(weights), expected)
+        return tuple(map(float, weights))
+    counts = class_counts(train_set)
+    if lacking := [name for name, count in zip(names, counts, strict=True) if not count]:
+        expected = f"images of all {classes}, and {train_set.split!r} has none of "
+        cure = "Add images, choose another training split, or give a weight for each class."
+        raise ranges.refusal(field, "balanced", expected + listing(lacking, 60), cure)
+    return tuple(float(counts.sum() / (len(names) * count)) for count in counts)
+
+
 def create_recipe(
-    config: ConfigDict, schedule: optim.Schedule, layout: Layout, steps_per_epoch: int
-) -> Recipe:
+    config: ConfigDict, schedule: optim.Schedule, layout: Layout, steps_per_epoch: int, *,
+    class_weights: tuple[float, ...] | None = None, probing: bool = False,
+) -> Recipe:  # fmt: skip
     """Put together what the compiled steps close over.
+
+    Args:
+      config: resolved.
+      schedule: of the whole run.
+      layout: of the devices.
+      steps_per_epoch: full batches in an epoch.
+      class_weights: of the training loss, see `class_weights`.
+      probing: in the epochs of the probe.
 
     Raises:
       UserError: the model, the optimizer or the augmentation cannot be built that way.
     """
+    plan = trainable.plan(config, leaf_paths(abstract_weights(config).params))
+    trained = plan.probed if probing else plan.trained
+    probe_steps = config.train.probe_epochs * steps_per_epoch
     return Recipe(
-        **vars(describe_model(config, layout.axis_name)),
-        optimizer=optim.create_optimizer(config, schedule),
+        **vars(describe_model(config, layout.axis_name, trained)),
+        optimizer=optim.create_optimizer(config, schedule, plan, probe_steps),
+        trained=trained,
         layout=layout,
         seed=config.seed,
         batch_size=config.train.batch_size,
         steps_per_epoch=steps_per_epoch,
         label_smoothing=config.train.label_smoothing,
+        class_weights=class_weights,
         accumulate_steps=config.train.accumulate_steps,
         skip_nonfinite=config.train.on_nonfinite == "skip",
     )

@@ -1,11 +1,13 @@
 """What changes in training, as plain pytrees of arrays."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jax_train.engine.metrics import TrainSums
 
@@ -30,7 +32,7 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32, steps done
     params: Any
     stats: Any
-    opt_state: Any
+    opt_state: Any  # of the parameters that train
 
     @property
     def reported(self) -> Weights:
@@ -46,10 +48,21 @@ class Progress(NamedTuple):
 
 
 def init_state(
-    model: nnx.Module, optimizer: optax.GradientTransformation, dtype: str = "float32"
+    model: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    dtype: str = "float32",
+    given: Weights | None = None,
 ) -> TrainState:
-    """Split a model with its initial weights into what training starts from (see `stored`)."""
+    """Split a model with its initial weights into what training starts from (see `stored`).
+
+    Those of `given`, as they are stored, take the place of the model's own.
+    """
     weights = stored(split(model)[1], dtype)
+    if given is not None:
+        own = jax.tree.structure(weights)
+        weights = Weights(*map(merged, weights, given))
+        if jax.tree.structure(weights) != own:
+            raise ValueError("weights were given that have no place in the model")
     return TrainState(jnp.zeros((), jnp.int32), *weights, optimizer.init(weights.params))
 
 
@@ -63,6 +76,19 @@ def leaf_paths(tree: Any) -> list[str]:
     """The path of each leaf of a pytree: its keys joined with dots, as in `blocks.0.mlp.bias`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+
+
+def part(tree: Any, paths: Collection[str] | None) -> Any:
+    """Of nested dicts those leaves that have one of the paths, see `leaf_paths`; None: all."""
+    if paths is None:
+        return tree
+    leaves = flatten_dict(tree).items()
+    return unflatten_dict({k: leaf for k, leaf in leaves if ".".join(map(str, k)) in paths})
+
+
+def merged(tree: Any, part: Any) -> Any:
+    """Nested dicts with the leaves of a `part` of them in place of their own."""
+    return unflatten_dict(flatten_dict(tree) | flatten_dict(part))
 
 
 def stored(weights: Weights, dtype: str) -> Weights:

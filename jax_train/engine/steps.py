@@ -15,7 +15,7 @@ from flax import nnx
 from jax_models.rngs import ExampleRngs
 from jax_train.engine import metrics, seeds
 from jax_train.engine.recipe import Model, Recipe
-from jax_train.engine.state import Data, TrainState
+from jax_train.engine.state import Data, TrainState, merged, part
 
 
 def epoch_order(recipe: Recipe, epoch: jax.Array, num_examples: int) -> jax.Array:
@@ -52,13 +52,17 @@ def train_on_batch(
     """
     places = jnp.arange(recipe.batch_size).reshape(recipe.accumulate_steps, -1)
     parts = (*batch, recipe.layout.shard_batch(places, axis=1))
+    mean_weight = None
+    if recipe.class_weights is not None:  # of the whole batch, however it is divided
+        mean_weight = metrics.mean_weight(batch.labels, recipe.class_weights)
+        mean_weight = recipe.layout.mean(mean_weight)
 
     def on_part(stats, part):
         images, targets, places = part
         keys = functools.partial(seeds.keys_at, recipe.seed, step=state.step, places=places)
         images, targets = recipe.augmentation.train(images, targets, keys(seeds.AUGMENT))
         dropout = keys(seeds.DROPOUT)
-        return gradients(recipe, state.params, stats, images, targets, dropout)
+        return gradients(recipe, state.params, stats, images, targets, dropout, mean_weight)
 
     if recipe.accumulate_steps == 1:
         grads, stats, figures = on_part(state.stats, jax.tree.map(lambda x: x[0], parts))
@@ -89,14 +93,15 @@ def _accumulate(recipe, state, on_part, parts):
         new_grads, stats, new_figures = on_part(stats, part)
         return (_add(grads, new_grads), stats, _add(figures, new_figures)), None
 
-    start = jax.tree.map(jnp.zeros_like, state.params), state.stats, metrics.zero_train_sums()
+    trained = part(state.params, recipe.trained)
+    start = jax.tree.map(jnp.zeros_like, trained), state.stats, metrics.zero_train_sums()
     # XLA's CPU convolutions are many times slower inside a loop.
     unroll = recipe.accumulate_steps if jax.default_backend() == "cpu" else 1
     (grads, stats, figures), _ = jax.lax.scan(add_part, start, parts, unroll=unroll)
     return jax.tree.map(lambda g: g / recipe.accumulate_steps, grads), stats, figures
 
 
-def gradients(recipe: Recipe, params, stats, images, targets, keys):
+def gradients(recipe: Recipe, params, stats, images, targets, keys, mean_weight=None):
     """Gradients of the mean loss of images [B,H,W,C] ready for the model.
 
     Args:
@@ -105,21 +110,28 @@ def gradients(recipe: Recipe, params, stats, images, targets, keys):
       images: [B,H,W,C].
       targets: class indices [B], or shares of the classes [B,K].
       keys: for dropout, typed PRNG keys [B]; None where nothing is dropped.
+      mean_weight: of the labels of the whole batch, see `metrics.mean_weight`; with class weights.
 
     Returns:
-      (gradients as `params`, new batch statistics, TrainSums of these images).
+      (gradients of the parameters that train, new batch statistics, TrainSums of these images).
     """
 
-    def loss(params):
-        model = recipe.merge(params, stats)
+    def loss(trained):
+        # Frozen parameters are constants, so that there is no backward pass on their account.
+        whole = trained if recipe.trained is None else merged(params, trained)
+        model = recipe.merge(whole, stats)
         rngs = None if keys is None else ExampleRngs(keys)
         logits = model(images.astype(recipe.dtype), train=True, rngs=rngs)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        losses = metrics.cross_entropy(logits, targets, recipe.label_smoothing)
+        how = recipe.label_smoothing, recipe.class_weights
+        losses = metrics.cross_entropy(logits, targets, *how)
+        if recipe.class_weights is not None and targets.ndim == 1:
+            losses = losses / mean_weight.astype(losses.dtype)
         new_stats = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
         return losses.mean(), (new_stats, metrics.train_sums(losses, logits, targets))
 
-    grads, (stats, figures) = jax.grad(loss, has_aux=True)(params)
+    trained = part(params, recipe.trained)
+    grads, (stats, figures) = jax.grad(loss, has_aux=True)(trained)
     return grads, stats, figures
 
 
@@ -127,7 +139,10 @@ def update(recipe: Recipe, state: TrainState, grads, stats) -> TrainState:
     """Take the optimizer's step on the mean gradients of a batch."""
     grads = recipe.layout.shard_state(grads)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), stats, opt_state)
+    params = optax.apply_updates(part(state.params, recipe.trained), updates)
+    if recipe.trained is not None:
+        params = merged(state.params, params)
+    return TrainState(state.step + 1, params, stats, opt_state)
 
 
 def _add(a, b):
@@ -177,4 +192,5 @@ def _add_evaluated(recipe, params, stats, sums, batch, valid):
 def logits(model: Model, params, stats, images: jax.Array) -> jax.Array:
     """Logits [B,K], float32 at least, of raw images uint8 [B,H,W,C]."""
     out = model.merge(params, stats)(model.inputs(images))
+    out = out if model.classes is None else out[:, jnp.asarray(model.classes)]
     return out.astype(jnp.promote_types(out.dtype, jnp.float32))

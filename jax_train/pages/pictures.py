@@ -123,11 +123,13 @@ def _forward(run: TrainedRun, chosen: Chosen) -> tuple[Intermediates, list[Examp
 
 
 class _Patches:
-    """Of a model with `patch_embed`, learned `pos_embed`, and a class token in its attention."""
+    """Of a model with `patch_embed`, learned `pos_embed`, and its tokens before the patches."""
 
     def __init__(self, run: TrainedRun):
         self._run, self._embed = run, run.model.patch_embed
         self._tokens = explain.token_map(self._embed)
+        self._has_class_token = "cls_token" in run.model.prefix
+        self._reader = "class token" if self._has_class_token else "mean patch"
 
     def remarks(self, name: str) -> list[str]:
         lines = [f"{name} has no convolutions: no feature maps, no Grad-CAM."]
@@ -138,13 +140,14 @@ class _Patches:
         return lines
 
     def overview(self, seen: Intermediates, examples, stage: int | None = None) -> Picture:
-        rollout = explain.rollout(seen.attention)[:, 0, -self._embed.num_patches :]
-        place = self._tokens, self._prefix(seen)
+        rollout = self._read(explain.rollout(seen.attention))
+        place = self._tokens, self._prefix(seen), self._reader
         return vit.attention_over_images(examples, self._attention(seen), rollout, *place)
 
     def of_image(self, seen: Intermediates, examples, i: int) -> Iterator[Picture]:
         attention = self._attention(seen)[:, i]
-        yield vit.attention_by_head(examples[i], attention, self._tokens, self._prefix(seen))
+        place = self._tokens, self._prefix(seen), self._reader
+        yield vit.attention_by_head(examples[i], attention, *place)
         yield vit.image_and_patches(examples[i], self._embed)
 
     def of_model(self, images: np.ndarray) -> Iterator[Picture]:
@@ -158,7 +161,10 @@ class _Patches:
         return seen.attention[0].shape[-1] - self._embed.num_patches
 
     def _attention(self, seen: Intermediates) -> np.ndarray:
-        return explain.class_token_attention(seen.attention, self._embed.num_patches)
+        return np.stack([self._read(weights) for weights in seen.attention])
+
+    def _read(self, shares: np.ndarray) -> np.ndarray:
+        return explain.of_patches(shares, self._embed.num_patches, self._has_class_token)
 
     def _distances(self, images: np.ndarray) -> Picture:
         centres = explain.token_centres(self._tokens)

@@ -31,9 +31,12 @@ _DELETED = ".deleted"
 _NOISY_LOGGERS = ("absl", "asyncio")
 
 
-def _rank(figures: dict[str, float]) -> float:
-    """Order by validation top-1; figures that are no numbers, of older versions, are never best."""
-    return figures["top1"] if math.isfinite(figures["loss"]) else -1.0
+NEVER_BEST = -1.0  # below all ranks of figures that are numbers
+
+
+def rank(figures: dict[str, float]) -> float:
+    """Order by validation top-1; figures that are no numbers are never best."""
+    return figures["top1"] if math.isfinite(figures["loss"]) else NEVER_BEST
 
 
 class Damaged(Exception):
@@ -116,9 +119,9 @@ class Checkpoints:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self.folder, self._tell, self._cure = Path(folder).absolute(), tell, cure
         self._read_only = read_only
-        best = policy.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)
+        best = policy.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
-            best_fn=_rank,
+            best_fn=rank,
             best_mode="max",
             preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(_KEPT), best]),
             cleanup_tmp_directories=not read_only,
@@ -187,7 +190,7 @@ class Checkpoints:
 
         def choose():
             step = self._manager.best_step()
-            return None if step is None or _rank(self.figures(step)) < 0 else step
+            return None if step is None or rank(self.figures(step)) == NEVER_BEST else step
 
         return self._first_whole(like, choose)
 

@@ -23,7 +23,7 @@ _LOCK, _DATA = ".lock", data_record.FILE
 _NO_RESULTS = {"reported_weights": "last", "notes": [], "images": {}, "versions": {}}
 _NO_RESULTS |= dict.fromkeys(("model", "data", "parameters", "epochs", "steps", "reported_epoch"))
 _NO_RESULTS |= dict.fromkeys(("val", "test", "seconds", "train_images_per_sec", "device"))
-_NO_RESULTS |= {"git_commit": None}
+_NO_RESULTS |= {"git_commit": None, "ended": None}
 
 
 def check(
@@ -31,8 +31,9 @@ def check(
 ) -> None:
     """Refuse a folder that holds something else than a run of this config.
 
-    With `extend` the run may have been begun for fewer epochs; with `held` this process holds the
-    folder's lock. A name of the data that is a path is not compared: see `data_record`.
+    With `extend` the run may have been begun for fewer epochs, with other patience; with `held`
+    this process holds the folder's lock. A name of the data that is a path is not compared: see
+    `data_record`.
 
     Raises:
       UserError: the folder belongs to another config (all differing fields are named), is not
@@ -65,7 +66,7 @@ def _check_same(workdir: Path, config: ConfigDict, stored: Stored, extend: bool)
         ignored.append("data.name")
     longer = isinstance(epochs, int) and config.train.epochs > epochs
     if extend and longer:
-        ignored.append("train.epochs")
+        ignored += ["train.epochs", "train.patience"]
     lines = fields.differences(config, stored, ignored)
     if not lines:
         return

@@ -3,27 +3,42 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
+
+import numpy as np
 
 import jax_models
 from configs import common
 from jax_models.pretrained import Pretrained, SourceError
 from jax_models.pretrained.hub import is_on_hub
 from jax_models.torch_weights import files
+from jax_train import data
+from jax_train.data.source import Fit
+from jax_train.data.splits import open_store
 from jax_train.engine import recipe as build
 from jax_train.engine.augment import Augmentation
 from jax_train.engine.state import split
 from jax_train.errors import UserError
 from jax_train.machine import runtime
+from jax_train.printing import counted
+from jax_train.runs.class_names import find_classes
 from jax_train.runs.data_record import DataRecord
-from jax_train.runs.trained import TrainedRun
+from jax_train.runs.trained import TrainedRun, image_shape
 
-_EVAL_BATCH = 100
+_EVAL_BATCH = 100  # of large images
 
 
 class PretrainedRun(TrainedRun):
     """A pretrained model that answers as a run does; it has no data of its own."""
+
+    unfinished = ""
+
+    @property
+    def whose_weights(self) -> str:
+        """Where they are from."""
+        return f"weights of {self.folder}"
 
     @property
     def pictures_folder(self) -> Path:
@@ -33,8 +48,57 @@ class PretrainedRun(TrainedRun):
     def split(self, name: str | None = None) -> NoReturn:
         """Raise a UserError: there are no data."""
         raise UserError(
-            f"{self.folder} is a pretrained model, which has no data of its own: name image files."
+            f"{self.folder} is a pretrained model, which has no data of its own: name image files, "
+            "or data where the command takes --data."
         )
+
+    def other_split(
+        self, name: str, data_dir: str | None = None, split: str | None = None
+    ) -> data.StreamedDataset:
+        """A split of a data set, its images brought to the model as its source says.
+
+        None for its test split, else a validation split, else 'train'. Raises a UserError where it
+        cannot be read.
+        """
+        config = self.config.copy_and_resolve_references()
+        config.data.update(name=name, data_dir=data_dir)
+        store = open_store(config, fit=Fit(image_shape(self), self.fit))
+        names = {*store.source.splits, *store.source.aliases}
+        own = next((held for held in ("test", "validation", "val") if held in names), "train")
+        return store.load(own if split is None else split)
+
+    def on(
+        self, name: str, data_dir: str | None = None, split: str | None = None, *, subset=False
+    ) -> tuple["PretrainedRun", data.StreamedDataset]:
+        """Take a split of a data set whose classes are among the model's.
+
+        Args:
+          name, data_dir: as `config.data.name` and `config.data.data_dir`.
+          split: as of `other_split`.
+          subset: the model chooses among the classes of the data alone.
+
+        Returns:
+          This model, and the examples with images as it takes them and labels in its classes.
+
+        Raises:
+          UserError: the data cannot be read, or their classes are not the model's.
+        """
+        examples = self.other_split(name, data_dir, split)
+        wanted = str(self.folder), self.class_names, name, examples.class_names
+        numbers, notes = find_classes(*wanted)
+        many = len(self.class_names)
+        if subset:
+            record = self.record._replace(class_names=examples.class_names)
+            recipe = replace(self.recipe, classes=tuple(numbers))
+            return replace(self, record=record, recipe=recipe), examples
+        if len(numbers) < many:
+            classes = counted(many, "class", "classes")
+            notes.append(
+                f"the model chooses among all its {classes}, of which the data have "
+                f"{len(numbers):,}: --classes subset lets it choose among these"
+            )
+        notes = (*examples.notes, *notes)
+        return self, examples.with_classes(self.class_names, np.array(numbers), notes=notes)
 
 
 def is_source(place: str | os.PathLike) -> bool:
@@ -69,17 +133,26 @@ def load(source: str | os.PathLike, name: str | None = None) -> Pretrained:
         raise UserError(str(error)) from None
 
 
-def open_source(source: str | os.PathLike, name: str | None = None) -> PretrainedRun:
+def open_source(
+    source: str | os.PathLike, name: str | None = None, *, needs_head: bool = True
+) -> PretrainedRun:
     """Load a pretrained model in the form of a run.
 
     Raises:
-      UserError: as `load`.
+      UserError: as `load`, or the model has no head and needs one.
     """
     loaded = load(source, name)
+    if needs_head and not loaded.class_names:
+        raise UserError(
+            f"{source} is a {loaded.name} without a head: it knows no classes. features, convert "
+            "and evaluate --knn or --linear take it; in Python load_pretrained(…, num_classes=K) "
+            "gives it a head."
+        )
     steps, size = loaded.preprocessing, loaded.preprocessing.size
     config = common.get_config()
     config.model.name = loaded.name
     config.data.update(name=str(source), mean=steps.mean, std=steps.std)
+    config.eval.batch_size = _EVAL_BATCH
     config.augment.flip = True  # as far as is known: all of these are trained on mirror images
     graphdef, weights = split(loaded.model)
     record = DataRecord(str(source), None, loaded.class_names, (size, size, steps.channels), {})

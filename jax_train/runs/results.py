@@ -52,9 +52,18 @@ def summary(results: dict, workdir: str | os.PathLike) -> str:
             lines.append(_line(name, results[split], results, split))
     which = "the best on validation" if results["reported_weights"] == "best" else "the last"
     lines.append(f"  weights: epoch {results['reported_epoch']}, {which}")
+    if (ended := results["ended"]) and ended["epoch"] < ended["of"]:
+        lines.append(f"  ended at epoch {ended['epoch']} of {ended['of']}: {ended['why']}")
     lines += [f"  {note}" for note in results["notes"]]
     lines.append(f"  files: {workdir}/\n         curves.png, results.json, metrics.csv, …")
     return "\n".join(lines)
+
+
+def epochs_of(results: dict) -> str:
+    """How many epochs were trained: '20' or, of a run that ended early, '7 of 20'."""
+    ended = results["ended"]
+    early = ended and ended["epoch"] < ended["of"]
+    return f"{ended['epoch']} of {ended['of']}" if early else str(results["epochs"])
 
 
 def _line(name: str, figures: dict[str, float | None], results: dict, split: str) -> str:

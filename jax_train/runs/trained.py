@@ -12,7 +12,9 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from jax_models import low_rank
 from jax_train import data
+from jax_train.data.image_files import fitted
 from jax_train.data.sources.by_name import scheme_of
 from jax_train.data.splits import open_store
 from jax_train.engine import feed, steps
@@ -40,8 +42,8 @@ class TrainedRun:
       stats: their batch statistics.
       step: of the weights.
       record: of the data it began with; None of a run begun by an older version.
-      fit: brings Pillow's image to the raw image uint8 [H,W,C] that the model takes; None: as the
-        files of a `folder:` data set are.
+      fit: brings Pillow's image to the raw image uint8 [H,W,C] that the model takes; None: as
+        `image_files.fitted` does, bilinear.
       notes: what a user should know of the model, a sentence each.
     """
 
@@ -57,13 +59,29 @@ class TrainedRun:
     notes: tuple[str, ...] = ()
 
     @property
+    def unfinished(self) -> str:
+        """What to tell where the weights are not those that training ends with; else ''."""
+        told = f"the run is not finished; these weights are of step {self.step:,}"
+        return told if self.results is None else ""
+
+    @property
+    def whose_weights(self) -> str:
+        """Which weights they are, for a report."""
+        return f"weights of step {self.step:,}"
+
+    @property
     def pictures_folder(self) -> Path:
         """Where its pictures go by themselves."""
         return self.folder / "explain"
 
     @functools.cached_property
     def model(self) -> nnx.Module:
-        """The model with its weights as they are stored; without `train` it evaluates."""
+        """The model with its weights as they are stored, adapters folded in; it evaluates."""
+        return low_rank.merged(self.as_trained)
+
+    @property
+    def as_trained(self) -> nnx.Module:
+        """The same with its adapters, if it has any, beside the matrices."""
         return nnx.merge(self.recipe.graphdef, self.params, self.stats)
 
     @functools.cached_property
@@ -98,6 +116,20 @@ class TrainedRun:
         if then := self._known_classes:
             data_record.check_classes(self.folder, fields.name, then, found.class_names)
         return found
+
+    def other_split(
+        self, name: str, data_dir: str | None, split: str
+    ) -> data.Dataset | data.StreamedDataset:
+        """A split of other data; images of a folder are brought to the run's size.
+
+        Raises:
+          UserError: it cannot be loaded.
+        """
+        config = self.config.copy_and_resolve_references()
+        side = image_shape(self)[0] if scheme_of(name).resizes else None
+        with config.ignore_type():
+            config.data.update(name=name, data_dir=data_dir, image_size=side)
+        return data.load_split(config, split)
 
     @functools.cached_property
     def _logits(self):
@@ -143,8 +175,12 @@ def open_run(
     )
     like = Progress(state, sums=None)
     step, progress = _weights(folder, like, results)
-    model = build.describe_model(config)
-    return TrainedRun(folder, config, results, model, *progress.state.reported, step, record)
+    model, fit, how = build.describe_model(config), None, config.data.interpolation
+    if how:
+        side = config.data.image_size
+        fit = functools.partial(fitted, size=(side, side), interpolation=how)
+    state = progress.state.reported
+    return TrainedRun(folder, config, results, model, *state, step, record, fit)
 
 
 def _set_place(config: ConfigDict, record: DataRecord | None, name, data_dir) -> None:
@@ -208,7 +244,8 @@ def image_shape(run: TrainedRun) -> tuple[int, int, int]:
     if run.record:
         return tuple(run.record.image_shape)
     config = run.config.copy_and_resolve_references()
-    side = config.data.image_size or (0 if config.augment.resize else config.model.img_size)
+    other = config.augment.resize or config.augment.crop_size
+    side = config.data.image_size or (0 if other else config.model.img_size)
     if side:
         return side, side, len(config.data.mean)
     config.update({"data": {"download": False, "memory_limit": 0.0}})

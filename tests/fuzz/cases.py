@@ -548,6 +548,11 @@ def folder(random) -> str:
     return ACCEPTED if folders.load(random) else REFUSED
 
 
+def folder_run(random) -> str:
+    """A random folder of images: trained on, reported, evaluated, predicted; or a UserError."""
+    return ACCEPTED if folders.run(random) else REFUSED
+
+
 CASES = {
     "state dict, ViT": functools.partial(state_dict, name="vit"),
     "state dict, CNN": functools.partial(state_dict, name="simple_cnn"),
@@ -558,4 +563,5 @@ CASES = {
     "image": image,
     "archive": archive,
     "folder": folder,
+    "folder, whole run": folder_run,
 }

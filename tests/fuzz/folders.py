@@ -1,17 +1,23 @@
 """Random folders of images, as a `folder:` data set meets them."""
 
+import contextlib
 import functools
 import io
 import os
 import tempfile
+import unittest.mock
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import folder as recipe
 from jax_train import data
+from jax_train.__main__ import main
 from jax_train.errors import UserError
+from jax_train.train import train
 
 _PLAIN = ("cat", "dog", "bird", "cow", "ant")
 _SPLITS = ("train", "Train", "TRAINING", "test", "Testing", "val", "valid", "validation", "dev")
@@ -115,33 +121,63 @@ class Folder:
 
 def load(random) -> bool:
     """Load a random folder as a run does: whether it is taken; or it is refused with a message."""
-    with tempfile.TemporaryDirectory() as place:
-        root = Path(place, "set")
-        root.mkdir()
-        made = Folder(root, random)
-        options = {
-            "image_size": random.choice([None, 3, 3]),
-            "on_damaged": random.choice(["stop", "skip"]),
-            "memory_limit": random.choice([16.0, 0.0]),
-            "val_split": random.choice(["auto", ""]),
-        }
-        config = recipe.get_config()
-        config.data.name = f"folder:{root}"
-        config.data.update(options)
-        cache = os.environ.get("JAX_VIT_CNN_CACHE")
-        os.environ["JAX_VIT_CNN_CACHE"] = str(Path(place, "cache"))
+    with _made(random) as (made, config):
         try:
             splits = data.load_splits(config)
             notes = [*splits.notes(), *splits.train.notes]
             check(made, splits)
         except UserError as error:
-            assert len(str(error)) > 30, f"says too little: {error}"  # noqa: PT017
-            return False
-        finally:
-            del os.environ["JAX_VIT_CNN_CACHE"]
-            os.environ |= {"JAX_VIT_CNN_CACHE": cache} if cache else {}
+            return _refused(error)
         assert all(isinstance(note, str) for note in notes)
     return True
+
+
+def run(random) -> bool:
+    """Train on a random folder for an epoch, then report, evaluate and predict; see `load`.
+
+    Commands return their exit codes; whatever else they raise goes through.
+    """
+    with _made(random) as (made, config), contextlib.redirect_stdout(io.StringIO()) as out:
+        config.data.image_size, config.data.mean, config.data.std = 3, (0.3,) * 3, (0.2,) * 3
+        config.augment.crop_padding, config.model.widths = 1, (3,)
+        config.train.epochs, config.train.batch_size = 1, 2
+        workdir = made.root.parent / "run"
+        try:
+            results = train(config, workdir)
+        except UserError as error:
+            assert not (workdir / "results.json").exists()
+            return _refused(error)
+        assert len(results["class_names"]) > 1
+        check(made, data.load_splits(config))
+        assert main(["report", str(workdir)]) == 0
+        assert main(["evaluate", str(workdir)]) == 0
+        # A folder that was asked for its images, odd ones among them: 1 where some are unreadable.
+        table = workdir / "predictions.csv"
+        assert main(["predict", str(workdir), str(made.root), "--csv", str(table)]) in (0, 1)
+        assert "Traceback" not in out.getvalue()
+    return True
+
+
+@contextlib.contextmanager
+def _made(random) -> Iterator[tuple["Folder", ConfigDict]]:
+    """A random folder, and a config of a run on it; the cache lies beside it."""
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place, "set")
+        root.mkdir()
+        made = Folder(root, random)
+        config = recipe.get_config()
+        config.data.name = f"folder:{root}"
+        config.data.image_size = random.choice([None, 3, 3])
+        config.data.on_damaged = random.choice(["stop", "skip"])
+        config.data.memory_limit = random.choice([16.0, 0.0])
+        config.data.val_split = random.choice(["auto", ""])
+        with unittest.mock.patch.dict(os.environ, JAX_VIT_CNN_CACHE=str(Path(place, "cache"))):
+            yield made, config
+
+
+def _refused(error: UserError) -> bool:
+    assert len(str(error)) > 30, f"says too little: {error}"
+    return False
 
 
 def check(made: Folder, splits: data.Splits) -> None:

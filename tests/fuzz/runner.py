@@ -16,8 +16,6 @@ from collections import Counter, defaultdict
 import tests.conftest  # noqa: F401  JAX is set up as for the tests
 from tests.fuzz import cases
 
-HANG = 30  # seconds for one input; it takes milliseconds
-
 
 def main() -> int:
     """Read the command line and fuzz; return the exit code."""
@@ -26,11 +24,16 @@ def main() -> int:
     parser.add_argument("--kind", choices=cases.CASES, help="only this kind of input")
     parser.add_argument("--seed", type=int, help="try this one input and show what happens")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
+    parser.add_argument(
+        "--hang", type=float, default=60, help="seconds one input may take (default: 60)"
+    )
     given = parser.parse_args()
     if given.seed is not None:
         kinds = [given.kind] if given.kind else list(cases.CASES)
         return max(replay(kind, given.seed) for kind in kinds)
-    return fuzz([given.kind] if given.kind else list(cases.CASES), given.start, given.minutes)
+    return fuzz(
+        [given.kind] if given.kind else list(cases.CASES), given.start, given.minutes, given.hang
+    )
 
 
 def replay(kind: str, seed: int) -> int:
@@ -51,7 +54,7 @@ def told(kind: str, seed: int, what: str) -> str:
     )
 
 
-def fuzz(kinds: list[str], start: int, minutes: float) -> int:
+def fuzz(kinds: list[str], start: int, minutes: float, hang: float) -> int:
     """Try inputs in turn until the time is over; print the counts and any failure."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -63,8 +66,8 @@ def fuzz(kinds: list[str], start: int, minutes: float) -> int:
     kind, seed = kinds[0], start
     while not failure and time.monotonic() < end:
         try:
-            if not ours.poll(HANG):
-                failure = told(kind, seed, f"no answer within {HANG} s: it hangs")
+            if not ours.poll(hang):
+                failure = told(kind, seed, f"no answer within {hang:g} s: it hangs")
                 break
             message = ours.recv()
         except EOFError:

@@ -28,6 +28,9 @@ from tests.with_torch import torch
 every_model = pytest.mark.parametrize("name", COVERED)
 
 
+evaluate = jax.jit(lambda model, images: model(images))  # compiled once for a model and a batch
+
+
 def dropout_rngs(seed=0):
     return nnx.Rngs(dropout=jax.random.key(seed))
 
@@ -47,7 +50,7 @@ def test_small_settings_name_every_keyword(name):
 @every_model
 @pytest.mark.parametrize("batch", [1, 7])
 def test_logits_are_one_finite_row_per_image(name, batch):
-    logits = shared(name)(draw_images(name, batch))
+    logits = evaluate(shared(name), draw_images(name, batch))
     assert logits.shape == (batch, SMALL[name].settings["num_classes"])
     assert logits.dtype == jnp.float32
     assert jnp.isfinite(logits).all()
@@ -99,9 +102,9 @@ def test_training_changes_no_parameter(name):
 @every_model
 def test_evaluation_treats_each_image_alone(name):
     images = draw_images(name)
-    alone = jnp.concatenate([shared(name)(image[None]) for image in images])
+    alone = jnp.concatenate([evaluate(shared(name), image[None]) for image in images])
     assert jnp.abs(alone - alone[0]).max() > 1e-3  # different images, different logits
-    np.testing.assert_allclose(shared(name)(images), alone, atol=1e-5)
+    np.testing.assert_allclose(evaluate(shared(name), images), alone, atol=1e-5)
 
 
 @every_model
@@ -113,8 +116,7 @@ def test_numpy_images_will_do(name):
 @every_model
 def test_compiled_model_equals_the_plain_one(name):
     images = draw_images(name)
-    compiled = jax.jit(lambda model, images: model(images))(shared(name), images)
-    np.testing.assert_allclose(compiled, shared(name)(images), atol=1e-5)
+    np.testing.assert_allclose(evaluate(shared(name), images), shared(name)(images), atol=1e-5)
 
 
 @every_model
@@ -177,20 +179,21 @@ def test_every_parameter_learns(name):
 WITH_BLOCKS = [name for name in COVERED if "depth" in SMALL[name].settings]
 
 
-def alike(name):
-    """Settings by which all blocks are alike."""
-    return {"drop_path": 0.0} if "drop_path" in SMALL[name].settings else {}
+def deep(name):
+    """Settings by which the loop goes round more than once, with other rates each time."""
+    return {"depth": 4} if "drop_path" in SMALL[name].settings else {}
 
 
 vits = pytest.mark.parametrize("name", WITH_BLOCKS)
 
 
 @pytest.mark.parametrize(
-    ("name", "remat"), [*((name, False) for name in WITH_BLOCKS), ("vit", True)]
+    ("name", "remat"),
+    [*((name, False) for name in WITH_BLOCKS), ("vit", True), ("vit_tiny_patch16_224", True)],
 )
 def test_scanned_layers_train_as_plain_ones(name, remat):
-    plain = build(name, **alike(name))
-    scanned = build(name, scan_layers=True, remat=remat, **alike(name))
+    plain = build(name, **deep(name))
+    scanned = build(name, scan_layers=True, remat=remat, **deep(name))
     images = draw_images(name)
 
     def run(model):
@@ -214,7 +217,7 @@ def test_scanned_layers_train_as_plain_ones(name, remat):
 
 @vits
 def test_scanned_layers_give_the_same_intermediates(name):
-    scanned = build(name, scan_layers=True, **alike(name))
+    scanned = build(name, scan_layers=True)
     images = draw_images(name)
     logits, out = scanned(images, return_intermediates=True)
     expected, plain = shared(name)(images, return_intermediates=True)
@@ -371,7 +374,7 @@ def sizes(kind):
 
 
 def may_lack_a_head(name):
-    return jax_models.family(name) == "vision_transformer"
+    return jax_models.family(name) in ("vision_transformer", "resnet", "convnext")
 
 
 @pytest.mark.parametrize(("name", "keyword"), sizes(int))

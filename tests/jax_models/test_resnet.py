@@ -8,6 +8,7 @@ from flax import nnx
 import jax_models
 from jax_models import torch_weights
 from tests.jax_models import small
+from tests.jax_models.pretrained import originals
 
 # Parameters with 1000 and with 10 classes, and values in buffers.
 SIZES = {
@@ -112,6 +113,17 @@ def test_the_names_without_their_root_will_do():
     model, again = (small.build("resnet18", seed=seed) for seed in (1, 2))
     state = torch_weights.export(model, "huggingface")
     torch_weights.load(again, {k.removeprefix("resnet."): v for k, v in state.items()})
+    assert small.bits(again) == small.bits(model)
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_kuanglius_names_are_told_from_torchvisions(block):
+    """Of all tensors, as the source names them."""
+    model, again = (small.build("resnet18", seed=s, stem="cifar", block=block) for s in (1, 2))
+    state = originals.kuangliu(torch_weights.export(model, "timm"))
+    assert {"linear.bias", "layer2.0.shortcut.1.running_var"} <= state.keys()
+    assert not any("fc." in name or "downsample" in name for name in state)
+    torch_weights.load(again, state)
     assert small.bits(again) == small.bits(model)
 
 

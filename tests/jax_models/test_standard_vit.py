@@ -1,16 +1,11 @@
 """The standard Vision Transformers: their published sizes, and what is peculiar to them."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import jax_models
-from jax_models import torch_weights
-from jax_models.rngs import InitRngs
-from tests.jax_models.small import SMALL, build, count, draw_images, mirror_of
-from tests.with_torch import torch
+from tests.jax_models.small import abstract, build, count, draw_images
 
 NAME = "vit_tiny_patch16_224"
 # Parameters with 1000 classes and with 10.
@@ -59,11 +54,6 @@ WITHOUT_HEAD = {
 }
 
 
-def abstract(name, **settings):
-    rngs = InitRngs(jax.random.key(0))
-    return nnx.eval_shape(lambda: jax_models.create_model(name, rngs=rngs, **settings))
-
-
 def test_every_name_has_its_published_sizes_here():
     assert COUNTS.keys() | WITHOUT_HEAD == set(jax_models.list_families()["vision_transformer"])
 
@@ -87,24 +77,6 @@ def test_models_without_a_head_have_the_published_sizes(name):
 def test_a_whole_model_has_as_many_parameters_as_its_blocks_say():
     name = "vit_tiny_patch16_224"
     assert count(abstract(name)) == published(name, 1000)
-
-
-@pytest.mark.parametrize(
-    ("settings", "width"), [({}, 44), ({"pool": "token", "distilled": True}, 22)]
-)
-def test_without_a_head_come_its_features(settings, width):
-    settings = settings | {"num_classes": 0}
-    model, images = build(NAME, **settings), draw_images(NAME)
-    features = model(images)
-    assert features.shape == (len(images), width)
-    assert not jax.tree.leaves(nnx.state(model.head))
-    mirror = mirror_of(NAME, **(SMALL[NAME].settings | settings)).eval()
-    mirror.load_state_dict(
-        {k: torch.from_numpy(v) for k, v in torch_weights.export(model).items()}, strict=True
-    )
-    with torch.no_grad():
-        theirs = mirror(torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy()))
-    np.testing.assert_allclose(features, theirs, atol=1e-5)
 
 
 def test_widths_of_the_mlp_follow_the_width_unless_given():

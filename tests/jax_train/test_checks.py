@@ -18,7 +18,7 @@ from jax_models import tokens
 from jax_train import checks, several
 from jax_train.config.fields import flatten
 from jax_train.data import loading
-from jax_train.engine import augment, optim
+from jax_train.engine import augment, optim, resample, seeds
 from jax_train.engine import checks as engine_checks
 from jax_train.engine.models import leave_out_sizes, model_configs
 from jax_train.engine.recipe import create_model
@@ -44,8 +44,12 @@ def get_config(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_valid_and_its_model_can_be_built(name):
     recipe = get_config(name)
-    checks.check(recipe)
     assert recipe.is_locked
+    if recipe.model.name == "auto":  # see also runs/test_initial.py
+        with pytest.raises(UserError, match=r"init_from=None: .*--config\.model\.init_from=timm/"):
+            checks.check(recipe)
+        recipe.model.init_from, recipe.model.name = "hf:org/name", "vit_tiny_patch16_224"
+    checks.check(recipe)
     side, channels, classes = SHAPES.get(recipe.data.name, (64, 3, 2))  # a folder
     side, _ = augment.output_size(recipe.augment, side, side)
     for one in model_configs(recipe).values():
@@ -54,7 +58,7 @@ def test_recipe_is_valid_and_its_model_can_be_built(name):
             facts["img_size"] = side
         with one.unlocked():
             one.model.update(facts)
-        model = nnx.eval_shape(lambda one=one: create_model(one, nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda one=one: create_model(one, seeds.init_rngs(0)))
         assert nnx.to_flat_state(nnx.state(model))
 
 
@@ -116,6 +120,9 @@ BAD = {
     "mesh.fsdp": (0, 7),
     "compare": (("simple_cn",), ("vit",), ("mnist_cnn", "mnist_cnn"), (3,), "simple_cnn"),
     "model.name": ("vjt", "", 3),
+    "model.init_from": ("", 3, "auto", "nowhere/at/all", __file__),
+    "model.init_revision": ("", 3, "main"),  # without init_from
+    "model.init_sha256": ("12", 3, "a" * 64),
     "model.img_size": (*OPTIONAL, 33),  # patches of 4 pixels do not tile it
     "model.in_channels": OPTIONAL,
     "model.num_classes": OPTIONAL,
@@ -128,6 +135,7 @@ BAD = {
     "model.drop_path": RATES,
     **dict.fromkeys(("model.distilled", "model.swiglu"), ("yes", 1, True)),  # a vit has none
     **dict.fromkeys(("model.cover_prefix", "model.fc_norm"), ("yes", 1, True)),
+    "model.class_token": ("yes", 1, True),
     "model.registers": (*OPTIONAL, 4),
     "model.layer_scale": (0.0, -1e-6, NAN, "1e-6", 1e-6),
     "model.pool": ("mean", 3, "avg"),  # a vit has none
@@ -139,12 +147,17 @@ BAD = {
     "model.widths": ((0,), (32, 0.5), ("a",), 64, (64, 128)),  # a vit has none
     "model.head_dims": ((0,), 64, (64,)),
     "model.head_dropout": (*RATES, 0.3),
+    "model.lora_rank": OPTIONAL,
+    "model.lora_alpha": (0.0, -1.0, NAN, "8", 8.0),  # without a rank
+    "model.lora_targets": ((3,), ("(qkv",), "qkv", ("qkv",)),
     "model.remat": SWITCH,
     "model.scan_layers": SWITCH,
     "data.name": ("", None, 3),
     "data.data_dir": (3, __file__),
     "data.download": SWITCH,
     "data.image_size": (*OPTIONAL, 64),  # cifar10 is no folder
+    "data.interpolation": ("cubic", 3, "bicubic"),  # no image_size
+    **dict.fromkeys(("data.image_column", "data.label_column"), ("", 3, "img")),  # of cifar10
     "data.on_damaged": ("refuse", True, None),
     "data.max_megapixels": (0, -1.0, NAN, "90"),
     "data.memory_limit": NUMBERS,
@@ -154,6 +167,11 @@ BAD = {
     "data.test_split": ("a b", "", ()),
     "data.mean": ((-0.1,), (INF,), ("a",), (125.0, 120.0, 110.0), 0.5, (10**400,)),
     "data.std": ((0.0,), (50.0,), "0.5", (NAN,)),
+    "augment.crop_size": (-1, 2.5, 5000),
+    "augment.random_resized_crop": ((0.0, 1.0), (0.5,), (0.9, 0.1), (0.1, 1.1), 0.5, (NAN, 1.0)),
+    "augment.aspect_ratio": ((), (0.0, 1.0), (2.0, 1.0), ("a", "b"), 1.0, (1.0, INF)),
+    "augment.interpolation": ("lanczos", 3),
+    "augment.color_jitter": ((0.4, 0.4, 0.4, 0.6), (0.4,), (-0.1, 0, 0, 0), 0.4, (NAN, 0, 0, 0)),
     "augment.resize": (-3, 5000, 2.5),
     "augment.rotate_degrees": (-0.1, 181.0, NAN),
     "augment.crop_padding": (-2, 2.5),
@@ -163,12 +181,18 @@ BAD = {
     "train.batch_size": NATURAL,
     "train.accumulate_steps": (*NATURAL, 3),  # of a batch of 128
     "train.label_smoothing": RATES,
+    "train.class_weights": ((), "balanced", (0.0, 1.0), ("even",), (1.0, "2"), (NAN,)),
+    "train.freeze": ((3,), ("(norm",), "norm", ("nrom",), ("",)),
+    "train.probe_epochs": (-1, 20, 0.5),
     "train.on_nonfinite": ("go on", None),
     "train.steps_per_call": (-1, 0.5),
+    "train.patience": (-1, 0.5, True, None),
     "optim.name": ("lion", None),
     "optim.learning_rate": (*NUMBERS, 0.0),
     "optim.weight_decay": NUMBERS,
     "optim.decay_exclude": ((3,), ("(norm",), "norm"),
+    "optim.layer_decay": (0.0, -0.5, 1.01, NAN, "0.7", None),
+    "optim.lr_scale": ((3,), ("norm", 2.0), (("norm", -1.0),), (("(norm", 2.0),), (("nrom", 2.0),)),
     "optim.beta1": RATES,
     "optim.beta2": RATES,
     "optim.eps": (*NUMBERS, 0.0),
@@ -207,6 +231,7 @@ def test_names_that_are_refused_without_jax_are_those_there_are():
     assert tokens.POOLS == engine_checks.POOLS
     assert tuple(optim.OPTIMIZERS) == engine_checks.OPTIMIZERS
     assert tuple(optim.SCHEDULES) == engine_checks.SCHEDULES
+    assert tuple(resample.KERNELS) == engine_checks.INTERPOLATIONS
 
 
 @pytest.mark.parametrize(
@@ -284,17 +309,54 @@ SGD = {"optim__name": "sgd"}
         ({"data__mean": (0.5,), "data__std": (0.5, 0.5)}, r"data.std=.*: expected 1 number,"),
         ({"model__name": "simple_cn"}, r"expected one of .* Did you mean simple_cnn\?"),
         ({"compare": ("simple_cn",)}, r"config.compare='simple_cn': .*Did you mean simple_cnn\?"),
+        ({"model__name": "auto"}, r"init_from=None: expected weights .*init_from=timm/vit_small"),
+        (
+            {"model__init_from": "timm/resnet18.a1_in1k", "compare": ("simple_cnn",)},
+            r"config.compare=\('simple_cnn',\): expected no further models with .*init_from",
+        ),
         ({"compare": ("vit",)}, r"compare=\('vit',\): .*vit is named before"),
         ({"model__widths": (8,)}, r"model.widths=\(8,\): .*vit has no such keyword"),
         ({"model__name": "simple_cnn", "model__scan_layers": True}, r"model.scan_layers=True"),
         ({"compare": ("simple_cnn",), "model__head_dropout": 0.3}, r"vit, simple_cnn has no such"),
         ({"augment__resize": 33}, r"config.model: patch_size=4 does not divide img_size=33"),
+        (
+            {"augment__resize": 8, "augment__crop_size": 9},
+            r"crop_size=9: expected at most 8 for images of 8x8 pixels",
+        ),
+        (
+            {"augment__random_resized_crop": (8.0, 100.0)},
+            r"random_resized_crop=\(8.0, 100.0\): expected .* such as 0.08,1.0; or \(\)",
+        ),
         ({"augment__resize": 8, "augment__crop_padding": 8}, r"crop_padding=8: expected less th"),
         (
             {"optim__decay_exclude": ("norm", "nrom"), "optim__weight_decay": 0.1},
             r"'nrom' is in no",
         ),
+        (
+            {"train__freeze": ("",)},
+            r"train.freeze=\('',\): .*match all 80 parameters.*'\^\(\?!head\)'",
+        ),
+        (
+            {"model__lora_rank": 4, "model__lora_targets": ("norm",)},
+            r"config.model: lora_targets=\('norm',\): 'norm' names .*no matrices.*attn.qkv",
+        ),
+        (
+            {"train__class_weights": (1.0, 2.0), "model__num_classes": 3},
+            r"class_weights=\(1.0, 2.0\): expected a weight for each of 3 classes, or 'balanced'",
+        ),
+        (
+            {"train__freeze": ("^head",), "train__probe_epochs": 2},
+            r"probe_epochs=2: expected 0 where the model has no head that trains. See config.train",
+        ),
+        (
+            {"train__freeze": ("^(?!head)",), "train__probe_epochs": 2},
+            "probe_epochs=2: expected 0 where the head is all that trains anyway",
+        ),
         ({"train__epochs": 5, "schedule__warmup_epochs": 5}, r"Add --config.*warmup_epochs=1 to"),
+        (
+            {"train__patience": 3, "data__val_split": ""},
+            r"train.patience=3: expected 0, because there are no validation.*data.val_split=",
+        ),
         ({"schedule__unit": "epoch", **ONECYCLE}, "schedule.unit='epoch': expected 'step'"),
         ({"schedule__warmup_epochs": 1.0, **ONECYCLE}, "warmup_epochs=1.0: expected 0.0 with onec"),
         ({"optim__nesterov": True, **SGD}, "optim.nesterov=True: expected False without momentum"),

@@ -25,7 +25,8 @@ from jax_models.rngs import ExampleRngs
 from jax_train.data import Dataset
 from jax_train.engine import feed, parallel, seeds, steps
 from jax_train.engine.program import Program
-from jax_train.engine.state import Progress
+from jax_train.engine.recipe import abstract_weights
+from jax_train.engine.state import Progress, Weights
 from jax_train.machine import processes
 from jax_train.runs.checkpoint import Checkpoints
 
@@ -66,6 +67,14 @@ LAYOUTS = {
     "resumed on fsdp2x4": Layout(8, {"mesh.fsdp": 4}, resumes=True),
     "resumed on processes": Layout(None, resumes=True),
 }
+# Of the small ViT: not all trains, and neither parameters nor classes count alike.
+UNEVEN = {
+    "train.class_weights": tuple(0.5 + 0.3 * i for i in range(CLASSES)),
+    "train.freeze": ("pos_embed", r"^blocks\.0\.attn"),
+    "train.probe_epochs": 1,
+    "optim.layer_decay": 0.7,
+    "optim.clip_norm": 0.5,
+}
 # Those whose images and masks are looked at.
 INPUTS = ("one", "jit8", "pmap8", "fsdp2x4", "processes")
 
@@ -86,9 +95,20 @@ def make_config(model: str, full: bool, dtype: str):
         if model == "vit":
             config.model.embed_dim, config.model.depth, config.model.num_heads = 24, 2, 3
             config.model.patch_size = 4
+            config.update_from_flattened_dict(UNEVEN)
         else:
             config.model.widths = (7, 13)
     return config
+
+
+def given(config) -> Weights:
+    """Weights of the head from elsewhere; the rest is drawn from the seed."""
+    random = np.random.default_rng(5)
+
+    def draw(leaf):
+        return (random.normal(size=leaf.shape) / 7).astype(leaf.dtype)
+
+    return Weights({"head": jax.tree.map(draw, abstract_weights(config).params["head"])}, {})
 
 
 def random_split(size: int = 32) -> Dataset:
@@ -113,7 +133,7 @@ class Run:
     """A recipe under a layout, ready to take steps."""
 
     def __init__(self, config, devices, split: Dataset):
-        self.program = Program(config, split, parallel.create(config, devices))
+        self.program = Program(config, split, parallel.create(config, devices), given(config))
         self.layout, self.recipe = self.program.layout, self.program.recipe
         self.per_epoch, self.like = self.program.steps_per_epoch, self.program.like
         self.feed = feed.create(split, self.layout)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from jax_train.engine.trainable import matched
 from tests.layouts import compare, measure
-from tests.layouts.runs import INPUTS, LAYOUTS, MODELS
+from tests.layouts.runs import INPUTS, LAYOUTS, MODELS, UNEVEN
 
 # At a small size every layout once; the mixed ones only at full size.
 _MIXED = ("accumulate, pmap4", "remat, fsdp2x4", "resumed on fsdp2x4")
@@ -80,10 +81,14 @@ def test_images_and_masks_are_the_same_bits(small, model, name):
 def test_a_step_sends_the_gradient_once(small, name):
     plain, _ = compare.load(small, "vit", "one")
     _, program = compare.load(small, "vit", name)
-    gradient = sum(value.nbytes for key, value in plain.items() if key.startswith("params"))
+    params = [key for key in plain if key.startswith("params.")]
+    paths = [key.removeprefix("params.") for key in params]
+    frozen = {f"params.{path}" for path in matched(paths, UNEVEN["train.freeze"])}
+    assert frozen
+    gradient = sum(plain[key].nbytes for key in params if key not in frozen)
     sent = compare.by_kind(program["hlo"])
     assert set(sent) == {"all-reduce"}
-    figures = 4 * 8  # loss, top-1, top-5, count
+    figures = 5 * 8  # loss, top-1, top-5, count, mean weight of the labels
     assert gradient <= sent["all-reduce"] <= gradient + figures
 
 

@@ -35,6 +35,10 @@ _EVERY_STEPS = {"checkpoint.every_steps": 7}  # no multiple of the 3 steps betwe
 _EVERY_MINUTES = {"checkpoint.every_minutes": 0.003}
 
 
+# The head alone up to the middle of a run, then all at rates by layer.
+_PROBE = {"train.probe_epochs": 5, "optim.layer_decay": 0.7, "train.class_weights": ("balanced",)}
+
+
 @dataclass(frozen=True)
 class Variant:
     """A run on the digits, shuffled and augmented.
@@ -87,6 +91,20 @@ VARIANTS = dict(
             _CNN,
             _EVERY_STEPS | _EVERY_MINUTES,
             {"train.steps_per_call": 4},
+        ),
+        _variant("vit, probe, rates by layer", "vit_digits", _VIT, _EVERY_STEPS, _PROBE),
+        _variant(
+            "vit, probe, adapters",
+            "vit_digits",
+            _VIT | {"model.lora_rank": 2},
+            _EVERY_STEPS | _PROBE,
+            {"train.steps_per_call": 4},
+        ),
+        _variant(
+            "cnn, probe, frozen stage",
+            "cnn_digits",
+            _CNN | {"train.freeze": ("stages.0",)},
+            _EVERY_STEPS | _PROBE,
         ),
         _variant("cnn, streamed", "cnn_digits", _CNN, _EVERY_STEPS, {"data.memory_limit": 0.0}),
     ]

@@ -9,7 +9,7 @@ from flax import nnx
 from jax_models import conv_layers
 from tests.parity import mutations
 from tests.parity.mutations import change_kernel, set_everywhere
-from tests.world import of_timm, of_torchvision, of_transformers
+from tests.world import of_originals, of_timm, of_torchvision, of_transformers
 from tests.world.climb import climb, evaluation, training
 
 
@@ -33,6 +33,10 @@ class Broken(NamedTuple):
 
 def _head_norm(model):
     model.head.norm.epsilon = 1e-6
+
+
+def _norm_after_the_mean(model):
+    model.pool.norm, model.pool.fc_norm = model.pool.fc_norm, model.pool.norm
 
 
 _DINOV2 = "Dinov2WithRegistersForImageClassification"
@@ -62,6 +66,9 @@ BROKEN = {
     ),
     "registers in the mean": Broken(
         of_transformers, _DINOV2, "logits", lambda model: setattr(model.pool, "prefix", 1)
+    ),
+    "the last norm after the mean": Broken(
+        of_originals, f"{_VIT}, pool gap, scanned", "logits", _norm_after_the_mean
     ),
     "one head of two": Broken(
         of_timm, "deit_tiny_distilled_patch16_224", "logits", context=mutations.one_head_alone

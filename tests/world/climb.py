@@ -20,7 +20,6 @@ import jax
 import numpy as np
 import torch
 from flax import nnx
-from safetensors.torch import load_file
 from torch.nn import functional
 
 import jax_models
@@ -29,13 +28,13 @@ from jax_models.cpu import onednn
 from jax_train.engine import metrics
 from tests.parity.cases import as_dtype
 from tests.parity.ladder import draws, gradient_error
-from tests.world import of_timm, of_torchvision, of_transformers
+from tests.world import of_originals, of_timm, of_torchvision, of_transformers
 from tests.world.case import Case, to_torch, with_gradients
 
 
 def cases() -> Iterator[Case]:
     """All models of all libraries."""
-    for library in (of_timm, of_transformers, of_torchvision):
+    for library in (of_timm, of_transformers, of_torchvision, of_originals):
         yield from library.cases()
 
 
@@ -83,6 +82,7 @@ class Both:
         for end in self.case.unlike if gradients else ():
             for name in state:
                 if name.endswith(end):
+                    state[name] = np.array(state[name])
                     state[name][:, :1] = 0
         model = nnx.clone(self.ours)
         with warnings.catch_warnings():
@@ -92,11 +92,8 @@ class Both:
 
     def _state(self, path: Path) -> dict[str, torch.Tensor]:
         """The tensors of a folder or file, by names that this project knows."""
-        if path.is_dir():
-            files = path.glob("*.safetensors")
-            state = {name: value for file in files for name, value in load_file(file).items()}
-        else:
-            state = torch.load(path, weights_only=True)
+        parts = path.glob("*.safetensors") if path.is_dir() else [path]
+        state = {k: value for part in parts for k, value in torch_weights.files.read(part).items()}
         for old, new in self.case.renamed.items():
             state = {name.replace(old, new): value for name, value in state.items()}
         return state

@@ -22,6 +22,7 @@ _CLASSES = {"num_classes": case.CLASSES}
 _WIDTHS = {"channels": [64, 20, 28, 36]}  # the stem's are fixed
 _RESNET = _CLASSES | _WIDTHS | {"layers": [1, 2, 1, 1]}
 _CONVNEXT = _CLASSES | {"depths": [1, 2, 1, 1], "dims": [8, 12, 20, 28]}
+_CNN_SIDES = case.CNN_SIDE, case.CNN_OTHER_SIDE
 _VITS = {
     "vit_tiny_patch16_224": {},
     "vit_small_patch16_224": {"global_pool": "avg"},
@@ -34,6 +35,12 @@ _VITS = {
     "vit_giant_patch14_reg4_dinov2": {},
 }
 _CNNS = {"resnet18": _RESNET, "resnet50": _RESNET, "convnext_tiny": _CONVNEXT}
+_NO_HEAD = {"num_classes": 0}
+_WITHOUT_HEAD = {
+    "vit_small_patch14_dinov2": _VIT | _NO_HEAD,
+    "resnet18": _RESNET | _NO_HEAD,
+    "convnext_tiny": _CONVNEXT | _NO_HEAD,
+}
 _FULL = ("vit_tiny_patch16_224", "resnet18", "convnext_tiny")
 
 
@@ -43,7 +50,10 @@ def cases() -> Iterator[Case]:
         label = f"{name}, pool avg" if more else name
         yield _case(name, label, _VIT | more, case.SIDE, case.OTHER_SIDE)
     for name, settings in _CNNS.items():
-        yield _case(name, name, settings, case.CNN_SIDE, case.CNN_OTHER_SIDE, batch=8)
+        yield _case(name, name, settings, *_CNN_SIDES, batch=8)
+    for name, settings in _WITHOUT_HEAD.items():
+        sides = (case.SIDE, case.OTHER_SIDE) if "vit" in name else _CNN_SIDES
+        yield _case(name, f"{name}, no head", settings, *sides, batch=8)
     for name in _FULL:
         yield _case(name, f"{name}, full size", {}, 224, 288, batch=2)
 
@@ -62,13 +72,14 @@ def _case(name: str, label: str, settings: dict[str, Any], side: int, other: int
         return resized(model, folder, side).to(next(model.parameters()).dtype)
 
     return Case(
-        "timm", label, stir(timm.create_model(name, **settings), _run, side), _run, save,
+        "timm", label, stir(timm.create_model(name, **settings), run, side), run, save,
         lambda folder: timm.create_model(f"local-dir:{folder}", pretrained=True).eval(),
         at, layout="timm", side=side, other_side=other, batch=batch,
     )  # fmt: skip
 
 
-def _run(model, images) -> Outputs:
+def run(model, images) -> Outputs:
+    """What a model of timm's says of images."""
     watch = []
     for block in getattr(model, "blocks", ()):
         block.attn.fused_attn = False

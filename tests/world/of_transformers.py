@@ -21,6 +21,7 @@ _MLP = {"intermediate_size": case.MLP}
 _GATED = {"mlp_ratio": 2, "use_swiglu_ffn": True}
 _BASIC = {"layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 12, 20, 28]}
 _BOTTLENECK = {"embedding_size": 8, "hidden_sizes": [32, 48, 80, 112]}
+_CONVNEXT = {"hidden_sizes": [8, 12, 20, 28]}
 _CNN = {"depths": [1, 2, 1, 1], "num_labels": case.CLASSES}
 _REGISTERS = ("position_embeddings",)
 # (class, settings, what Case needs besides)
@@ -40,7 +41,9 @@ _VITS = [
 _CNNS = [
     ("ResNetForImageClassification", _CNN | _BASIC, {}),
     ("ResNetForImageClassification", _CNN | _BOTTLENECK, {}),
-    ("ConvNextForImageClassification", _CNN | {"hidden_sizes": [8, 12, 20, 28]}, {}),
+    ("ConvNextForImageClassification", _CNN | _CONVNEXT, {}),
+    ("ResNetModel", _CNN | _BASIC, {}),
+    ("ConvNextModel", _CNN | _CONVNEXT, {}),
 ]
 _SHARD = "60KB"  # so that there are two or more
 
@@ -54,7 +57,7 @@ def cases() -> Iterator[Case]:
     for kind, settings, more in _CNNS:
         label = f"{kind}, {settings.get('layer_type', 'bottleneck')}"
         sides = {"side": case.CNN_SIDE, "other_side": case.CNN_OTHER_SIDE, "batch": 8}
-        yield _case(kind, label if "ResNet" in kind else kind, settings, **sides, **more)
+        yield _case(kind, label if "ResNetFor" in kind else kind, settings, **sides, **more)
 
 
 def _case(kind: str, label: str, settings: dict, *, side: int, layout="huggingface", **more):
@@ -73,8 +76,8 @@ def _case(kind: str, label: str, settings: dict, *, side: int, layout="huggingfa
         return model.eval()
 
     def at(model, folder, side):
-        if not hasattr(model.config, "patch_size") or hasattr(model, "convnext"):
-            return lambda images: model(images).logits
+        if kind.startswith(("ResNet", "ConvNext")):
+            return lambda images: _run(model, images).logits
         return lambda images: model(images, interpolate_pos_encoding=True).logits
 
     if kind.startswith(("ViT", "DeiT")):
@@ -107,4 +110,5 @@ def _run(model, images) -> Outputs:
         with torch.no_grad():
             attention = tuple(model(images, output_attentions=True).attentions)
         model.set_attn_implementation(own)
-    return Outputs(found.logits, found.hidden_states[-1], attention)
+    logits = found.logits if hasattr(found, "logits") else found.pooler_output.flatten(1)
+    return Outputs(logits, found.hidden_states[-1], attention)

@@ -66,7 +66,12 @@ def self_attention_fits(x: jax.Array, num_heads: int) -> bool:
 
 
 def self_attention(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array, num_heads: int, drop: Drop | None
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    num_heads: int,
+    drop: Drop | None,
+    added: jax.Array | None = None,
 ) -> jax.Array:
     """As `jax_models.ops.attention`: x [B,T,D], kernel [D,3D], bias [3D] -> [B,T,D].
 
@@ -77,10 +82,15 @@ def self_attention(
     keep = drop and drop.mask((b, num_heads, tokens, tokens))
     # Scaling the projections for queries and values is less work than scaling the maps.
     scales = (width // num_heads) ** -0.5, 1 if keep is None else 1 / (1 - drop.rate)
+    more = None if added is None else jnp.split(added, 3, axis=-1)
     for part, scale in zip((0, 2), scales, strict=True):
         weights[part], biases[part] = scale * weights[part], scale * biases[part]
+        if more:
+            more[part] = scale * more[part]
     keep = None if keep is None else keep.astype(jnp.uint8)
     parts = linear(x, tuple(weights), tuple(biases))
+    if more:
+        parts = map(jnp.add, parts, more)
     q, k, v = (part.reshape(b, tokens, num_heads, -1) for part in parts)
     return attention(q, k, v, keep).reshape(x.shape)
 

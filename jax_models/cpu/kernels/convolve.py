@@ -65,7 +65,7 @@ def convolution(
         bias = jnp.zeros(kernel.shape[-1], kernel.dtype) if bias is None else bias
         return linear(x, (kernel[0, 0],), (bias,))[0]
     weights = (kernel,) if bias is None else (kernel, bias)
-    return _convolution(x, weights, how)
+    return _convolution(x, weights, how, x.shape)
 
 
 def _is_product(x: tuple[int, ...], kernel: tuple[int, ...], how: _Geometry) -> bool:
@@ -77,23 +77,29 @@ def _is_product(x: tuple[int, ...], kernel: tuple[int, ...], how: _Geometry) -> 
     return kernel[:2] == (1, 1) and how == (1, 0, 1) and places < max(kernel[2:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolution(x, weights, how):
-    out = jax.ShapeDtypeStruct(how.convolved(x.shape, weights[0].shape), x.dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolution(x, weights, how, shape):
+    out = jax.ShapeDtypeStruct(how.convolved(shape, weights[0].shape), x.dtype)
     return _convolve(out, x, *weights, **how._asdict())
 
 
-def _convolution_forward(x, weights, how):
-    return _convolution(x, weights, how), (x, weights)
+def _convolution_forward(x, weights, how, shape):
+    x, (kernel,), others, kernel_trains = onednn.trained(x, weights[:1], weights[1:])
+    weights = (kernel, *others)
+    return _convolution(x, weights, how, shape), (x if kernel_trains else None, weights)
 
 
-def _convolution_backward(how, residuals, gradient):
+def _convolution_backward(how, shape, residuals, gradient):
     (x, weights), how = residuals, how._asdict()
-    for_x = _convolution_input_gradient(x, gradient, weights[0], **how)
+    (gradient,) = onednn.instantiated((gradient,))
+    like_x = jax.ShapeDtypeStruct(shape, gradient.dtype)
+    for_x = _convolution_input_gradient(like_x, gradient, weights[0], **how)
+    if x is None:  # the work for a frozen kernel would be done for the bias's sake
+        return for_x, (None, *(gradient.sum((0, 1, 2)) for _ in weights[1:]))
     return for_x, tuple(_convolution_kernel_gradient(weights, x, gradient, **how))
 
 
-_convolution.defvjp(_convolution_forward, _convolution_backward)
+_convolution.defvjp(_convolution_forward, _convolution_backward, symbolic_zeros=True)
 
 
 class _Convolution:

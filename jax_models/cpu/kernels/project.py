@@ -40,17 +40,22 @@ def _linear_of_rows(x, kernels, biases):
 
 
 def _linear_forward(x, kernels, biases):
-    return _linear_of_rows(x, kernels, biases), (x, kernels, biases)
+    x, kernels, biases, kernels_train = onednn.trained(x, kernels, biases)
+    return _linear_of_rows(x, kernels, biases), (x if kernels_train else None, kernels, biases)
 
 
 def _linear_backward(residuals, gradients):
     x, kernels, biases = residuals
-    for_x = _input_gradient(x, *gradients, *kernels)
+    gradients = onednn.instantiated(gradients)
+    rows = jax.ShapeDtypeStruct((len(gradients[0]), len(kernels[0])), kernels[0].dtype)
+    for_x = _input_gradient(rows, *gradients, *kernels)
+    if x is None:  # the product for frozen kernels would be worked out for the biases' sake
+        return for_x, None, tuple(gradient.sum(axis=0) for gradient in gradients)
     others = tuple(_kernel_gradient((*kernels, *biases), x, *gradients))
     return for_x, others[: len(kernels)], others[len(kernels) :]
 
 
-_linear_of_rows.defvjp(_linear_forward, _linear_backward)
+_linear_of_rows.defvjp(_linear_forward, _linear_backward, symbolic_zeros=True)
 
 
 def _groups(views, parts: int):

@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-import jax_models
-from jax_models import torch_weights
+from jax_models import registry, torch_weights
+from tests.jax_models import small
 
 SIDE, CLASSES = 32, 7
 NAMES = [f"kind {k}" for k in range(CLASSES)]
@@ -100,24 +100,20 @@ PREPROCESSOR = {
 
 
 def build(name: str, **settings) -> nnx.Module:
-    """A model of random values, none of which is where it starts; drawn without JAX, at once."""
-    settings = {"num_classes": CLASSES} | settings
-    model = nnx.eval_shape(lambda: jax_models.create_model(name, rngs=nnx.Rngs(0), **settings))
-    random = np.random.default_rng(0)
-    for path, variable in nnx.to_flat_state(nnx.state(model)):
-        values = random.normal(size=variable.shape) / 7
-        if path[-1] in ("scale", "var"):
-            values = 1 + abs(values)
-        elif not jnp.issubdtype(variable.dtype, jnp.floating):
-            values = np.zeros(variable.shape)
-        variable.set_value(jnp.asarray(values.astype(variable.dtype)))
-    return model
+    """A model of random values."""
+    return small.drawn(registry.abstract_model(name, **({"num_classes": CLASSES} | settings)))
 
 
-def hugging_face(folder: Path, kind: str = "vit", preprocessor: dict | None = None, **changes):
+def hugging_face(
+    folder: Path,
+    kind: str = "vit",
+    preprocessor: dict | None = None,
+    num_classes: int = CLASSES,
+    **changes,
+):
     """Write a folder of transformers; return the model in it. `changes` are of its config."""
     name, settings, config = HUGGING_FACE[kind]
-    model = build(name, **settings)
+    model = build(name, num_classes=num_classes, **settings)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(torch_weights.export(model, "huggingface"), folder / "model.safetensors")
     config = {"architectures": ["AForImageClassification"]} | config | changes
@@ -127,20 +123,26 @@ def hugging_face(folder: Path, kind: str = "vit", preprocessor: dict | None = No
     return model
 
 
-def timm(folder: Path, name: str = "vit_tiny_patch16_224", legacy: bool = False, **changes):
+def timm(
+    folder: Path,
+    name: str = "vit_tiny_patch16_224",
+    legacy: bool = False,
+    num_classes: int = CLASSES,
+    **changes,
+):
     """Write a folder of timm; return the model in it. `changes` are of its pretrained_cfg."""
     settings, arguments = TIMM[name]
-    model = build(name, **settings)
+    model = build(name, num_classes=num_classes, **settings)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(torch_weights.export(model, "timm"), folder / "model.safetensors")
     pretrained = {
         "input_size": [3, SIDE, SIDE],
         "crop_pct": 0.9,
         "interpolation": "bicubic",
-        "num_classes": CLASSES,
+        "num_classes": num_classes,
         **IMAGENET,
     } | changes
-    config = {"architecture": name, "num_classes": CLASSES, "model_args": arguments}
+    config = {"architecture": name, "num_classes": num_classes, "model_args": arguments}
     config |= pretrained if legacy else {"pretrained_cfg": pretrained, "label_names": NAMES}
     (folder / "config.json").write_text(json.dumps(config))
     return model

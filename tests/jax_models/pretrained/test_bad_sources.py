@@ -148,11 +148,6 @@ def test_a_config_with_values_that_cannot_be(folder, lie):
     _refused(folder, "config.json", next(reversed(lie)))
 
 
-def test_a_cnn_without_a_head(tmp_path):
-    folders.hugging_face(tmp_path, "resnet", architectures=["ResNetModel"])
-    _refused(tmp_path, "architectures=['ResNetModel']", "without a head are not read")
-
-
 def test_heads_that_do_not_divide_the_width(folder):
     _set(folder, num_attention_heads=5)
     _refused(folder, "num_heads=5", "embed_dim=24")

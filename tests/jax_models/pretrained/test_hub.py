@@ -12,7 +12,7 @@ from jax_models import load_pretrained
 from jax_models.pretrained import SourceError
 from jax_models.pretrained import hub as client
 from tests.jax_models.pretrained import folders
-from tests.jax_models.pretrained.loopback import COMMITS, Hub
+from tests.jax_models.pretrained.loopback import COMMITS, Hub, reach
 
 constants = pytest.importorskip("huggingface_hub.constants")
 WEIGHTS = "model.safetensors"
@@ -28,11 +28,7 @@ def hub(tmp_path, monkeypatch):
         (folder / "preprocessor_config.json").write_text("{}")
         (folder / WEIGHTS).write_bytes(branch.encode() * 1000)
     server = Hub(tmp_path / "served")
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    reach(server, monkeypatch, tmp_path / "cache")
     server.waits = []  # between tries
     monkeypatch.setattr("time.sleep", server.waits.append)
     yield server

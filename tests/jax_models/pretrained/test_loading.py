@@ -162,7 +162,7 @@ def test_other_classes_get_a_head_of_zeros(tmp_path):
     loaded = load_pretrained(tmp_path, num_classes=3)
     assert loaded.class_names == ("class 0", "class 1", "class 2")
     assert not np.asarray(loaded.model(folders.images())).any()
-    assert "The head for 3 classes is new: zeros." in loaded.notes
+    assert "The head for 3 classes is new, in place of that for 7: zeros." in loaded.notes
     before, after = _values(model), _values(loaded.model)
     changed = {path for path in after if after[path].tobytes() != before[path].tobytes()}
     assert {path[0] for path in changed} == {"head"}
@@ -311,22 +311,42 @@ def test_a_bare_model_gives_features_and_takes_a_head(tmp_path):
     assert len(load_pretrained(tmp_path, num_classes=3).class_names) == 3
 
 
-def test_a_head_that_is_not_wanted_is_left_out(tmp_path):
-    folders.timm(tmp_path)
+_CNNS = ["resnet", "resnet_basic", "convnext"]
+
+
+@pytest.mark.parametrize("root", ["as written", ""])
+@pytest.mark.parametrize("kind", _CNNS)
+def test_a_bare_cnn_of_transformers_gives_features_and_takes_a_head(kind, root, tmp_path):
+    model = folders.hugging_face(tmp_path, kind, num_classes=0, architectures=["AModel"])
+    if root == "":
+        start = f"{kind.partition('_')[0]}."
+        _rewritten(tmp_path, lambda s: {k.removeprefix(start): v for k, v in s.items()})
+    loaded = load_pretrained(tmp_path)
+    _same(loaded.model, model)
+    assert (loaded.class_names, loaded.settings["num_classes"]) == ((), 0)
+    again = load_pretrained(tmp_path, num_classes=3, rngs=nnx.Rngs(0))
+    assert again.model.head.layers[0].kernel[...].any()
+    assert len(again.class_names) == 3
+
+
+_WHOLE = ["vit_tiny_patch16_224", "resnet18", "convnext_tiny"]
+
+
+@pytest.mark.parametrize("name", _WHOLE)
+def test_a_head_that_is_not_wanted_is_left_out(name, tmp_path):
+    folders.timm(tmp_path, name)
     loaded = load_pretrained(tmp_path, num_classes=0)
     assert loaded.class_names == ()
-    assert not any(path[0] == "head" for path in _values(loaded.model))
+    assert not any("layers" in path for path in _values(loaded.model) if path[0] == "head")
     assert any("head is left out" in note for note in loaded.notes)
 
 
-def test_timms_folder_without_a_head(tmp_path):
-    folders.timm(tmp_path)
-    _rewritten(
-        tmp_path,
-        lambda state: {k: v for k, v in state.items() if not k.startswith("head")},
-        num_classes=0,
-    )
-    assert load_pretrained(tmp_path).class_names == ()
+@pytest.mark.parametrize("name", _WHOLE)
+def test_timms_folder_without_a_head(name, tmp_path):
+    model = folders.timm(tmp_path, name, num_classes=0)
+    loaded = load_pretrained(tmp_path)
+    _same(loaded.model, model)
+    assert loaded.class_names == ()
 
 
 def test_deit_with_one_head_reads_its_class_token(tmp_path):

@@ -31,12 +31,17 @@ def embed(size=6, patch=3, channels=2, *, raster=False):
 # Attention
 
 
-def test_class_token_attention_is_the_first_row_without_the_class_token():
-    attention = draw_attention(2, 5, 7, 7)
-    found = explain.class_token_attention(attention, 6)
-    assert found.shape == (3, 2, 5, 6)
-    for block, image, head, patch in [(0, 0, 0, 0), (2, 1, 4, 5), (1, 0, 3, 2)]:
-        assert found[block, image, head, patch] == attention[block][image, head, 0, patch + 1]
+def test_the_class_tokens_attention_is_the_first_row_without_the_class_token():
+    attention = np.stack(draw_attention(2, 5, 7, 7))
+    found = explain.of_patches(attention, 6)
+    np.testing.assert_array_equal(found, attention[:, :, :, 0, 1:])
+
+
+def test_without_a_class_token_the_mean_of_the_patches_looks():
+    attention = np.stack(draw_attention(2, 5, 7, 7))
+    found = explain.of_patches(attention, 6, class_token=False)
+    expected = sum(attention[..., row, 1:] for row in range(1, 7)) / 6
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_rollout_equals_a_naive_loop():

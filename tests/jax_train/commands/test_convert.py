@@ -1,19 +1,25 @@
 """`python -m jax_train convert`: there and back bit for bit, or one paragraph and no file."""
 
 import argparse
+import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import nnx
 
 import jax_models
+from jax_models import low_rank
 from jax_train import __main__, data
 from jax_train.commands import convert
 from jax_train.errors import UserError
-from jax_train.runs import trained
+from jax_train.runs import initial, trained
+from jax_train.train import train
+from tests import tiny
 from tests.jax_train.commands.convert_cases import (
     RASTER,
     SETTINGS,
@@ -332,3 +338,50 @@ def test_endings_of_any_case_and_of_others(ending, source, tmp_path):
     assert run(source, first) == 0
     assert run(first, second) == 0
     assert_same_state(read(second), source_state())
+
+
+def test_a_run_with_adapters_is_written_whole_or_apart(tmp_path, capsys):
+    run = tmp_path / "run"
+    small = {"model.lora_rank": 2, "train.epochs": 1, "train.freeze": ("bias$",)}
+    train(tiny.config(**small), run)
+    assert re.search(r"vit: [\d,]+ parameters, of which \d+ train\n", capsys.readouterr().out)
+    found = trained.open_run(run)
+    images = data.load_split(found.config, "test[:5]").images
+    whole = tmp_path / "whole.safetensors"
+    assert __main__.main(["convert", "--from", str(run), "--to", str(whole)]) == 0
+    settings = {k: v for k, v in found.config.model.items() if k != "name" and "lora" not in k}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    model = jax_models.create_model("vit", rngs=nnx.Rngs(0), **settings)
+    jax_models.torch_weights.load_file(model, whole)
+    logits = found.logits(images)
+    ours = nnx.jit(lambda model, x: model(x))(model, found.recipe.inputs(images))
+    np.testing.assert_allclose(ours, logits, rtol=0, atol=1e-5)
+    apart = tmp_path / "adapter_model.safetensors"
+    assert __main__.main(["convert", "--from", str(run), "--to", str(apart), "--adapter"]) == 0
+    tensors = safetensors.numpy.load_file(apart)
+    assert sum(name.endswith(".lora_A.weight") for name in tensors) == 2
+    described = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert described["r"] == described["lora_alpha"] == 2
+    config = tiny.config(**{"model.init_from": str(run)})
+    source = initial.read(config, tmp_path / "next").opened.model  # whole, to start from
+    np.testing.assert_array_equal(
+        source.blocks[0].attn.qkv.kernel[...], model.blocks[0].attn.qkv.kernel[...]
+    )
+    assert not low_rank.adapters(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        (
+            "run",
+            "a.safetensors",
+            "--to .*: with --adapter expected FOLDER/adapter_model.safe",
+        ),
+        ("weights.pt", "adapter_model.safetensors", "--from .*expected a run with lora_rank"),
+    ],
+)
+def test_adapters_that_cannot_be_written_apart(source, target, message, tmp_path, capsys):
+    arguments = ["convert", "--from", str(tmp_path / source), "--to", str(tmp_path / target)]
+    assert __main__.main([*arguments, "--adapter"]) == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jax_train import __main__, data
-from jax_train.analysis import evaluation
+from jax_train.analysis import evaluation, feature_files
 from jax_train.commands import evaluate
 from jax_train.data import StreamedDataset
 from jax_train.engine import metrics
@@ -196,21 +196,20 @@ def test_the_report(folders, tmp_path, capsys):
     assert all(row["most_often_taken_for"] != row["class"] for row in rows)
 
 
-def test_many_classes_with_long_names_fit_80_columns(folders):
+def test_many_classes_with_long_names_fit_80_columns():
     random = np.random.default_rng(3)
     names = [f"{i} {'very ' * 12}long" for i in range(43)]
     found = evaluation_of(random.integers(0, 3000, (43, 43)) // 2900 * 2000 + 1, names)
-    lines = evaluate.report(trained.open_run(folders["vit"]), found).splitlines()
+    lines = evaluate.report([], found).splitlines()
     assert max(map(len, lines)) <= 80
     assert sum("very" in line for line in lines) == 20
     f1 = [float(line.split("%")[2]) for line in lines if "very" in line]
     assert f1 == sorted(f1)
 
 
-def test_classes_without_images_have_no_figures(folders):
-    opened = trained.open_run(folders["vit"])
+def test_classes_without_images_have_no_figures():
     found = evaluation_of([[5, 2, 0], [0, 0, 0], [1, 1, 6]], ["cat", "cow", "dog"])
-    line = evaluate.report(opened, found).splitlines()[-2]
+    line = evaluate.report([], found).splitlines()[-2]
     assert line.split() == ["cow", "0", "-", "-", "-", "-"]
     note = "1 of 3 classes have no image: macro figures are of the others"
     assert evaluation.absent_classes(found) == [note]
@@ -218,9 +217,9 @@ def test_classes_without_images_have_no_figures(folders):
     assert found.figures["recall_macro"] == pytest.approx((5 / 7 + 6 / 8) / 2)
 
 
-def test_classes_taken_for_equally_often_are_counted(folders):
+def test_classes_taken_for_equally_often_are_counted():
     found = evaluation_of([[5, 2, 2, 0], [0, 6, 3, 0], [1, 1, 6, 1], [0, 0, 0, 4]], ["a", *"bcd"])
-    lines = evaluate.report(trained.open_run(folders["vit"]), found).splitlines()[-4:]
+    lines = evaluate.report([], found).splitlines()[-4:]
     assert [line.split("%")[-1].strip() for line in lines] == [
         "b (2) and 1 more",
         "c (3)",
@@ -229,10 +228,9 @@ def test_classes_taken_for_equally_often_are_counted(folders):
     ]
 
 
-def test_of_five_classes_the_first_five_are_not_told(folders):
-    opened = trained.open_run(folders["vit"])
+def test_of_five_classes_the_first_five_are_not_told():
     for classes in (2, 5, 6):
-        text = evaluate.report(opened, evaluation_of(np.eye(classes, dtype=int)))
+        text = evaluate.report([], evaluation_of(np.eye(classes, dtype=int)))
         assert ("top-5" in text) == (classes > 5)
 
 
@@ -305,3 +303,29 @@ def test_wrong_arguments_get_one_paragraph(folders, tmp_path, capsys):
         ([folders["vit"], "--data", "digitz"], "Did you mean"),
     ):
         check_refusal(capsys, run(*arguments), words)
+
+
+# On features
+
+
+def test_features_of_a_run_classify_its_own_splits(folders, tmp_path, capsys):
+    to = tmp_path / "test.npz"
+    run_folder = str(folders["vit"])
+    assert __main__.main(["features", run_folder, "--split", "test[:61]", "--to", str(to)]) == 0
+    opened, found = trained.open_run(run_folder), feature_files.read(to)
+    head = opened.model.head(found.features, train=False, rngs=None)
+    np.testing.assert_allclose(head, opened.logits(opened.split("test[:61]").images), atol=1e-5)
+    np.testing.assert_array_equal(found.labels, opened.split("test[:61]").labels)
+    assert found.names[17] == "test[:61] 17"
+    capsys.readouterr()
+    assert run(run_folder, "--knn", "--votes", "equal") == 0
+    said = capsys.readouterr().out
+    assert "20 nearest neighbours of 300 by cosine, votes equal" in said
+    assert "test[:61] of digits" in said
+    assert "61 images" in said
+
+
+def test_other_images_of_another_shape_have_no_features(folders, cifar10, tmp_path, capsys):
+    data = "--data", "cifar10", "--data_dir", cifar10.data_dir, "--split", "test"
+    code = __main__.main(["features", *map(str, (folders["vit"], *data, "--to", tmp_path / "a"))])
+    check_refusal(capsys, code, "(32, 32, 3)", "(8, 8, 1)")

@@ -6,7 +6,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jax_models import load_pretrained, torch_weights
-from jax_train import __main__
+from jax_train import __main__, data
+from jax_train.analysis.evaluation import evaluate
+from jax_train.runs import pretrained
 from tests.jax_models.pretrained import folders
 from tests.jax_train.commands.refusals import check_refusal
 
@@ -56,6 +58,101 @@ def test_explain_draws_beside_the_working_folder(source, tmp_path, capsys, monke
     assert "explain" in capsys.readouterr().out
 
 
+# Figures on a data set
+
+
+KINDS = {"kind 5": 5, "Kind_1": 1, "kind 3": 3}  # as its folders are called -> class of the model
+
+
+@pytest.fixture(scope="module")
+def photos(source):
+    """A folder of images of several sizes, of some of the classes, and (class, file) of each."""
+    random, found = np.random.default_rng(1), []
+    for i in range(4):
+        for name, number in KINDS.items():
+            path = source / "photos" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            size = random.integers(20, 60, 2)
+            Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(path)
+            found.append((number, path))
+    return source / "photos", found
+
+
+def _log_softmax(logits):
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("subset", [False, True])
+def test_the_figures_on_a_data_set_are_those_by_hand(subset, source, photos):
+    folder, truth = photos
+    run, examples = pretrained.open_source(source / "vit").on(f"folder:{folder}", subset=subset)
+    found = evaluate(run, examples)
+    loaded = load_pretrained(source / "vit")
+    labels, files = zip(*truth, strict=True)
+    logits = np.asarray(loaded.model(loaded.preprocessing(files)), np.float64)
+    if subset:
+        order = sorted(KINDS, key=str)
+        logits = logits[:, [KINDS[name] for name in order]]
+        labels = [[KINDS[name] for name in order].index(label) for label in labels]
+        assert found.class_names == tuple(order)
+    else:
+        assert found.class_names == tuple(folders.NAMES)
+    confusion = np.zeros(2 * [logits.shape[1]], int)
+    np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
+    np.testing.assert_array_equal(found.confusion, confusion)
+    losses = -_log_softmax(logits)[range(len(labels)), labels]
+    ranks = (logits > logits[range(len(labels)), labels][:, None]).sum(axis=1)
+    assert found.figures["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert found.figures["top1"] == pytest.approx((ranks == 0).mean())
+    assert found.figures["top5"] == pytest.approx((ranks < 5).mean())
+
+
+def test_evaluate_tells_the_figures_of_a_pretrained_model(source, photos, tmp_path, capsys):
+    table = tmp_path / "classes.csv"
+    command = "evaluate", source / "vit", "--data", f"folder:{photos[0]}", "--csv", table
+    assert _run(*command) == 0
+    said = capsys.readouterr().out
+    words = " ".join(said.split())
+    assert "12 images" in words
+    assert "chooses among all its 7 classes, of which the data have 3" in words
+    assert "4 of 7 classes have no image" in words
+    assert "not finished" not in words
+    assert [line.split(",")[1] for line in table.read_text().splitlines()[1:]] == [
+        "4" if k in KINDS.values() else "0" for k in range(7)
+    ]
+    assert all(len(line) <= 80 for line in said.splitlines() if str(table) not in line)
+    assert _run(*command[:4], "--classes", "subset", "--split", "train[:6]") == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "6 images" in words
+    assert "chooses among" not in words
+
+
+def test_images_of_one_size_are_brought_to_the_models(tmp_path):
+    """Grey digits of 8x8 pixels, for a model of 32x32 in colour whose source names no classes."""
+    folders.timm(tmp_path, num_classes=10)
+    run, examples = pretrained.open_source(tmp_path).on("digits", split="test[:9]")
+    found = evaluate(run, examples)
+    raw, loaded = data.load("digits", "test[:9]"), load_pretrained(tmp_path)
+    colour = [Image.fromarray(image[..., 0]).convert("RGB") for image in raw.images]
+    steps = loaded.preprocessing
+    logits = loaded.model(steps.normalise(np.stack([steps.fit(image) for image in colour])))
+    np.testing.assert_array_equal(found.predictions, np.asarray(logits).argmax(axis=1))
+    np.testing.assert_array_equal(found.labels, raw.labels)
+    assert any("does not name its classes" in note for note in examples.notes)
+
+
+def test_a_model_without_a_head_is_no_classifier(source, tmp_path, capsys):
+    folders.timm(tmp_path / "bare", "resnet18", num_classes=0)
+    for command in (
+        ["predict", tmp_path / "bare", source / "a.png"],
+        ["explain", tmp_path / "bare"],
+    ):
+        check_refusal(capsys, _run(*command), "without a head", "num_classes=K")
+    target = tmp_path / "out.safetensors"
+    assert _run("convert", "--from", tmp_path / "bare", "--to", target) == 0
+    assert "fc.weight" not in load_file(target)
+
+
 @pytest.mark.parametrize("layout", ["timm", "torchvision", "huggingface"])
 def test_convert_writes_the_names_of_a_library(layout, source, tmp_path, capsys):
     target = tmp_path / "out.safetensors"
@@ -83,6 +180,10 @@ _CONVERT = ("convert", "--from", "{source}/vit", "--to", "{to}")
         (["explain", "{source}/vit"], ["has no data of its own", "image files"]),
         (["explain", "{source}/vit", "--split", "train"], ["has no data of its own"]),
         (["predict", "{source}/nowhere", "{source}/a.png", "--model", "vit"], ["--model vit"]),
+        (["evaluate", "{source}/vit"], ["has no data of its own", "--data folder:PATH"]),
+        (["evaluate", "{source}/vit", "--data", "digits"], ["No class of digits is one of"]),
+        (["evaluate", "{source}/vit", "--data", "folder:{source}/none"], ["--data is", "none"]),
+        (["evaluate", "{source}/none", "--classes", "all"], ["--classes all", "is none"]),
         (
             ["convert", "--from", "{source}/vit", "--to", "{to}", "--model", "vit"],
             ["leave --model"],

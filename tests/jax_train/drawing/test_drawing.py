@@ -127,7 +127,7 @@ def test_attention_drawn_equals_attention_returned():
     model = small.shared("vit")
     images = small.draw_images("vit", batch=2)
     _, out = model(images, return_intermediates=True)
-    attention = explain.class_token_attention([np.asarray(a) for a in out["attention"]], 9)
+    attention = np.stack([explain.of_patches(np.asarray(a), 9) for a in out["attention"]])
     tokens = explain.token_map(model.patch_embed)
     pixels = RNG.random((15, 15, 2))
     picture = drawing_vit.attention_by_head(example_of(pixels), attention[:, 1], tokens)

@@ -10,7 +10,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
-from jax_train.drawing import fonts, results
+from jax_train.drawing import canvas, fonts, results
 from jax_train.errors import run_command
 
 NAMES = ["日本", "cat", "日"]
@@ -77,6 +77,15 @@ def test_without_such_a_font_there_is_one_note(installed, capsys):
             run_command(draw_twice)
             note = " ".join(capsys.readouterr().err.split())
             assert note.count("note: no installed font has some signs of names (日 本)") == 1
+
+
+def test_laying_out_tells_nothing_of_its_own(installed, capsys):
+    figure, axes = canvas.image_rows(1, 1, 1.0, "日本", "日")
+    canvas.show_image(axes[0, 0], np.zeros((2, 2, 3)), "日", ["日"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        canvas.fit(figure, axes)
+    assert capsys.readouterr().err == ""
 
 
 def test_other_warnings_of_drawing_are_kept(installed):

@@ -122,7 +122,7 @@ def test_a_better_number_stays_the_best_after_it(tmp_path, monkeypatch):
 
 
 def test_old_checkpoints_with_nan_are_neither_damaged_nor_best():
-    assert checkpoint._rank({"loss": math.nan, "top1": 0.9}) < checkpoint._rank(
+    assert checkpoint.rank({"loss": math.nan, "top1": 0.9}) < checkpoint.rank(
         {"loss": 2.0, "top1": 0.0}
     )
 

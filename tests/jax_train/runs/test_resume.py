@@ -1,6 +1,8 @@
 """Runs that are stopped, killed or damaged end with the bits of a run that was not."""
 
 import csv
+import json
+import math
 import os
 import shutil
 import signal
@@ -10,16 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_train import several
+from jax_train import train as loop
 from jax_train.errors import UserError
 from jax_train.machine import stopping
 from jax_train.machine.stopping import Stopped
 from jax_train.runs import checkpoint, checksums
 from jax_train.runs import folder as run_folder
-from jax_train.saving import Saver
+from jax_train.runs.results import epochs_of, summary
+from jax_train.saving import Patience, Saver
 from jax_train.train import train
 from tests import tiny
+from tests.pictures import make
 
 PER_EPOCH, STEPS = 4, 12
+
+
+# A probe of the head, then adapters, at rates by layer; a call of 3 steps stops at the border.
+PARTLY = {"train.probe_epochs": 1, "train.steps_per_call": 3, "optim.layer_decay": 0.7}
+PARTLY |= {"model.lora_rank": 2, "train.class_weights": ("balanced",), "optim.clip_norm": 1.0}
 
 
 def state_of(folder):
@@ -76,6 +87,8 @@ def unbroken(tmp_path_factory):
         ({"data.memory_limit": 0.0}, (3, 7)),
         ({"parallel": "pmap", "train.accumulate_steps": 2}, (6,)),
         ({"dtype": "bfloat16", "model.remat": True}, (5,)),
+        (PARTLY, (3, 7)),
+        ({"train.patience": 1, "optim.learning_rate": 1e-12}, (2, 6)),  # ends after step 8
     ],
 )
 def test_stopped_at_any_step_a_run_ends_with_the_same_bits(
@@ -306,3 +319,67 @@ def test_other_versions_are_told_on_resuming(stopped, monkeypatch, capsys):
         f"note: the last bits may differ from an unbroken run: jax {versions['jax']} -> 9.9.9"
         in told
     )
+
+
+# Early stopping
+
+STILL = {"train.patience": 1, "optim.learning_rate": 1e-12}  # no validation but the first is better
+
+
+def test_a_run_without_a_better_validation_ends(unbroken, tmp_path, monkeypatch, capsys):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    config, folder = tiny.config(**STILL), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, folder)
+    results = train(config, folder)  # the end was due, and no step more is taken
+    assert state_of(folder) == unbroken(**STILL)
+    assert state_of(folder)[0] == results["steps"] == 8
+    why = "no better validation top-1 in 1 evaluation"
+    assert results["ended"] == {"epoch": 2, "of": 3, "why": why}
+    assert (results["epochs"], results["reported_epoch"]) == (2, 2)  # of equals the newest is best
+    assert epochs_of(run_folder.results(folder)) == "2 of 3"
+    text = summary(run_folder.results(folder), folder)
+    assert f"ended at epoch 2 of 3: {why}" in text
+    assert max(len(line) for line in text.splitlines() if str(folder) not in line) <= 80
+    capsys.readouterr()
+    several.train_one(config, folder)
+    assert "holds this run, finished" in capsys.readouterr().out
+
+
+def test_a_run_that_ended_early_goes_on_with_more_patience_alone(tmp_path):
+    config, folder = tiny.config(**STILL), tmp_path / "run"
+    train(config, folder)
+    config.train.epochs = 4
+    with pytest.raises(UserError, match=r"ended at epoch 2, .* add --config.train.patience=0"):
+        train(config, folder, extend=True)
+    assert run_folder.results(folder)["steps"] == 8  # as it was
+    config.train.patience = 2
+    results = train(config, folder, extend=True)
+    assert (results["steps"], results["ended"]["epoch"]) == (12, 3)
+    assert run_folder.read_config(folder).train.patience == 2
+
+
+def test_patience_counts_from_the_best_figure_on():
+    patience, seen = Patience(2), []
+    for top1 in (0.1, 0.3, 0.3, 0.4, None, 0.0):
+        patience.see({"top1": top1 or 0.0, "loss": math.nan if top1 is None else 1.0})
+        again = Patience(2)
+        again.recall(json.loads(json.dumps(patience.facts)))
+        assert (again.waited, again.is_over) == (patience.waited, patience.is_over)
+        seen.append((patience.waited, patience.is_over))
+    assert seen == [(0, False), (0, False), (1, False), (0, False), (1, False), (2, True)]
+    assert Patience(0).facts == {}
+
+
+def test_automatic_splits_without_validation_cannot_stop_early(tmp_path):
+    photos = make(tmp_path / "photos", {"cats": 2, "dogs": 2})
+    config = tiny.config(**STILL)
+    config.data.update(name=f"folder:{photos}", image_size=8)
+    config.data.update(train_split="train", val_split="auto", test_split="auto")
+    with pytest.raises(UserError, match="no validation images"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
