@@ -15,7 +15,7 @@ from jax_train.engine.program import Program
 from jax_train.errors import UserError
 from jax_train.machine import processes
 from jax_train.printing import WIDTH, counted, figure, say, shorten
-from jax_train.runs import entry, initial
+from jax_train.runs import data_record, entry, initial
 from jax_train.runs import folder as run_folder
 from jax_train.runs.history import read_history
 from jax_train.runs.results import summary
@@ -187,7 +187,8 @@ def _finished(
 
 def _check_all(configs: dict[str, ConfigDict], folders: dict[str, Path], extend: bool) -> None:
     """Find what does not fit in any of the models now, not after hours of training the first."""
-    splits = load(next(iter(configs.values())))
+    first, config = next(iter(configs.items()))
+    splits = load(data_record.pinned(config, folders[first]))
     for name, own in configs.items():
         enter = functools.partial(entry.enter, folders[name], own, splits, extend=extend)
         processes.on_main(enter)

@@ -162,9 +162,10 @@ def _fields_called(word: str, defaults: ConfigDict) -> list[str]:
     key = word.rpartition(".")[2]
     names = {field: field.rpartition(".")[2] for field in fields}
     groups = {field: field.removesuffix(".name") for field in fields}  # --model=vit
-    initials = {field: "".join(part[:1] for part in names[field].split("_")) for field in fields}
+    usual = [field for field, value in flatten(defaults).items() if value is not None]
+    initials = {field: "".join(part[:1] for part in names[field].split("_")) for field in usual}
     for called in (names, groups, initials):
-        if found := [field for field in fields if called[field] == key and len(key) > 1]:
+        if found := [field for field in fields if called.get(field) == key and len(key) > 1]:
             return found
     return []
 
