@@ -68,17 +68,26 @@ def get_config() -> ConfigDict:
     config.model.scan_layers = False  # ViTs: one block compiled for all, in a loop
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # digits | cifar10 | cifar100 | mnist | other tfds | folder:PATH
+    # digits | cifar10 | cifar100 | mnist | food101 and others, see docs/training.md | folder:PATH |
+    # parquet:PATH | hf:ORG/NAME[/CONFIG][@REVISION], of the Hugging Face hub
+    config.data.name = "digits"
     config.data.data_dir = placeholder(
         str
     )  # tfds folder; None: $TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.download = True  # fetch and prepare missing data on first use
-    config.data.image_size = placeholder(int)  # folder: only; side to resize and crop files to
     config.data.memory_limit = 16.0  # GB of decoded images in a split; above it they stream
-    config.data.on_damaged = "stop"  # folder: only; files that cannot be decoded: stop | skip
-    # folder: only; millions of pixels decoded at once: larger JPEGs are halved, up to four times as
-    # many, other files refused. None: Pillow's limit, 89.
+    # Of image files (folder:, parquet:, hf:) only: side in pixels to resize and crop them to.
+    config.data.image_size = placeholder(int)
+    # Of that resizing: nearest | box | bilinear | hamming | bicubic | lanczos. None: bilinear, or
+    # what the weights say.
+    config.data.interpolation = placeholder(str)
+    config.data.on_damaged = "stop"  # files that cannot be decoded: stop | skip
+    # Millions of pixels decoded at once: larger JPEGs are halved, up to four times as many, other
+    # files refused. None: Pillow's limit, 89.
     config.data.max_megapixels = placeholder(float)
+    # Of parquet: and hf: only. None: the only column that can be.
+    config.data.image_column = placeholder(str)
+    config.data.label_column = placeholder(str)
     # Files added, removed or changed since the run began: refuse to go on | accept them.
     config.data.on_change = "refuse"
     # Splits in tfds syntax: 'train[:45000]', 'train[90%:]', 'train+test', and of folders also
@@ -90,15 +99,26 @@ def get_config() -> ConfigDict:
     config.data.mean = placeholder(tuple)
     config.data.std = placeholder(tuple)
 
-    config.augment = ConfigDict()  # applied on the device, in this order; training only but resize
-    config.augment.resize = 0  # side in pixels to resize to (bilinear), training and evaluation
+    # Applied on the device, in this order, in training; in evaluation resize, then a central crop.
+    config.augment = ConfigDict()
+    config.augment.crop_size = 0  # side in pixels of what the model takes; 0: of all there is
+    # Least and largest share of the image's area, such as 0.08,1.0: a random box of it is brought
+    # to the side that the model takes. It stands in for resize in training. () for none.
+    config.augment.random_resized_crop = ()
+    config.augment.aspect_ratio = (3 / 4, 4 / 3)  # of such a box, width to height: least, largest
+    config.augment.resize = 0  # side in pixels to resize to, training and evaluation
+    # Of these two, antialiased: bilinear | bicubic. None: bilinear, or what the weights say.
+    config.augment.interpolation = placeholder(str)
     config.augment.rotate_degrees = 0.0  # uniform in [-x, x], nearest neighbour, zero fill
     config.augment.crop_padding = 0  # zero padding on each side before a random crop, pixels
     config.augment.crop_probability = 1.0  # share of images that are cropped (shifted) at all
     config.augment.flip = False  # horizontal flip of half the images
+    # Largest changes of brightness, contrast, saturation (1: from none to double) and hue (up to
+    # 0.5, half a turn), in random order, such as 0.4,0.4,0.4,0.1. () for none.
+    config.augment.color_jitter = ()
 
     config.train = ConfigDict()
-    config.train.epochs = 20
+    config.train.epochs = 20  # passes over the training images
     # Early stopping: evaluations without a better validation top-1 after which a run ends; 0: none.
     config.train.patience = 0
     config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped

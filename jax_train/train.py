@@ -251,7 +251,7 @@ def _parameters(program: Program) -> str:
 def _loop(run: _Run, progress: Progress, step: int, on_epoch) -> tuple[TrainState, int]:
     """Epochs up to the last, each with what is due at its end: the state and the step then."""
     program, splits, config = run.program, run.splits, run.program.config
-    train_feed = feed.create(splits.train, program.layout)
+    train_feed = feed.create_training(splits.train, program.layout, config)
     val_feed = feed.create(splits.val, program.layout) if splits.val else None
     epochs = config.train.epochs
     for epoch in range(step // program.steps_per_epoch, epochs):

@@ -6,6 +6,7 @@ import shlex
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
+from jax_train.data.image_files import INTERPOLATIONS
 from jax_train.data.sources.by_name import meant_folder, scheme_of
 from jax_train.data.split import AUTO, SYNTAX, is_split
 
@@ -14,6 +15,7 @@ def _is_folder(value: object) -> bool:
     return isinstance(value, str) and not os.path.isfile(os.path.expanduser(value))
 
 
+_COLUMN = ranges.Check("the name of a column", lambda value: isinstance(value, str) and bool(value))
 _SPLIT = ranges.Check(f"'{AUTO}', or a split such as {SYNTAX}", is_split)
 CHECKS = {
     "data.name": ranges.Check(
@@ -23,6 +25,9 @@ CHECKS = {
     "data.data_dir": ranges.optional(ranges.Check("a folder", _is_folder)),
     "data.download": ranges.switch,
     "data.image_size": ranges.optional(ranges.whole(1)),
+    "data.interpolation": ranges.optional(ranges.one_of(INTERPOLATIONS)),
+    "data.image_column": ranges.optional(_COLUMN),
+    "data.label_column": ranges.optional(_COLUMN),
     "data.memory_limit": ranges.at_least(0, "gigabytes, a number"),
     "data.on_damaged": ranges.one_of(("stop", "skip")),
     "data.max_megapixels": ranges.optional(ranges.above(0)),
@@ -52,3 +57,11 @@ def check(config: ConfigDict) -> None:
             cure = f"If a folder of images is meant, write --config.data.name={folder}."
         expected = f"None, because the images of {name} have one size already"
         raise ranges.refusal("data.image_size", size, expected, cure)
+    for field in ("image_column", "label_column"):
+        if config.data[field] is not None and not scheme_of(name).has_columns:
+            expected = f"None, because {name} has no columns: those are of hf: and parquet:"
+            raise ranges.refusal(f"data.{field}", config.data[field], expected)
+    if config.data.interpolation is not None and size is None:
+        cure = "Set that too, or for other resizing config.augment.interpolation."
+        expected = "None without config.data.image_size, because no file is resized"
+        raise ranges.refusal("data.interpolation", config.data.interpolation, expected, cure)

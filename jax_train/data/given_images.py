@@ -143,8 +143,8 @@ def _read(
     fit: Callable | None = None,
 ) -> np.ndarray:
     image_files.readable_file(path)
-    size = tuple(image_shape[:2])
-    return image_files.decode_image(path, image_shape[2], size, max_megapixels, fit)
+    fit = fit or partial(image_files.fitted, size=tuple(image_shape[:2]))
+    return image_files.decode_image(path, image_shape[2], fit, max_megapixels)
 
 
 def _differences(

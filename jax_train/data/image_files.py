@@ -1,6 +1,7 @@
 """Image files: found below a folder, and decoded with Pillow."""
 
 import contextlib
+import io
 import os
 import warnings
 from collections import Counter
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from stat import S_ISREG
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -39,11 +40,30 @@ _PERHAPS = {
 }
 _BY_CONTENT = ("ICO", "DDS", "SGI", "SUN", "PCX")  # rare: their endings mean other things too
 _BY_ENDING = {"TGA": "tga"}  # these files do not say what they are
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's
 _CURES = {
     "AVIF": "pip install -U pillow",
     "HEIF": "pip install pillow-heif",
     "JXL": "pip install pillow-jxl-plugin",
 }
+
+
+class Encoded(NamedTuple):
+    """An image file that is no file of its own.
+
+    Attributes:
+      name: for people.
+      content: its bytes.
+    """
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ImageFile = Path | Encoded
 
 
 def _endings(kinds: dict[str, str]) -> dict[str, str]:
@@ -185,11 +205,18 @@ def _is_image(path: Path) -> bool:
     return True
 
 
-def _unread_kind(path: Path) -> str | None:
+def _start(file: ImageFile) -> bytes:
+    """The first bytes of a file; may raise OSError."""
+    if isinstance(file, Encoded):
+        return file.content[:64]
+    with open(file, "rb") as opened:
+        return opened.read(64)
+
+
+def _unread_kind(file: ImageFile) -> str | None:
     """Which kind of image a file is by its first bytes, of those that Pillow may lack."""
     try:
-        with open(path, "rb") as file:
-            start = file.read(12)
+        start = _start(file)
     except OSError:
         return None
     if start[4:8] == b"ftyp":  # ISO 14496-12: the brand follows
@@ -215,14 +242,14 @@ def expected_files(left_out: Counter) -> str:
 
 
 def decode_all(
-    paths: Sequence[Path],
-    decode: Callable[[Path], np.ndarray],
-    like: tuple[tuple[int, ...], Path],
+    paths: Sequence[ImageFile],
+    decoders: Iterable[Callable[[ImageFile], np.ndarray]],
+    like: tuple[tuple[int, ...], ImageFile],
 ) -> np.ndarray:
     """Return the images of files as uint8 [n, H, W, C].
 
     Args:
-      paths, decode: the files, and what gives the pixels of one.
+      paths, decoders: the files, and what gives the pixels of each.
       like: the shape [H, W, C] all must have, and the file it was taken from.
 
     Raises:
@@ -231,7 +258,7 @@ def decode_all(
     """
     shape, first = like
     images, damaged = allocate(len(paths), shape), []
-    for i, path in enumerate(paths):
+    for i, (path, decode) in enumerate(zip(paths, decoders, strict=False)):
         result = try_decoding(path, decode)
         if isinstance(result, str):
             damaged.append(f"{path} ({result})")
@@ -251,8 +278,8 @@ def decode_all(
 
 
 def first_shape(
-    paths: Iterable[Path], decode: Callable[[Path], np.ndarray]
-) -> tuple[tuple[int, ...], Path]:
+    paths: Iterable[ImageFile], decode: Callable[[ImageFile], np.ndarray]
+) -> tuple[tuple[int, ...], ImageFile]:
     """Return the shape of the first whole file, and the file; or raise DamagedFiles."""
     damaged = []
     for path in paths:
@@ -298,7 +325,7 @@ def formats(suffix: str = "") -> tuple[str, ...]:
     return tuple(name for name in (*_ALWAYS, *_PERHAPS, *_BY_CONTENT, *own) if name in Image.OPEN)
 
 
-def open_image(file: Path | BinaryIO, max_megapixels: float | None = None):
+def open_image(file: ImageFile | BinaryIO, max_megapixels: float | None = None):
     """Return Pillow's image of a file, its pixels not decoded yet.
 
     A JPEG of more pixels than the limit will be decoded at half its sides.
@@ -313,6 +340,8 @@ def open_image(file: Path | BinaryIO, max_megapixels: float | None = None):
     """
     from PIL import Image
 
+    if isinstance(file, Encoded):
+        file = io.BytesIO(file.content)
     if max_megapixels and Image.MAX_IMAGE_PIXELS:  # of the whole process: it is what was asked for
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, int(max_megapixels * 1e6))
     limit = int(max_megapixels * 1e6) if max_megapixels else Image.MAX_IMAGE_PIXELS
@@ -344,20 +373,20 @@ def _open_jpeg(path: Path):
         return None
 
 
-def try_decoding(path: Path, decode: Callable[[Path], np.ndarray]) -> np.ndarray | str:
+def try_decoding(file: ImageFile, decode: Callable[[ImageFile], np.ndarray]) -> np.ndarray | str:
     """Return the pixels that `decode` gives, or why it cannot."""
     try:
-        return decode(path)
+        return decode(file)
     except Exception as error:  # Pillow's readers raise many kinds on damaged files
-        return _reason(path, error)
+        return _reason(file, error)
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(file: ImageFile, error: Exception) -> str:
     """Say in a few words why a file cannot be decoded."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):  # its own words are the path again
-        return _content(path)
+        return _content(file)
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"too large: {error}"
     if isinstance(error, MemoryError):
@@ -366,16 +395,15 @@ def _reason(path: Path, error: Exception) -> str:
     return f"damaged or cut short: {text}" if isinstance(error, OSError | SyntaxError) else text
 
 
-def _content(path: Path) -> str:
+def _content(file: ImageFile) -> str:
     """What a file that is no image seems to be."""
     try:
-        with open(path, "rb") as file:
-            start = file.read(64)
+        start = _start(file)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     if not start:
         return "empty: 0 bytes"
-    kind = _unread_kind(path)
+    kind = _unread_kind(file)
     if kind and kind not in formats():
         return f"of the kind {kind}, which Pillow reads after {_CURES[kind]}"
     line = start.decode("utf-8", "replace").strip().partition("\n")[0][:32]
@@ -394,20 +422,46 @@ def readable_file(path: Path) -> None:
         raise ValueError(f"cannot be opened: {error.strerror}") from error
 
 
-def decode_image(
-    path: Path,
-    channels: int,
-    size: tuple[int, int] | None,
-    max_megapixels: float | None = None,
-    fit: Callable | None = None,
-) -> np.ndarray:
-    """Return one image, upright, as uint8 [H, W, channels]; H and W as of `size`, if any.
+def resampling(interpolation: str | None):
+    """Pillow's filter of a name in `INTERPOLATIONS`; None: bilinear."""
+    from PIL import Image
 
-    With `fit` it is what that function gives of Pillow's image.
+    return Image.Resampling[(interpolation or "bilinear").upper()]
+
+
+def pixels_of(image) -> np.ndarray:
+    """The bytes [H, W, C] of Pillow's image, grey or RGB."""
+    return np.asarray(image).reshape(image.height, image.width, len(image.getbands()))
+
+
+def fitted(image, size: tuple[int, int], interpolation: str | None = None) -> np.ndarray:
+    """Bring Pillow's image to a height and width: its central part of that ratio, resized.
+
+    For a square that is: the shorter side resized, then the centre cropped.
+    """
+    from PIL import ImageOps
+
+    # Crops first, then resizes: the same view as the other way round, for less work.
+    return pixels_of(ImageOps.fit(image, size[::-1], resampling(interpolation)))
+
+
+def decode_image(
+    file: ImageFile,
+    channels: int,
+    fit: Callable | None = None,
+    max_megapixels: float | None = None,
+) -> np.ndarray:
+    """Return one image, upright, as uint8 [H, W, channels]; with `fit`, what that gives of it.
+
+    Args:
+      file: to decode.
+      channels: 1 (grey) or 3 (RGB).
+      fit: Pillow's image -> bytes [H, W, channels], such as `fitted`; None: all pixels.
+      max_megapixels: see `open_image`.
     """
     from PIL import Image, ImageOps
 
-    with open_image(path, max_megapixels) as opened:
+    with open_image(file, max_megapixels) as opened:
         opened.load()
         try:
             image = ImageOps.exif_transpose(opened)
@@ -423,9 +477,4 @@ def decode_image(
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         image = image.convert("L" if channels == 1 else "RGB")
-        if fit is not None:
-            return fit(image)
-        if size is not None:
-            # Crops first, then resizes: the same view as the other way round, for less work.
-            image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
-        return np.asarray(image).reshape(image.height, image.width, channels)
+        return (fit or pixels_of)(image)

@@ -27,32 +27,37 @@ def load(
     data_dir: str | None = None,
     *,
     image_size: int | None = None,
+    interpolation: str | None = None,
     download: bool = True,
     cache_dir: str | os.PathLike | None = None,
     memory_limit: float | None = None,
     on_damaged: str = "stop",
     max_megapixels: float | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> Dataset | StreamedDataset:
     """Load a split of a data set.
 
     Args:
-      name: 'digits', 'folder:PATH', or a TFDS data set: 'name', 'name:version' or
-        'name/config'. cifar10, cifar100 and mnist are prepared on first use; others must
+      name: 'digits', 'folder:PATH', 'parquet:PATH', 'hf:ORG/NAME', or a TFDS data set: 'name',
+        'name:version' or 'name/config'. Those of `prepare` are prepared on first use; others must
         be prepared already, in the array_record format.
       split: in TFDS's syntax, such as 'train', 'train[:45000]', 'train[10%:20%]' or
         'train+test' (https://www.tensorflow.org/datasets/splits); of folders also a slice of each
         class, such as 'train[80%:90%] by class'.
       data_dir: folder of prepared TFDS data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
-      image_size: for folders only: side in pixels of the square that images are resized
+      image_size: for image files only: side in pixels of the square that images are resized
         (shorter side) and cropped (centre) to.
+      interpolation: for image files only: of that, see `image_files.INTERPOLATIONS`.
       download: whether to fetch and prepare missing data.
       cache_dir: folder for decoded images; None: see `files.cache_root`.
       memory_limit: gigabytes (1e9 bytes) that the images of the split, one byte per value, may
         take; a larger split is returned as a `StreamedDataset`, which is decoded
         while it is used and never cached. None: no limit.
-      on_damaged: for folders only: 'stop' refuses files that cannot be decoded, 'skip' leaves them
-        out.
-      max_megapixels: for folders only: see `image_files.open_image`.
+      on_damaged: for image files only: 'stop' refuses those that cannot be decoded, 'skip' leaves
+        them out.
+      max_megapixels: for image files only: see `image_files.open_image`.
+      image_column, label_column: for 'hf:' and 'parquet:' only; None: found by their types.
 
     Returns:
       The images and labels. A split that is one range is a view of the cached base split; of a
@@ -63,6 +68,8 @@ def load(
     """
     options = {"image_size": image_size, "download": download, "on_damaged": on_damaged}
     options |= {"max_megapixels": max_megapixels, "cache_dir": cache_dir}
+    options |= {"interpolation": interpolation}
+    options |= {"image_column": image_column, "label_column": label_column}
     return Store(name, data_dir, memory_limit=memory_limit, **options).load(split)
 
 
@@ -157,8 +164,10 @@ class Store:
             fits_itself = self._fit is None or scheme_of(self.source.name).resizes
             return records if fits_itself else _fitted(records, self._fit)
         whole, index = self.source.views[base]
-        records = self._open(whole)
-        return replace(records, read=lambda rows: records.read(index[rows]))
+        records, fitted = self._open(whole), None
+        if records.read_fitted:
+            fitted = lambda rows, *how: records.read_fitted(index[rows], *how)  # noqa: E731
+        return replace(records, read=lambda rows: records.read(index[rows]), read_fitted=fitted)
 
     def _label(self, base: str) -> str:
         return f"{self.source.identity}\n{base}\n{self._image_size}"

@@ -63,12 +63,16 @@ class Records:
         int32 [n]; may be called from several threads. Raises UserError; `DamagedFiles` where more
         of the same may follow.
       damage: the error that names all damaged files of the data, for a `DamagedFiles`.
+      read_fitted: of files that are brought to `image_shape`: as `read`, with further arguments for
+        what is made of them instead: a function for each index, of Pillow's whole image, that gives
+        bytes [h, w, C], and (h, w).
     """
 
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     damage: Callable[[DamagedFiles], DamagedFiles] = lambda error: error
+    read_fitted: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None
 
 
 @dataclass(frozen=True)

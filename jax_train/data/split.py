@@ -46,6 +46,11 @@ def automatic(source: Source, wanted: Mapping[str, str]) -> dict[str, str]:
     cut = [name for name in ("val", "test") if wanted[name] == AUTO and name not in source.splits]
     by_class, share = "", 10
     if source.labels and cut:
+        if "train" not in source.splits:
+            raise UserError(
+                f"{source.name} has no split train to train on. {_help(source)} Name the splits "
+                "with config.data.train_split, val_split and test_split."
+            )
         largest = np.bincount(source.labels("train")).max()
         by_class, share = " by class", 20 if largest <= _FEW else 10
         if largest <= len(cut) > 1:  # too few for both

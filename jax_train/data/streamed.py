@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from jax_train.data.crops import Crops
 from jax_train.data.examples import Dataset, Examples, block_size, checked_order
 from jax_train.data.source import DamagedFiles, Records
 from jax_train.printing import progress_bar
@@ -44,6 +45,11 @@ class StreamedDataset(Examples):
         """Height and width in pixels, and the number of channels."""
         return tuple(self.records[self.ranges[0][0]].image_shape)
 
+    @property
+    def can_fit(self) -> bool:
+        """Whether `batches` takes `crops`."""
+        return all(self.records[base].read_fitted for base, _, _ in self.ranges)
+
     def with_classes(
         self, class_names: tuple[str, ...], numbers: np.ndarray, **changes
     ) -> StreamedDataset:
@@ -60,7 +66,7 @@ class StreamedDataset(Examples):
                 images, labels = records.read(rows)
                 return images, numbers[labels].astype(np.int32)
 
-            return replace(records, class_names=class_names, read=read)
+            return replace(records, class_names=class_names, read=read, read_fitted=None)
 
         records = {base: relabelled(records) for base, records in self.records.items()}
         labels = None if self.labels is None else numbers[self.labels].astype(np.int32)
@@ -73,7 +79,12 @@ class StreamedDataset(Examples):
         return batch
 
     def batches(
-        self, order: np.ndarray, *, threads: int | None = None, prefetch: int = 2
+        self,
+        order: np.ndarray,
+        *,
+        crops: Crops | None = None,
+        threads: int | None = None,
+        prefetch: int = 2,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the examples of each step: what `images[order[i]], labels[order[i]]` would be.
 
@@ -82,12 +93,13 @@ class StreamedDataset(Examples):
 
         Args:
           order: indices of examples within the split, [steps, ...rows]; any may stand repeatedly.
+          crops: to cut out of whole files, instead of `image_shape`; see `can_fit`.
           threads: how many decode; None: one per CPU, at most 8.
           prefetch: steps decoded ahead; at least one block per thread, of up to 256 images and
             about 4 MB, is decoded ahead also where this is more.
 
         Yields:
-          images uint8 [...rows, H, W, C] and labels int32 [...rows].
+          images uint8 [...rows, H, W, C], H and W those of the crops, and labels int32 [...rows].
 
         Raises:
           TypeError, IndexError, ValueError: at once, if an argument is not as described.
@@ -97,7 +109,7 @@ class StreamedDataset(Examples):
         threads = _cpus() if threads is None else threads
         if threads < 1 or prefetch < 1:
             raise ValueError(f"threads={threads}, prefetch={prefetch}: expected at least 1")
-        return self._steps(order, threads, prefetch)
+        return self._steps(order, crops, threads, prefetch)
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield images and labels of all examples in order, a few megabytes at once.
@@ -105,7 +117,7 @@ class StreamedDataset(Examples):
         Raises:
           UserError: examples are damaged; of files it names all of the data.
         """
-        with contextlib.closing(self._decode(np.arange(len(self)), _cpus(), 0)) as decoded:
+        with contextlib.closing(self._decode(np.arange(len(self)), None, _cpus(), 0)) as decoded:
             for block in decoded:
                 try:
                     yield block.result()
@@ -116,14 +128,17 @@ class StreamedDataset(Examples):
                 return
         raise damage(found)
 
-    def _steps(self, order: np.ndarray, threads: int, prefetch: int) -> Iterator:
+    def _steps(
+        self, order: np.ndarray, crops: Crops | None, threads: int, prefetch: int
+    ) -> Iterator:
         """Yield the steps, cut from the blocks that the threads decode."""
         rows = order.shape[1:]
         size = math.prod(rows)
         more_images, more_labels = (), ()  # the rest of a block
-        with contextlib.closing(self._decode(order.ravel(), threads, prefetch * size)) as decoded:
+        ahead = prefetch * size
+        with contextlib.closing(self._decode(order.ravel(), crops, threads, ahead)) as decoded:
             for _ in range(len(order)):
-                images, labels = self._room(size)
+                images, labels = self._room(size, crops)
                 filled = 0
                 while filled < size:
                     if not len(more_labels):
@@ -133,12 +148,15 @@ class StreamedDataset(Examples):
                     images[here], labels[here] = more_images[:some], more_labels[:some]
                     more_images, more_labels = more_images[some:], more_labels[some:]
                     filled += some
-                yield images.reshape(*rows, *self.image_shape), labels.reshape(rows)
+                yield images.reshape(*rows, *images.shape[1:]), labels.reshape(rows)
 
-    def _room(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        return np.empty((count, *self.image_shape), np.uint8), np.empty(count, np.int32)
+    def _room(self, count: int, crops: Crops | None) -> tuple[np.ndarray, np.ndarray]:
+        shape = (*(crops.size if crops else self.image_shape[:2]), self.image_shape[2])
+        return np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
 
-    def _decode(self, order: np.ndarray, threads: int, ahead: int) -> Iterator[Future]:
+    def _decode(
+        self, order: np.ndarray, crops: Crops | None, threads: int, ahead: int
+    ) -> Iterator[Future]:
         """Yield consecutive parts of `order` [n], decoded in threads: their images and labels."""
         share = math.ceil(len(order) / (4 * threads))  # so that all threads have work to the end
         size = max(1, min(_BLOCK_IMAGES, block_size(self.image_shape), share))
@@ -146,7 +164,7 @@ class StreamedDataset(Examples):
         pool, waiting = ThreadPoolExecutor(threads, "decode"), deque()
         try:
             for start in range(0, len(order), size):
-                waiting.append(pool.submit(self._read, order[start : start + size]))
+                waiting.append(pool.submit(self._read, order[start : start + size], crops))
                 if len(waiting) > depth:
                     yield waiting.popleft()
             while waiting:
@@ -154,13 +172,19 @@ class StreamedDataset(Examples):
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, indices: np.ndarray, crops: Crops | None) -> tuple[np.ndarray, np.ndarray]:
         """Decode the examples at these indices within the split."""
-        images, labels = self._room(len(indices))
+        images, labels = self._room(len(indices), crops)
         parts, places = self.places(indices)
         for part in np.unique(parts):
             here = np.flatnonzero(parts == part)
-            images[here], labels[here] = self.records[self.ranges[part][0]].read(places[here])
+            records = self.records[self.ranges[part][0]]
+            if crops:
+                fits = [crops.fit(int(example)) for example in indices[here]]
+                found = records.read_fitted(places[here], fits, crops.size)
+            else:
+                found = records.read(places[here])
+            images[here], labels[here] = found
         return images, labels
 
 

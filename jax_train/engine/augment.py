@@ -16,14 +16,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
-from jax_train.engine import checks
+from jax_train.data.boxes import DRAWS, draw_boxes
+from jax_train.engine import checks, colour
 from jax_train.engine.checks import output_size
+from jax_train.engine.resample import resize_boxes
 from jax_train.errors import UserError
 from jax_train.printing import counted
 
 # Each random part folds its own constant into the image's key, so that switching one part on or
 # off leaves the draws of the others as they were.
-_ROTATE, _CROP, _FLIP = 1, 2, 3
+_ROTATE, _CROP, _FLIP, _RESIZED_CROP, _COLOUR = 1, 2, 3, 4, 5
 _fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
 
@@ -33,33 +35,39 @@ Operation = Callable[..., tuple[jax.Array, jax.Array | None]]
 
 
 class Augmentation(NamedTuple):
-    """What happens to uint8 images before they enter the model; both callables are pure.
+    """What happens to uint8 images before they enter the model; all callables are pure.
 
     Attributes:
       train: `(images [B, H, W, C] uint8, targets, keys [B]) -> ([B, H', W', C] float32, targets)`,
         targets as in `Operation`. Without a random operation in the config the keys are not looked
         at and may be None.
       evaluate: `(images [B, H, W, C] uint8) -> [B, H', W', C] float32`.
+      train_cropped: as `train`, of images that are random resized crops already.
     """
 
     train: Operation
     evaluate: Callable[[jax.Array], jax.Array]
+    train_cropped: Operation | None = None
 
 
-def crop_at(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
-    """Pad with zeros on all four sides, then cut the original size out at `offsets`.
+def crop_at(
+    images: jax.Array, offsets: jax.Array, padding: int, size: tuple[int, int] | None = None
+) -> jax.Array:
+    """Pad with zeros on all four sides, then cut a window out at `offsets`.
 
     Args:
       images: `[B, H, W, C]`.
-      offsets: `[B, 2]` integers, the window's first row and column in the padded image, each from
-        0 to `2 * padding`; `padding` itself leaves an image as it was.
+      offsets: `[B, 2]` integers, the window's first row and column in the padded image.
       padding: pixels added on each side.
+      size: height and width of the window; None: those of the images, which offsets of `padding`
+        then leave as they were.
     """
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    shape = (*(size or images.shape[1:3]), images.shape[3])
 
     def window(image, offset):
         start = (offset[0], offset[1], jnp.zeros_like(offset[0]))  # the three need one dtype
-        return jax.lax.dynamic_slice(image, start, images.shape[1:])
+        return jax.lax.dynamic_slice(image, start, shape)
 
     return jax.vmap(window)(padded, offsets)
 
@@ -94,14 +102,19 @@ def rotate_by(images: jax.Array, angles: jax.Array) -> jax.Array:
     return jax.vmap(rotate)(images, jnp.deg2rad(angles.astype(jnp.float32)))
 
 
-def resize(images: jax.Array, size: int) -> jax.Array:
-    """Resize float images `[B, H, W, C]` to `[B, size, size, C]`, bilinear with antialiasing.
+def resize(images: jax.Array, size: int, interpolation: str = "bilinear") -> jax.Array:
+    """Resize float images `[B, H, W, C]` to `[B, size, size, C]` with antialiasing.
 
     As `torchvision.transforms.Resize((size, size), antialias=True)` on a float tensor; the aspect
     ratio is not kept.
     """
     shape = (images.shape[0], size, size, images.shape[3])
-    return jax.image.resize(images, shape, "bilinear", antialias=True)
+    return jax.image.resize(images, shape, interpolation, antialias=True)
+
+
+def centre(side: int, size: int) -> int:
+    """Where a window of `size` starts in the middle of `side`, as torchvision's `center_crop`."""
+    return round((side - size) / 2)
 
 
 def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -117,12 +130,17 @@ def _uniform(keys: jax.Array, low: float = 0.0, high: float = 1.0) -> jax.Array:
     return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(keys)
 
 
-def _draw_offsets(keys: jax.Array, padding: int, probability: float) -> jax.Array:
-    draw = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * padding + 1, jnp.int32))
+def _draw_offsets(
+    keys: jax.Array, most: Sequence[int], middle: Sequence[int], probability: float
+) -> jax.Array:
+    """Offsets [B, 2] from 0 to `most`; of a share of 1 - `probability` the `middle`."""
+    above = most[0] + 1 if most[0] == most[1] else np.array(most) + 1
+    draw = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, above, jnp.int32))
     offsets = draw(_fold_in(keys, 0))
     if probability < 1:
         cropped = _uniform(_fold_in(keys, 1)) < probability
-        offsets = jnp.where(cropped[:, None], offsets, padding)
+        middle = middle[0] if middle[0] == middle[1] else np.array(middle)
+        offsets = jnp.where(cropped[:, None], offsets, middle)
     return offsets
 
 
@@ -130,12 +148,43 @@ def _draw_flips(keys: jax.Array) -> jax.Array:
     return _uniform(_fold_in(keys, _FLIP)) < 0.5
 
 
+def _resized_crop(config: ConfigDict) -> Operation | None:
+    """As `torchvision.transforms.RandomResizedCrop`; see `boxes.draw_boxes`, `resize_boxes`."""
+    if not config.random_resized_crop:
+        return None
+
+    def crop(images, targets, keys):
+        height, width = images.shape[1:3]
+        draw = jax.vmap(lambda key: jax.random.uniform(key, DRAWS, jnp.float32))
+        draws = draw(_fold_in(keys, _RESIZED_CROP))
+        spans = config.random_resized_crop, config.aspect_ratio
+        boxes = draw_boxes(draws, height, width, *spans, xp=jnp)
+        size = output_size(config, height, width)
+        return resize_boxes(images, boxes, size, config.interpolation or "bilinear"), targets
+
+    return crop
+
+
 def _resizing(config: ConfigDict) -> Operation | None:
-    """See `resize`; in evaluation too."""
+    """See `resize`."""
     if not config.resize:
         return None
     # It makes new values, so it needs scaled pixels; what only moves pixels runs on uint8.
-    return lambda images, targets, _: (resize(_to_unit(images), config.resize), targets)
+    side, how = config.resize, config.interpolation or "bilinear"
+    return lambda images, targets, _: (resize(_to_unit(images), side, how), targets)
+
+
+def _centre_crop(config: ConfigDict) -> Operation | None:
+    """As `torchvision.transforms.CenterCrop`."""
+    if not config.crop_size:
+        return None
+
+    def crop(images, targets, _):
+        size = config.crop_size
+        row, column = (centre(side, size) for side in images.shape[1:3])
+        return images[:, row : row + size, column : column + size], targets
+
+    return crop
 
 
 def _rotation(config: ConfigDict) -> Operation | None:
@@ -159,39 +208,72 @@ def _flip(config: ConfigDict) -> Operation | None:
 
 
 def _crop(config: ConfigDict) -> Operation | None:
-    """As `torchvision.transforms.RandomCrop((H, W), padding=padding)`, of a share of the images."""
+    """As `torchvision.transforms.RandomCrop(size, padding=padding)`, of a share of the images."""
     padding, share = config.crop_padding, config.crop_probability
-    if not (padding > 0 and share > 0):
+    smaller = config.crop_size and not config.random_resized_crop
+    if not smaller and not (padding > 0 and share > 0):
         return None
 
     def crop(images, targets, keys):
-        offsets = _draw_offsets(_fold_in(keys, _CROP), padding, share)
+        sides = images.shape[1:3]
+        size = (config.crop_size,) * 2 if smaller else sides
+        spare = [side - length for side, length in zip(sides, size, strict=True)]
+        most = [2 * padding + pixels for pixels in spare]
+        middle = [padding + centre(*pair) for pair in zip(sides, size, strict=True)]
+        offsets = _draw_offsets(_fold_in(keys, _CROP), most, middle, share)
         if config.flip:  # flipped already, so the window moves the other way
             columns = offsets[:, 1]
-            columns = jnp.where(_draw_flips(keys), 2 * padding - columns, columns)
+            columns = jnp.where(_draw_flips(keys), most[1] - columns, columns)
             offsets = offsets.at[:, 1].set(columns)
-        return crop_at(images, offsets, padding), targets
+        return crop_at(images, offsets, padding, size), targets
 
     return crop
+
+
+def _color_jitter(config: ConfigDict) -> Operation | None:
+    """As `torchvision.transforms.ColorJitter(*color_jitter)`; see `colour.jitter`."""
+    if not any(config.color_jitter):
+        return None
+    most = dict(zip(colour.CHANGES, config.color_jitter, strict=True))
+
+    def span(name):
+        return (
+            (-most[name], most[name]) if name == "hue" else (max(0, 1 - most[name]), 1 + most[name])
+        )
+
+    def jitter(images, targets, keys):
+        keys = _fold_in(keys, _COLOUR)
+        factors = {
+            name: _uniform(_fold_in(keys, place), *span(name))
+            for place, name in enumerate(most)
+            if most[name]
+        }
+        rank = jax.vmap(lambda key: jax.random.uniform(key, (len(factors),), jnp.float32))
+        order = jnp.argsort(rank(_fold_in(keys, len(most))), -1)
+        return colour.jitter(images, factors, order), targets
+
+    return jitter
 
 
 # In the order of the config: each makes its operation of the `augment` part of a config, or None
 # where that has it off. A flip before a crop fuses with the crop's padding; the pixels are those of
 # a flip after it.
 OPERATIONS: dict[str, Callable[[ConfigDict], Operation | None]] = {
-    "resize": _resizing,
+    "random_resized_crop": _resized_crop,
+    "resize": lambda config: None if config.random_resized_crop else _resizing(config),
     "rotate": _rotation,
     "flip": _flip,
     "crop": _crop,
+    "color_jitter": _color_jitter,
 }
-_IN_EVALUATION = ("resize",)
+IN_EVALUATION = {"resize": _resizing, "centre_crop": _centre_crop}
 
 
 def build(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> Augmentation:
-    """Make the two image pipelines of a config: training and evaluation.
+    """Make the image pipelines of a config: training and evaluation.
 
-    Pixels are scaled to [0, 1], the `OPERATIONS` done in their order, in evaluation resizing alone,
-    and the pixels normalised. Zeros that enter a picture are black pixels: they come before
+    The `OPERATIONS` are done in their order, in evaluation those of `IN_EVALUATION`; pixels are
+    scaled to [0, 1] and normalised. Zeros that enter a picture are black pixels: they come before
     `normalise`.
 
     Args:
@@ -207,30 +289,38 @@ def build(config: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> Au
     checks.check_lengths(mean, std)
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     config = config.copy_and_resolve_references()  # a later change by the caller has no effect
-    found = {name: make(config) for name, make in OPERATIONS.items()}
-    operations = {name: operation for name, operation in found.items() if operation}
 
-    def run(names, images, targets, keys):
-        _check_images(images, mean)
+    def made(table):
+        found = {name: make(config) for name, make in table.items()}
+        return {name: operation for name, operation in found.items() if operation}
+
+    def run(operations, images, targets, keys):
+        _check_images(images, mean, config)
         output_size(config, *images.shape[1:3])
-        for name in names:
-            images, targets = operations[name](images, targets, keys)
+        for operation in operations:
+            images, targets = operation(images, targets, keys)
         images = normalise(_to_unit(images), mean, std)
         # Scaling and subtracting the mean are rounded once or twice, as the loop allows that they
         # become part of. Behind the barrier that loop is their own, whatever the program.
         return jax.lax.optimization_barrier(images), targets
 
     def evaluate(images):
-        return run([name for name in operations if name in _IN_EVALUATION], images, None, None)[0]
+        return run(evaluation, images, None, None)[0]
 
-    return Augmentation(functools.partial(run, list(operations)), evaluate)
+    training, evaluation = made(OPERATIONS), tuple(made(IN_EVALUATION).values())
+    cropped = [operation for name, operation in training.items() if name != "random_resized_crop"]
+    return Augmentation(
+        train=functools.partial(run, tuple(training.values())),
+        evaluate=evaluate,
+        train_cropped=functools.partial(run, cropped),
+    )
 
 
 def _to_unit(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
-def _check_images(images: jax.Array, mean: np.ndarray) -> None:
+def _check_images(images: jax.Array, mean: np.ndarray, config: ConfigDict) -> None:
     if images.dtype != jnp.uint8 or images.ndim != 4:
         raise TypeError(f"expected uint8 images [B, H, W, C], got {images.dtype}{images.shape}")
     if images.shape[3] != len(mean):
@@ -239,3 +329,6 @@ def _check_images(images: jax.Array, mean: np.ndarray) -> None:
             f"{counted(images.shape[3], 'channel')}: expected one number per channel in "
             "config.data.mean and config.data.std. Leave both at None to have them measured."
         )
+    if any(config.color_jitter) and images.shape[3] not in (1, 3):
+        expected = f"() for images of {counted(images.shape[3], 'channel')}: it is for grey and RGB"
+        raise ranges.refusal("augment.color_jitter", config.color_jitter, expected)

@@ -15,6 +15,7 @@ from jax_train.printing import counted
 
 OPTIMIZERS = ("adamw", "adam", "sgd")  # the keys of `optim.OPTIMIZERS`
 BALANCED = ("balanced",)  # of config.train.class_weights
+INTERPOLATIONS = ("bilinear", "bicubic")  # the keys of `resample.KERNELS`
 POOLS = ("token", "avg", "token_and_avg")  # of `jax_models.tokens`
 SCHEDULES = ("cosine", "onecycle", "constant")  # the keys of `optim.SCHEDULES`
 
@@ -83,7 +84,42 @@ _OPTIM = {
     "schedule.base_momentum": ranges.rate,
     "schedule.max_momentum": ranges.rate,
 }
+
+
+def _span(check: ranges.Check, expected: str, empty: bool = False) -> ranges.Check:
+    """Two numbers, the least and the largest; or, where that may be, none."""
+
+    def holds(value):
+        if value == () and empty:
+            return True
+        pair = isinstance(value, tuple) and len(value) == 2 and all(map(check.holds, value))
+        return pair and value[0] <= value[1]
+
+    return ranges.Check(expected, holds)
+
+
+def _is_jitter(value: object) -> bool:
+    positive, names = ranges.at_least(0).holds, isinstance(value, tuple) and len(value)
+    return value == () or (names == 4 and all(map(positive, value)) and value[3] <= 0.5)
+
+
 _AUGMENT = {
+    "augment.crop_size": ranges.whole(0, 4096, "pixels (0: the whole image)"),
+    "augment.random_resized_crop": _span(
+        ranges.share_above_0,
+        "the least and the largest share of an image's area, above 0 up to 1, such as 0.08,1.0; "
+        "or () for no such crop",
+        empty=True,
+    ),
+    "augment.aspect_ratio": _span(
+        ranges.above(0), "the least and the largest ratio, above 0, of width to height: 0.75,1.33"
+    ),
+    "augment.interpolation": ranges.optional(ranges.one_of(INTERPOLATIONS)),
+    "augment.color_jitter": ranges.Check(
+        "four numbers of at least 0: brightness, contrast, saturation, and hue up to 0.5, such as "
+        "0.4,0.4,0.4,0.1; or () for none",
+        _is_jitter,
+    ),
     "augment.resize": ranges.whole(0, 4096, "pixels (0: no resizing)"),
     "augment.rotate_degrees": ranges.between(0, 180, "the largest angle in degrees"),
     "augment.crop_padding": ranges.whole(0, 4096, "pixels (0: no crop)"),
@@ -213,9 +249,16 @@ def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:
       config: the `augment` part of the config.
 
     Raises:
-      UserError: the crop padding is not smaller than the image.
+      UserError: the crop is larger than the image, or its padding is not smaller than that.
     """
     size = (config.resize, config.resize) if config.resize else (height, width)
+    if config.crop_size > min(size):
+        expected = f"at most {min(size)} for images of {size[0]}x{size[1]} pixels"
+        cure = "Larger ones are made with config.data.image_size (of folders) or config.augment."
+        cure += "resize: a seventh more than the crop is usual, such as 256 for 224."
+        raise ranges.refusal("augment.crop_size", config.crop_size, expected, cure)
+    if config.crop_size:
+        size = (config.crop_size,) * 2
     if config.crop_padding >= min(size):
         expected = f"less than {min(size)} for images of {size[0]}x{size[1]} pixels"
         cure = "A crop could hold nothing of the picture; an eighth of the side is usual."

@@ -1,14 +1,18 @@
 """How batches reach a compiled step: gathered from a split on the device, or streamed to it."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from jax_train import data
+from jax_train.data.crops import Crops, cuts_whole_files
 from jax_train.engine import steps
+from jax_train.engine.checks import output_size
 from jax_train.engine.parallel import Layout
 from jax_train.engine.recipe import Recipe
 from jax_train.engine.state import Data
@@ -49,7 +53,7 @@ class Resident:
         """`length` steps: (state, sums, *call) -> (state, sums)."""
         return functools.partial(steps.train_steps, recipe, length)
 
-    def train_calls(self, order: jax.Array, first: int, steps_per_call: int) -> Calls:
+    def train_calls(self, order: jax.Array, epoch: int, first: int, steps_per_call: int) -> Calls:
         """Number of steps and arguments of each call from step `first` of an epoch on."""
         for start in range(first, len(order), steps_per_call):
             yield min(steps_per_call, len(order) - start), (self.arrays, order)
@@ -65,23 +69,34 @@ class Resident:
 
 
 class Streamed:
-    """A split larger than memory, read batch by batch, each process its own share."""
+    """A split larger than memory, read batch by batch, each process its own share.
+
+    Args:
+      split: to be read.
+      layout: of the devices.
+      crops: epoch -> the crops to train on, cut out of whole files; None: stored images.
+    """
 
     batch_argument = 0  # among the arguments of a call
     arrays = ()
 
-    def __init__(self, split, layout: Layout):
+    def __init__(self, split, layout: Layout, crops: Callable[[int], Crops] | None = None):
         self._split, self._layout, self.count = split, layout, len(split)
+        self._crops = crops
 
     def train_function(self, recipe: Recipe, length: int) -> Callable:
         """As in `Resident`, of one step."""
+        if self._crops:
+            augmentation = recipe.augmentation._replace(train=recipe.augmentation.train_cropped)
+            recipe = dataclasses.replace(recipe, augmentation=augmentation)
         return functools.partial(steps.train_on_batch, recipe)
 
-    def train_calls(self, order: jax.Array, first: int, steps_per_call: int) -> Calls:
+    def train_calls(self, order: jax.Array, epoch: int, first: int, steps_per_call: int) -> Calls:
         """As in `Resident`; a call is one step."""
         order = np.asarray(order)[first:]
         order = order[:, :, self._layout.local_places(order.shape[2])]
-        with contextlib.closing(self._split.batches(order)) as batches:
+        how = {"crops": self._crops(epoch)} if self._crops else {}
+        with contextlib.closing(self._split.batches(order, **how)) as batches:
             for batch in batches:
                 yield 1, (Data(*(self._layout.put_batch(array, 1) for array in batch)),)
 
@@ -102,5 +117,16 @@ class Streamed:
 
 
 def create(split, layout: Layout) -> Resident | Streamed:
-    """The feed that fits a split."""
+    """The feed that fits a split, for evaluation."""
     return (Streamed if split.streamed else Resident)(split, layout)
+
+
+def create_training(split, layout: Layout, config: ConfigDict) -> Resident | Streamed:
+    """The feed that fits a training split."""
+    if not cuts_whole_files(config, split):
+        return create(split, layout)
+    fields = config.augment
+    size = output_size(fields, *split.image_shape[:2])
+    how = {"size": size, "area": fields.random_resized_crop, "aspect": fields.aspect_ratio}
+    how |= {"seed": config.seed, "interpolation": fields.interpolation or "bilinear"}
+    return Streamed(split, layout, lambda epoch: Crops(epoch=epoch, **how))

@@ -94,7 +94,7 @@ def _with_a_size(config: ConfigDict) -> ConfigDict:
     model, default = config.model, jax_models.model_keywords(config.model.name).get("img_size")
     if model.img_size is None and default is not None:
         patch = model.patch_size or 1
-        known = config.augment.resize or config.data.image_size
+        known = config.augment.crop_size or config.augment.resize or config.data.image_size
         model.img_size = known or -(-default // patch) * patch
     config.dtype = "float32"  # float64 is not switched on yet, and shapes are all that counts
     return config

@@ -138,7 +138,7 @@ class Program:
     def train_calls(self, train_feed, epoch: int, first: int) -> Iterator[Call]:
         """The calls from step `first` of an epoch on; none goes beyond its end."""
         probing = epoch < self.config.train.probe_epochs
-        for call in train_feed.train_calls(self.order(epoch), first, self.steps_per_call):
+        for call in train_feed.train_calls(self.order(epoch), epoch, first, self.steps_per_call):
             yield Call(*call, probing)
 
     def train(

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from jax_train.data import Splits
 from jax_train.data.contents import Contents
+from jax_train.data.crops import cuts_whole_files
 from jax_train.data.sources.by_name import scheme_of
 from jax_train.errors import UserError
 from jax_train.printing import counted, readable, shorten
@@ -33,6 +34,7 @@ class DataRecord(NamedTuple):
       class_names: in the order of the labels.
       image_shape: height and width in pixels, and channels.
       files: base split -> its files in the order of the examples.
+      cuts_whole_files: see `crops.cuts_whole_files`.
     """
 
     name: str
@@ -40,6 +42,7 @@ class DataRecord(NamedTuple):
     class_names: Sequence[str]
     image_shape: Sequence[int]
     files: dict[str, Contents]
+    cuts_whole_files: bool = False
 
 
 class Place(NamedTuple):
@@ -60,7 +63,8 @@ def describe(config: ConfigDict, splits: Splits) -> DataRecord:
     train = splits.train
     bases = set().union(*(split.bases for split in vars(splits).values() if split))
     files = {base: train.contents(base) for base in sorted(bases)}
-    return DataRecord(*located(config), list(train.class_names), list(train.image_shape), files)
+    facts = list(train.class_names), list(train.image_shape), files
+    return DataRecord(*located(config), *facts, cuts_whole_files(config, train))
 
 
 def read(workdir: str | os.PathLike) -> DataRecord | None:

@@ -53,6 +53,7 @@ def enter(
     accepted = config.data.on_change == "accept"
     then, now, notes = data_record.read(workdir), data_record.describe(config, splits), []
     if then:
+        _check_crops(workdir, then, now, stored["data.memory_limit"])
         notes = _changes(workdir, then, now, accepted)
     known = then or accepted  # of older runs only mean and std tell that the data were the same
     statistics = {key: stored[f"data.{key}"] for key in ("mean", "std") if known}
@@ -81,6 +82,18 @@ def check_finished(workdir: Path, config: ConfigDict, load) -> None:
         told = data_record.changes(then, now)
     if told:
         raise _refusal(workdir, now, told, "Choose another --workdir.")
+
+
+def _check_crops(workdir: Path, then: DataRecord, now: DataRecord, limit: float) -> None:
+    """Refuse to train on crops of stored images after those of whole files, or the other way."""
+    if then.cuts_whole_files != now.cuts_whole_files:
+        whole, stored = "whole files, which streamed", "images kept in memory"
+        before, after = (whole, stored) if then.cuts_whole_files else (stored, whole)
+        raise UserError(
+            f"The run in {workdir} takes its random resized crops from {before}; now they would be "
+            f"of {after.replace('streamed', 'stream')}, which are other pixels. Go on with "
+            f"--config.data.memory_limit={limit:g}, as the run began, or choose another --workdir."
+        )
 
 
 def _changes(workdir: Path, then: DataRecord, now: DataRecord, accepted: bool) -> list[str]:

@@ -21,6 +21,7 @@ from jax_models.pretrained.description import Description
 from jax_train.config import fields, ranges
 from jax_train.data.sources.by_name import scheme_of
 from jax_train.data.split import AUTO
+from jax_train.engine.checks import INTERPOLATIONS
 from jax_train.engine.recipe import NO_KEYWORDS
 from jax_train.engine.state import Weights, split
 from jax_train.errors import UserError
@@ -30,6 +31,9 @@ from jax_train.runs.weights import Found
 
 _OF_DATA = ("img_size", "in_channels", "num_classes")  # keywords that the data say
 _PINS = ("model.init_revision", "model.init_sha256")
+# Of images: what is filled in where it is None, or 0.
+_FILLED = ("data.image_size", "data.interpolation", "augment.interpolation")
+_FILLED_SIZES = ("augment.resize", "augment.crop_size")
 _SHOWN = 12  # digits of a checksum
 
 
@@ -116,13 +120,12 @@ def recall(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
         place = then  # moved, or called otherwise
     sized = _sized(config, jax_models.model_keywords(stored["model.name"]))
     filled = ["model.name", *_PINS, *(f"model.{key}" for key in sized)]
-    filled += ["data.image_size", "augment.resize"]
+    filled += [*_FILLED, *_FILLED_SIZES]
     with config.unlocked():
         config.model.init_from = place
         given = fields.flatten(config)
         for field in filled:
-            resizes_not = field == "augment.resize" and not given[field]
-            if given[field] in (None, AUTO) or resizes_not:
+            if given[field] in (None, AUTO) or (field in _FILLED_SIZES and not given[field]):
                 value = stored[field]
                 value = tuple(value) if isinstance(value, list) else value
                 config.update_from_flattened_dict({field: value})
@@ -198,12 +201,24 @@ def _refused(config: ConfigDict, error: ValueError) -> UserError:
 
 
 def _fill_images(config: ConfigDict, steps: Preprocessing) -> None:
-    """Have images come at the side that the weights expect, unless another one is given."""
-    side = config.model.img_size or config.augment.resize or steps.size
-    if not scheme_of(config.data.name).resizes:
-        config.augment.resize = side
-    elif config.data.image_size is None:
-        config.data.image_size = side
+    """Have images come as the weights expect, unless something else is given.
+
+    Files are resized, and the middle cropped, as in the source; the images of other data sets are
+    often of what is to be seen alone, and are resized to the model's side.
+    """
+    fields, augment = config.data, config.augment
+    side = config.model.img_size or augment.crop_size or augment.resize or steps.size
+    if not scheme_of(fields.name).resizes:
+        augment.resize = augment.resize or side
+    elif fields.image_size is None:
+        whole = steps.at(side).resize
+        fields.image_size = side
+        if isinstance(whole, int) and whole > side and not augment.resize:
+            fields.image_size, augment.crop_size = whole, side
+    if fields.image_size and fields.interpolation is None:
+        fields.interpolation = steps.interpolation
+    if augment.interpolation is None and steps.interpolation in INTERPOLATIONS:
+        augment.interpolation = steps.interpolation
 
 
 def _has_begun(workdir: Path) -> bool:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from jax_models import low_rank
 from jax_train import data
+from jax_train.data.image_files import fitted
 from jax_train.data.sources.by_name import scheme_of
 from jax_train.data.splits import open_store
 from jax_train.engine import feed, steps
@@ -41,8 +42,8 @@ class TrainedRun:
       stats: their batch statistics.
       step: of the weights.
       record: of the data it began with; None of a run begun by an older version.
-      fit: brings Pillow's image to the raw image uint8 [H,W,C] that the model takes; None: as the
-        files of a `folder:` data set are.
+      fit: brings Pillow's image to the raw image uint8 [H,W,C] that the model takes; None: as
+        `image_files.fitted` does, bilinear.
       notes: what a user should know of the model, a sentence each.
     """
 
@@ -174,8 +175,12 @@ def open_run(
     )
     like = Progress(state, sums=None)
     step, progress = _weights(folder, like, results)
-    model = build.describe_model(config)
-    return TrainedRun(folder, config, results, model, *progress.state.reported, step, record)
+    model, fit, how = build.describe_model(config), None, config.data.interpolation
+    if how:
+        side = config.data.image_size
+        fit = functools.partial(fitted, size=(side, side), interpolation=how)
+    state = progress.state.reported
+    return TrainedRun(folder, config, results, model, *state, step, record, fit)
 
 
 def _set_place(config: ConfigDict, record: DataRecord | None, name, data_dir) -> None:
@@ -239,7 +244,8 @@ def image_shape(run: TrainedRun) -> tuple[int, int, int]:
     if run.record:
         return tuple(run.record.image_shape)
     config = run.config.copy_and_resolve_references()
-    side = config.data.image_size or (0 if config.augment.resize else config.model.img_size)
+    other = config.augment.resize or config.augment.crop_size
+    side = config.data.image_size or (0 if other else config.model.img_size)
     if side:
         return side, side, len(config.data.mean)
     config.update({"data": {"download": False, "memory_limit": 0.0}})

@@ -18,7 +18,7 @@ from jax_models import tokens
 from jax_train import checks, several
 from jax_train.config.fields import flatten
 from jax_train.data import loading
-from jax_train.engine import augment, optim
+from jax_train.engine import augment, optim, resample
 from jax_train.engine import checks as engine_checks
 from jax_train.engine.models import leave_out_sizes, model_configs
 from jax_train.engine.recipe import create_model
@@ -156,6 +156,8 @@ BAD = {
     "data.data_dir": (3, __file__),
     "data.download": SWITCH,
     "data.image_size": (*OPTIONAL, 64),  # cifar10 is no folder
+    "data.interpolation": ("cubic", 3, "bicubic"),  # no image_size
+    **dict.fromkeys(("data.image_column", "data.label_column"), ("", 3, "img")),  # of cifar10
     "data.on_damaged": ("refuse", True, None),
     "data.max_megapixels": (0, -1.0, NAN, "90"),
     "data.memory_limit": NUMBERS,
@@ -165,6 +167,11 @@ BAD = {
     "data.test_split": ("a b", "", ()),
     "data.mean": ((-0.1,), (INF,), ("a",), (125.0, 120.0, 110.0), 0.5, (10**400,)),
     "data.std": ((0.0,), (50.0,), "0.5", (NAN,)),
+    "augment.crop_size": (-1, 2.5, 5000),
+    "augment.random_resized_crop": ((0.0, 1.0), (0.5,), (0.9, 0.1), (0.1, 1.1), 0.5, (NAN, 1.0)),
+    "augment.aspect_ratio": ((), (0.0, 1.0), (2.0, 1.0), ("a", "b"), 1.0, (1.0, INF)),
+    "augment.interpolation": ("lanczos", 3),
+    "augment.color_jitter": ((0.4, 0.4, 0.4, 0.6), (0.4,), (-0.1, 0, 0, 0), 0.4, (NAN, 0, 0, 0)),
     "augment.resize": (-3, 5000, 2.5),
     "augment.rotate_degrees": (-0.1, 181.0, NAN),
     "augment.crop_padding": (-2, 2.5),
@@ -224,6 +231,7 @@ def test_names_that_are_refused_without_jax_are_those_there_are():
     assert tokens.POOLS == engine_checks.POOLS
     assert tuple(optim.OPTIMIZERS) == engine_checks.OPTIMIZERS
     assert tuple(optim.SCHEDULES) == engine_checks.SCHEDULES
+    assert tuple(resample.KERNELS) == engine_checks.INTERPOLATIONS
 
 
 @pytest.mark.parametrize(
@@ -311,6 +319,14 @@ SGD = {"optim__name": "sgd"}
         ({"model__name": "simple_cnn", "model__scan_layers": True}, r"model.scan_layers=True"),
         ({"compare": ("simple_cnn",), "model__head_dropout": 0.3}, r"vit, simple_cnn has no such"),
         ({"augment__resize": 33}, r"config.model: patch_size=4 does not divide img_size=33"),
+        (
+            {"augment__resize": 8, "augment__crop_size": 9},
+            r"crop_size=9: expected at most 8 for images of 8x8 pixels",
+        ),
+        (
+            {"augment__random_resized_crop": (8.0, 100.0)},
+            r"random_resized_crop=\(8.0, 100.0\): expected .* such as 0.08,1.0; or \(\)",
+        ),
         ({"augment__resize": 8, "augment__crop_padding": 8}, r"crop_padding=8: expected less th"),
         (
             {"optim__decay_exclude": ("norm", "nrom"), "optim__weight_decay": 0.1},

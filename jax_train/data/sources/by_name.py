@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jax_train.data.source import Source
+from jax_train.data.sources.archives import PHOTOS
 from jax_train.data.sources.digits import digits_source
 from jax_train.data.sources.folder import folder_source
+from jax_train.data.sources.huggingface import hub_source, parquet_source
+from jax_train.data.sources.photos import photos_source
 from jax_train.data.sources.tfds import tfds_source
 from jax_train.data.sources.tfds_folder import data_root
 from jax_train.errors import UserError
@@ -29,6 +32,7 @@ class Scheme(NamedTuple):
       title: name -> that of the data for people, without the path to it.
       located: (name, data_dir) -> the same, understood in every working folder.
       is_path: whether the name says where the data lies and not what it is.
+      has_columns: whether it takes `image_column` and `label_column`.
       root: name -> the folder that `Source.file` is relative to; None: examples are no files.
     """
 
@@ -40,27 +44,44 @@ class Scheme(NamedTuple):
         data_dir,
     )
     is_path: bool = False
+    has_columns: bool = False
     root: Callable[[str], Path | None] = lambda name: None
 
 
 def _path(name: str) -> str:
-    return name.removeprefix("folder:")
+    return name.partition(":")[2]
+
+
+def _of_files(open_path: Callable[..., Source], scheme: str, **more) -> Scheme:
+    """A kind of source that is named by the path to a folder."""
+    return Scheme(
+        lambda name, *, data_dir, download, progress, **how: open_path(_path(name), **how),
+        resizes=True,
+        title=lambda name: Path(_path(name)).name or name,
+        located=lambda name, _: (f"{scheme}:{_absolute(_path(name))}", None),
+        is_path=True,
+        **more,
+    )
 
 
 _SCHEMES = {  # by how their names are written
     "digits": Scheme(lambda name, **_: digits_source()),
-    "folder:PATH": Scheme(
-        lambda name, *, data_dir, download, progress, **how: folder_source(_path(name), **how),
+    "folder:PATH": _of_files(folder_source, "folder", root=lambda name: expand(_path(name))),
+    "parquet:PATH": _of_files(parquet_source, "parquet", has_columns=True),
+    "hf:ORG/NAME": Scheme(
+        lambda name, *, data_dir, progress, **how: hub_source(_path(name), **how),
         resizes=True,
-        title=lambda name: Path(_path(name)).name or name,
-        located=lambda name, _: (f"folder:{_absolute(_path(name))}", None),
-        is_path=True,
-        root=lambda name: expand(_path(name)),
+        has_columns=True,
     ),
 }
+_PHOTOS = Scheme(
+    photos_source,
+    resizes=True,
+    located=lambda name, data_dir: (name, _absolute(data_root(data_dir))),
+)
 _PREPARED = Scheme(
     lambda name, *, data_dir, download, progress, **_: tfds_source(
-        name, data_dir, download=download, progress=progress, others=tuple(_SCHEMES)
+        name, data_dir, download=download, progress=progress, others=(*_SCHEMES, *PHOTOS)
     ),
     located=lambda name, data_dir: (name, _absolute(data_root(data_dir))),
 )
@@ -77,6 +98,8 @@ def scheme_of(name: str) -> Scheme:
             f"config.data.name is {name!r}; expected a data set's name, such as "
             "--config.data.name=cifar10."
         )
+    if name in PHOTOS:
+        return _PHOTOS
     start = name.partition(":")[:2]
     fitting = (scheme for key, scheme in _SCHEMES.items() if key.partition(":")[:2] == start)
     return next(fitting, _PREPARED)
@@ -101,6 +124,8 @@ def open_source(
     image_size: int | None,
     download: bool,
     progress: bool = True,
+    image_column: str | None = None,
+    label_column: str | None = None,
     **options,
 ) -> Source:
     """Return the source of a data set's name; see `jax_train.data.load` for the arguments."""
@@ -113,8 +138,10 @@ def open_source(
     if image_size is not None and not scheme.resizes:
         raise UserError(
             f"config.data.image_size is {image_size!r}, but the images of {name} have one size "
-            "already: the field is for --config.data.name=folder:PATH. Leave it out, and set "
-            "--config.augment.resize=64, for example, to train on another size."
+            "already: the field is for folder:PATH, parquet:PATH and hf:ORG/NAME. Leave it out, "
+            "and set --config.augment.resize=64, for example, to train on another size."
         )
+    if scheme.has_columns:
+        options |= {"image_column": image_column, "label_column": label_column}
     options |= {"data_dir": data_dir, "image_size": image_size, "download": download}
     return scheme.open(name, progress=progress, **options)

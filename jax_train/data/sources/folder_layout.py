@@ -77,13 +77,21 @@ def find_layout(root: Path) -> Layout:
     return Layout({"train": root}, {}, tuple(_class_or_split(root, names, roles)))
 
 
+def role_in(name: str) -> str | None:
+    """The split that a name is of by one of its words, such as 'train-00000-of-00001.parquet'."""
+    found = {_ROLES[part] for part in re.split(r"[ _.-]", name.casefold()) if part in _ROLES}
+    return found.pop() if len(found) == 1 else None
+
+
+def words_for(role: str) -> list[str]:
+    """What a split is called."""
+    return _WORDS[role].split()
+
+
 def _roles(names: list[str]) -> dict[str, str]:
     """Name of a folder -> the split it is named like; of parts of names only if all have one."""
     plain = {name: _ROLES[m[1]] for name in names if (m := _FORM.fullmatch(name.casefold()))}
-    parts = {}
-    for name in names:
-        found = {_ROLES[part] for part in re.split(r"[ _.-]", name.casefold()) if part in _ROLES}
-        parts |= {name: found.pop()} if len(found) == 1 else {}
+    parts = {name: role for name in names if (role := role_in(name))}
     both = len(parts) == len(names) > 1 and "train" in parts.values()
     return parts if both and len(set(parts.values())) > 1 else plain
 

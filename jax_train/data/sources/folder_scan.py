@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -35,9 +35,21 @@ class Split(NamedTuple):
         return self.root / self.files[i][0]
 
     @property
-    def paths(self) -> list[Path]:
-        """All files."""
-        return [self.path(i) for i in range(len(self.files))]
+    def names(self) -> list[str]:
+        """Of all files."""
+        return [name for name, _, _ in self.files]
+
+    def images(self, indices: Iterable[int]) -> list[Path]:
+        """Some files."""
+        return [self.path(i) for i in indices]
+
+    def stats(self) -> Iterator[tuple[str, os.stat_result]]:
+        """The files as they are on the disk."""
+        return ((name, stat) for name, _, stat in self.files)
+
+    def keep(self, indices: Sequence[int]) -> "Split":
+        """The split with these files alone."""
+        return self._replace(files=tuple(self.files[i] for i in indices))
 
     @property
     def labels(self) -> np.ndarray:

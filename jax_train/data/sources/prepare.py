@@ -1,8 +1,9 @@
-"""Prepare cifar10, cifar100 and mnist for reading with TFDS, with no TensorFlow installed.
+"""Prepare data sets from their original archives, with no TensorFlow installed.
 
 TFDS's own builders describe the data (features, class names, version, order of the records), its
 download manager fetches the archives, and its writer writes the array_record files. Replaced are
 the parts that need TensorFlow: unpacking the archives, reading their records and encoding PNG.
+Photos of many sizes are unpacked into a folder by split and class instead.
 """
 
 import contextlib
@@ -14,12 +15,15 @@ import itertools
 import os
 import shlex
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from jax_train.data.sources.archives import RECIPES, Contents, Recipe
+from jax_train.data.sources.archives import PHOTOS, RECIPES
+from jax_train.data.sources.archives.photos import Photos
+from jax_train.data.sources.archives.recipe import Contents, PhotoRecipe, Recipe
 from jax_train.data.sources.tfds_folder import (
     data_root,
     default_root,
@@ -33,6 +37,7 @@ from jax_train.printing import on_terminal, progress_bar, say
 
 PROBE_SECONDS = 8  # to find out that there is no network; also bounds a name server that hangs
 _TIMEOUT = (5, 30)  # seconds to connect, and between two blocks of a download
+KNOWN = RECIPES | PHOTOS
 _RETRIES = 2  # TFDS's own ten take minutes where there is no network
 
 
@@ -45,12 +50,12 @@ def prepare(
     checksums: dict[str, tuple[int, str]] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write a data set in TFDS's array_record format; do nothing if it is there already.
+    """Write a data set in TFDS's array_record format, or as a folder of photos.
 
-    The version's folder appears only when it is complete.
+    Does nothing if it is there already. The folder appears only when it is complete.
 
     Args:
-      name: cifar10, cifar100 or mnist.
+      name: one of `KNOWN`.
       data_dir: TFDS's data folder; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
       archives: the original archives on disk, or a folder with them; none: download them.
       url_base: where to download from; None: the address registered in TFDS.
@@ -58,25 +63,25 @@ def prepare(
       progress: show progress bars, where stderr is a terminal.
 
     Returns:
-      The folder of the prepared version.
+      The folder: of the prepared version, or with the photos by split and class.
 
     Raises:
       UserError: unknown name, no network, a wrong or damaged archive, or a full disk.
     """
-    if name not in RECIPES:
+    if name not in KNOWN:
         raise UserError(
-            f"prepare {name!r}: expected one of {', '.join(RECIPES)}. Other TFDS data sets are "
+            f"prepare {name!r}: expected one of {', '.join(KNOWN)}. Other TFDS data sets are "
             "read if they are already prepared in the array_record format."
         )
-    root = data_root(data_dir)
-    if folder := find_prepared(name, root):
-        read_splits(folder)  # raises if it is of a format that cannot be read
+    root, recipe = data_root(data_dir), KNOWN[name]
+    if folder := find(name, root):
+        if name in RECIPES:
+            read_splits(folder)  # raises if it is of a format that cannot be read
         return folder
-    recipe = RECIPES[name]
     with quiet_tfds() as tfds, _disk_errors(root):
         builder_class = tfds.builder_cls(name)
         target = root / name / str(builder_class.VERSION)
-        if target.exists() and find_prepared(name, root) != target:
+        if name in RECIPES and target.exists() and find_prepared(name, root) != target:
             raise UserError(f"{target} is there but not complete. Remove it and prepare again.")
         builder = builder_class(data_dir=root)
         infos = {file: builder.url_infos[recipe.url + file] for file in recipe.files}
@@ -94,14 +99,50 @@ def prepare(
             infos = {(url_base or recipe.url) + file: info for file, info in infos.items()}
             with _tfds_bars(progress and on_terminal()):  # elsewhere they fill a log
                 paths = _download(tfds, name, root, infos)
+        if isinstance(recipe, PhotoRecipe):
+            names = builder.info.features["label"].names
+            return _unpack(recipe, paths, photo_folder(name, root), names, progress)
         with _tfds_bars(False):  # one bar of our own instead of its three
             return _write(builder, recipe.read(paths), total, progress)
+
+
+def photo_folder(name: str, root: Path) -> Path:
+    """Where the photos of a data set are unpacked to."""
+    return root / name / "photos"
+
+
+def find(name: str, root: Path) -> Path | None:
+    """Return the folder of a data set of `KNOWN` that is prepared already."""
+    if name in RECIPES:
+        return find_prepared(name, root)
+    folder = photo_folder(name, root)
+    return folder if folder.is_dir() else None
+
+
+def _unpack(
+    recipe: PhotoRecipe, paths: dict[str, Path], target: Path, names: Sequence[str], progress: bool
+) -> Path:
+    """Unpack photos into a folder that is renamed when complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".photos-", dir=target.parent))
+    place = temporary / target.name  # with the usual rights, which a temporary folder has not
+    try:
+        place.mkdir()
+        with progress_bar(recipe.count, f"Unpacking {target.parent.name}", progress) as bar:
+            recipe.unpack(paths, Photos(place, bar.update), list(names))
+        place.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another process was first, and its data is as good
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
 
 
 def missing_message(name: str, root: Path, reason: str) -> str:
     """Say that data is not there, why, and the ways to get it, each on lines to copy."""
     base = name.split(":")[0].split("/")[0]
-    recipe = RECIPES[base]
+    recipe = KNOWN[base]
     one = len(recipe.files) == 1
     command = f"python -m jax_train prepare {base}"
     if root != default_root():
@@ -133,7 +174,7 @@ def _plain_reason(error: Exception, url: str) -> str:
     return next((text for kind, text in words.items() if isinstance(error, kind)), str(error))
 
 
-def _find_archives(name: str, recipe: Recipe, given: Sequence) -> dict[str, Path]:
+def _find_archives(name: str, recipe: Recipe | PhotoRecipe, given: Sequence) -> dict[str, Path]:
     """Return file name -> path on disk of every archive of the recipe."""
     paths = [expand(path) for path in given]
     for path in paths:
@@ -269,7 +310,7 @@ def _write(builder, contents: Contents, download_size: int, progress: bool) -> P
     total = sum(len(images) for _, images, _ in contents.splits)
     bar = progress_bar(total, f"Preparing {builder.name}", progress)
 
-    generators = {split[0]: _examples(*split, contents.with_id, bar) for split in contents.splits}
+    generators = {split[0]: _examples(*split, contents.id_digits, bar) for split in contents.splits}
     target = Path(builder.data_dir)
     manager = SimpleNamespace(downloaded_size=builder.info.download_size + download_size)
     replaced = _replaced(
@@ -289,7 +330,7 @@ def _write(builder, contents: Contents, download_size: int, progress: bool) -> P
     return target
 
 
-def _examples(split: str, images, labels: dict, with_id: bool, bar) -> Iterator:
+def _examples(split: str, images, labels: dict, id_digits: int, bar) -> Iterator:
     """Yield (key, example) as TFDS's own builders do, with the image as PNG bytes."""
     from PIL import Image
 
@@ -297,8 +338,8 @@ def _examples(split: str, images, labels: dict, with_id: bool, bar) -> Iterator:
         buffer = io.BytesIO()
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
         example = {"image": buffer.getvalue()} | {key: int(a[i]) for key, a in labels.items()}
-        if with_id:
-            example["id"] = f"{split}_{i:05d}"
+        if id_digits:
+            example["id"] = f"{split}_{i:0{id_digits}d}"
         yield i, example
         bar.update()
 

@@ -156,7 +156,7 @@ def test_nothing_is_shared_between_two_data_sets(digits, cifar10):
         ("fashion_minst", "Did you mean --config.data.name=fashion_mnist ?"),
         ("a b", "no known data set"),
         ("", "such as --config.data.name=cifar10"),
-        ("fashion_mnist", "file_format='array_record'"),
+        ("kmnist", "file_format='array_record'"),
         ("/tmp", "For a folder of images write --config.data.name=folder:/tmp."),
         ("./my pets", "write --config.data.name='folder:./my pets'."),
         ("~/pets", "write --config.data.name='folder:~/pets'."),

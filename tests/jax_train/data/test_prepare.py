@@ -17,6 +17,7 @@ import requests
 from jax_train import data
 from jax_train.__main__ import main
 from jax_train.data.sources import prepare
+from jax_train.data.sources.archives import bounded
 from jax_train.errors import UserError
 from jax_train.printing import as_paragraph
 
@@ -205,7 +206,8 @@ def test_damaged_cifar_archives(small, tmp_path, change, words):
 
 
 def test_oversized_members_are_not_read(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("jax_train.data.sources.archives._MAX_TOTAL", 100_000)
+    limits = bounded.LIMITS._replace(total=100_000)
+    monkeypatch.setattr(bounded, "LIMITS", limits)
     members, _ = small.cifar10_members()
     with pytest.raises(UserError, match="more bytes than the original"):
         _prepare_members(small, tmp_path, members)
@@ -323,6 +325,7 @@ def test_a_full_disk_leaves_nothing_half_written(small, tmp_path):
 import resource, signal
 from jax_train import errors
 from jax_train.data.sources import prepare
+from jax_train.data.sources.archives import bounded
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 try:

@@ -17,7 +17,7 @@ from PIL import Image
 from jax_train import data
 from jax_train.data import examples, statistics
 from jax_train.data import streamed as data_streamed
-from jax_train.data.sources import folder as folder_source
+from jax_train.data.sources import images as source_images
 from jax_train.data.sources import tfds
 from jax_train.errors import UserError
 
@@ -441,8 +441,8 @@ def test_counts_without_a_cache_give_one_line(cifar10, tmp_path, caplog):
 
 def test_whether_a_folder_is_grey_is_found_out_once(tmp_path, monkeypatch):
     calls = []
-    real = folder_source._all_grey
-    monkeypatch.setattr(folder_source, "_all_grey", lambda *args: calls.append(0) or real(*args))
+    real = source_images._all_grey
+    monkeypatch.setattr(source_images, "_all_grey", lambda *args: calls.append(0) or real(*args))
     streamed = data.load(_folder(tmp_path), "train", image_size=4, memory_limit=0)
     list(streamed.batches(np.arange(12)[None]))
     assert calls == [0]

@@ -31,7 +31,7 @@ def settings(**fields):
 
 
 def build(**fields):
-    train, evaluate = augment.build(settings(**fields), MEAN, STD)
+    train, evaluate, _ = augment.build(settings(**fields), MEAN, STD)
     of_images = jax.jit(lambda images, keys: train(images, None, keys)[0])
     return augment.Augmentation(of_images, jax.jit(evaluate))
 
@@ -323,7 +323,7 @@ def test_an_image_depends_on_its_own_key_only():
 
 def test_the_model_cannot_change_how_its_images_are_rounded():
     images, keys = jnp.asarray(random_images(5, 11, 13)), make_keys(5)
-    train, evaluate = augment.build(settings(**EVERYTHING), MEAN, STD)
+    train, evaluate, _ = augment.build(settings(**EVERYTHING), MEAN, STD)
     for run in (lambda x: train(x, None, keys)[0], evaluate):
         last = jax.make_jaxpr(run)(images).eqns[-1]
         assert last.primitive.name == "optimization_barrier"

@@ -13,10 +13,11 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import jax_models
-from configs import finetune_cifar10, finetune_cifar100, finetune_folder
+from configs import common, finetune_cifar10, finetune_cifar100, finetune_folder
 from jax_models import torch_weights
 from jax_models.pretrained.adapt import adapt
 from jax_models.pretrained.description import Description
+from jax_models.pretrained.preprocessing import Preprocessing
 from jax_train import __main__, checks, several
 from jax_train.config.fields import flatten
 from jax_train.engine.models import leave_out_sizes
@@ -432,3 +433,25 @@ def test_recipes_take_a_step_and_refuse_wrong_sources(recipe, sources, tmp_path,
     asked.model.init_from = str(tmp_path / "pets")
     with pytest.raises(UserError, match="expected weights to load"):
         train(asked, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (256, 224, 0)),
+        ({"data.image_size": 300}, (300, 0, 0)),
+        ({"model.img_size": 112}, (128, 112, 0)),
+        ({"augment.crop_size": 56, "data.image_size": 60}, (60, 56, 0)),
+        ({"augment.resize": 96}, (96, 0, 96)),
+        ({"data.name": "cifar10"}, (None, 0, 224)),
+        ({"data.name": "cifar10", "augment.crop_size": 64, "augment.resize": 72}, (None, 64, 72)),
+    ],
+)
+def test_images_come_as_the_weights_expect(given, expected):
+    asked = common.get_config()
+    asked.update_from_flattened_dict({"data.name": "folder:x", **given})
+    initial._fill_images(asked, Preprocessing(224, 256, "bicubic"))
+    assert (asked.data.image_size, asked.augment.crop_size, asked.augment.resize) == expected
+    files = asked.data.name == "folder:x"
+    assert asked.data.interpolation == ("bicubic" if files else None)
+    assert asked.augment.interpolation == "bicubic"
