@@ -8,8 +8,8 @@ timm/NAME.TAG or a run folder. Time: hours on an accelerator; 500 steps instead 
 --config.train.epochs=5 --config.schedule.warmup_epochs=0.5. Result: not run yet; its source reports
 99.02 % for ViT-B/16 of ImageNet-21k at 384 pixels, 98.59 % after 500 steps. BiT's ResNets use
 another rate and crop: --config.optim.learning_rate=0.003 --config.augment.resize=160
---config.augment.crop_size=128 --config.augment.random_resized_crop='()', where R50x1 of ImageNet-21k
-has 97.2 to 97.4 %.
+--config.augment.crop_size=128 --config.augment.random_resized_crop='()', where R50x1 of
+ImageNet-21k has 97.2 to 97.4 %.
 """
 
 from configs import common
