@@ -123,8 +123,9 @@ def unknown_flag(name: str, arguments: Sequence[str], own: Sequence[str], defaul
 
 
 def _fields_called(word: str, defaults: ConfigDict) -> list[str]:
-    """Fields whose path, name, group or initials (lr) a word is; those of training first."""
-    fields = sorted(flatten(defaults), key=lambda field: not field.startswith("train."))
+    """Fields whose path, name or group a word is, those of training first; or initials, as lr."""
+    first = ("train.", "optim.")
+    fields = sorted(flatten(defaults), key=lambda field: not field.startswith(first))
     if word in fields:
         return [word]
     key = word.rpartition(".")[2]
@@ -133,7 +134,7 @@ def _fields_called(word: str, defaults: ConfigDict) -> list[str]:
     initials = {field: "".join(part[:1] for part in names[field].split("_")) for field in fields}
     for called in (names, groups, initials):
         if found := [field for field in fields if called[field] == key and len(key) > 1]:
-            return found
+            return found[:1] if called is initials else found
     return []
 
 
