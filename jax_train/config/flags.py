@@ -134,7 +134,7 @@ def _fields_called(word: str, defaults: ConfigDict) -> list[str]:
     initials = {field: "".join(part[:1] for part in names[field].split("_")) for field in fields}
     for called in (names, groups, initials):
         if found := [field for field in fields if called[field] == key and len(key) > 1]:
-            return found[:1] if called is initials else found
+            return [field for field in found if names[field] == names[found[0]]]
     return []
 
 
