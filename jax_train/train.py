@@ -57,7 +57,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     if source := initial.read(config, workdir):
         config = source.config
         checks.check(config)
-    splits = load(config)
+    splits = load(data_record.pinned(config, workdir))
     checks.check_patience(config, bool(splits.val))
     found = _enter(workdir, config, splits, extend)
     statistics = found.statistics

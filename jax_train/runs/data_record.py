@@ -8,6 +8,7 @@ copied, moved or named otherwise is the same.
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from jax_train.errors import UserError
 from jax_train.printing import counted, readable, shorten
 
 FILE = "data.json"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAMED = 3  # files of each kind that a message names
 
 
@@ -29,7 +31,8 @@ class DataRecord(NamedTuple):
     """The data of a run.
 
     Attributes:
-      name: as `config.data.name`, understood in every working folder.
+      name: as `config.data.name`, understood in every working folder, with the revision if the data
+        have some.
       data_dir: as `config.data.data_dir`, likewise.
       class_names: in the order of the labels.
       image_shape: height and width in pixels, and channels.
@@ -63,8 +66,27 @@ def describe(config: ConfigDict, splits: Splits) -> DataRecord:
     train = splits.train
     bases = set().union(*(split.bases for split in vars(splits).values() if split))
     files = {base: train.contents(base) for base in sorted(bases)}
+    place = located(config)
+    if scheme_of(place.name).pins:
+        place = place._replace(name=train.name)
     facts = list(train.class_names), list(train.image_shape), files
-    return DataRecord(*located(config), *facts, cuts_whole_files(config, train))
+    return DataRecord(*place, *facts, cuts_whole_files(config, train))
+
+
+def pinned(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
+    """The config with the revision of the data that the run in a folder began with, if any.
+
+    A branch of the data may have moved since; a commit that the config names itself stays.
+    """
+    name, record = config.data.name, read(workdir)
+    if record is None or not scheme_of(name).pins or not scheme_of(record.name).pins:
+        return config
+    base, _, revision = name.partition("@")
+    if base != record.name.partition("@")[0] or _COMMIT.fullmatch(revision):
+        return config
+    config = config.copy_and_resolve_references()
+    config.data.name = record.name
+    return config
 
 
 def read(workdir: str | os.PathLike) -> DataRecord | None:

@@ -73,6 +73,7 @@ def check_finished(workdir: Path, config: ConfigDict, load) -> None:
     """
     then = data_record.read(workdir)
     before = then or data_record.located(run_folder.read_config(workdir))
+    config = data_record.pinned(config, workdir)
     if data_record.located(config) == (before.name, before.data_dir):
         return
     now = data_record.describe(config, load(config))

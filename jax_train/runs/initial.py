@@ -16,6 +16,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import jax_models
+from jax_models import registry
 from jax_models.pretrained import Preprocessing, SourceError
 from jax_models.pretrained.description import Description
 from jax_train.config import fields, ranges
@@ -31,9 +32,8 @@ from jax_train.runs.weights import Found
 
 _OF_DATA = ("img_size", "in_channels", "num_classes")  # keywords that the data say
 _PINS = ("model.init_revision", "model.init_sha256")
-# Of images: what is filled in where it is None, or 0.
-_FILLED = ("data.image_size", "data.interpolation", "augment.interpolation")
-_FILLED_SIZES = ("augment.resize", "augment.crop_size")
+_FILLED = ("data.image_size", "data.interpolation", "augment.interpolation")  # besides the model's
+_FILLED_SIZES = ("augment.resize", "augment.crop_size")  # the same; 0 where they are not given
 _SHOWN = 12  # digits of a checksum
 
 
@@ -119,12 +119,11 @@ def recall(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     if place != then and places.checksum(place) == stored["model.init_sha256"]:
         place = then  # moved, or called otherwise
     sized = _sized(config, jax_models.model_keywords(stored["model.name"]))
-    filled = ["model.name", *_PINS, *(f"model.{key}" for key in sized)]
-    filled += [*_FILLED, *_FILLED_SIZES]
+    of_weights = ["model.name", *_PINS, *(f"model.{key}" for key in sized)]
     with config.unlocked():
         config.model.init_from = place
         given = fields.flatten(config)
-        for field in filled:
+        for field in (*of_weights, *_FILLED, *_FILLED_SIZES):
             if given[field] in (None, AUTO) or (field in _FILLED_SIZES and not given[field]):
                 value = stored[field]
                 value = tuple(value) if isinstance(value, list) else value
@@ -296,9 +295,7 @@ def _alike(found: Description, full: dict[str, Any], given: dict[str, Any]) -> b
         return True
 
     def abstract(settings):
-        create = jax_models.create_model
-        model = nnx.eval_shape(lambda: create(found.name, rngs=nnx.Rngs(0), **settings))
-        graphdef, state = nnx.split(model)
+        graphdef, state = nnx.split(registry.abstract_model(found.name, **settings))
         return graphdef, {path: (a.shape, a.dtype) for path, a in places.arrays(state).items()}
 
     try:

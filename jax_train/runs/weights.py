@@ -110,9 +110,8 @@ def _of_run(place: str) -> Found:
     settings = {k: v for k, v in settings.items() if k not in RATES}
     side = settings.get("img_size") or config.augment.resize or trained.image_shape(run)[0]
     whole = max(side, config.data.image_size or config.augment.resize or side)
-    interpolation = config.data.interpolation or config.augment.interpolation or "bilinear"
-    statistics = tuple(config.data.mean), tuple(config.data.std)
-    steps = Preprocessing(side, whole, interpolation, *statistics)
+    how = config.data.interpolation or config.augment.interpolation or "bilinear"
+    steps = Preprocessing(side, whole, how, tuple(config.data.mean), tuple(config.data.std))
     names = tuple(run.record.class_names) if run.record else None
     found = Description(config.model.name, settings, steps, names)
     notes = (run.unfinished,) if run.unfinished else ()

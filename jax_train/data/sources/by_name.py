@@ -32,6 +32,7 @@ class Scheme(NamedTuple):
       title: name -> that of the data for people, without the path to it.
       located: (name, data_dir) -> the same, understood in every working folder.
       is_path: whether the name says where the data lies and not what it is.
+      pins: whether a source's own name says which revision it is.
       has_columns: whether it takes `image_column` and `label_column`.
       root: name -> the folder that `Source.file` is relative to; None: examples are no files.
     """
@@ -44,6 +45,7 @@ class Scheme(NamedTuple):
         data_dir,
     )
     is_path: bool = False
+    pins: bool = False
     has_columns: bool = False
     root: Callable[[str], Path | None] = lambda name: None
 
@@ -71,6 +73,8 @@ _SCHEMES = {  # by how their names are written
     "hf:ORG/NAME": Scheme(
         lambda name, *, data_dir, progress, **how: hub_source(_path(name), **how),
         resizes=True,
+        title=lambda name: name.partition("@")[0],
+        pins=True,
         has_columns=True,
     ),
 }

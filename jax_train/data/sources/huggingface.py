@@ -18,7 +18,7 @@ from jax_train.data.sources.folder_layout import role_in, words_for
 from jax_train.data.sources.images import Images
 from jax_train.errors import UserError, close
 from jax_train.files import expand
-from jax_train.printing import counted, listing
+from jax_train.printing import counted, listing, on_terminal
 
 _NAME = re.compile(r"([\w.-]+/[\w.-]+|[\w.-]+)(?:/([\w.-]+))?(?:@(\S+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -66,7 +66,7 @@ def hub_source(name: str, *, download: bool, **options) -> Source:
     def contents(base: str, rows: int) -> Contents:
         return {f"{whole}/{base}": [rows, None]}
 
-    return _source(datasets, f"hf:{name}", f"hf {whole}", found, contents, notes=notes, **options)
+    return _source(datasets, f"hf:{whole}", f"hf {whole}", found, contents, notes=notes, **options)
 
 
 def parquet_source(path: str, **options) -> Source:
@@ -348,15 +348,23 @@ def _why_unreached(datasets) -> str | None:
 
 @contextlib.contextmanager
 def _quietly(datasets, offline: bool = False) -> Iterator[None]:
-    """Keep the library's log lines away from the user, and, if it is to be, from the network."""
+    """Keep the library's log lines away from the user, and, if it is to be, from the network.
+
+    Its progress bars are shown on terminals only.
+    """
     before, verbosity = datasets.config.HF_HUB_OFFLINE, datasets.logging.get_verbosity()
+    has_bars = not datasets.are_progress_bars_disabled()
     try:
+        if not on_terminal():
+            datasets.disable_progress_bars()
         datasets.logging.set_verbosity_error()
         datasets.config.HF_HUB_OFFLINE = before or offline
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE = before
         datasets.logging.set_verbosity(verbosity)
+        if has_bars:
+            datasets.enable_progress_bars()
 
 
 def _built(datasets, name: str, unreached: str | None, *what, **how):

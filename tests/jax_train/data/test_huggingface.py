@@ -1,6 +1,7 @@
 """Parquet files and data sets of a hub, served on loopback, read with the library `datasets`."""
 
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from PIL import Image
 
 from jax_train import data
 from jax_train.data.sources import huggingface
+from jax_train.data.splits import load_splits
 from jax_train.errors import UserError
-from jax_train.runs.data_record import located
+from jax_train.runs import data_record
 from tests import tiny
 from tests.jax_models.pretrained.loopback import COMMITS, Hub
 
@@ -102,7 +104,7 @@ def test_contents_say_which_files_they_are(stored, tmp_path):
     assert sorted(numbers(changed)) == list(range(3, 15))  # the caches know that it is another
     assert changed.contents("train") != found
     config = tiny.config(**{"data.name": f"parquet:{copy}"})
-    assert located(config).name == f"parquet:{copy}"
+    assert data_record.located(config).name == f"parquet:{copy}"
 
 
 def test_labels_may_be_texts_or_numbers_and_images_bytes(tmp_path):
@@ -212,6 +214,27 @@ def test_a_data_set_of_the_hub_is_read_and_its_revision_recorded(hub):
         assert sorted(numbers(older)) == list(range(200, 206))
         assert older.contents("train") == {f"org/pets@{COMMITS['old']}/train": [6, None]}
     assert older.source != train.source
+
+
+def test_a_run_goes_on_with_the_revision_it_began_with(hub, tmp_path):
+    fields = {f"data.{name}_split": name for name in ("train", "val", "test")}
+    config = tiny.config(**{"data.name": "hf:org/pets", "data.image_size": 6, **fields})
+    record = data_record.describe(config, load_splits(config))
+    first = f"hf:org/pets@{COMMITS['main']}"
+    assert record.name == first
+    assert data_record.pinned(config, tmp_path) is config  # no run is there
+    (tmp_path / data_record.FILE).write_text(json.dumps(record._asdict()))
+    for name, expected in (
+        ("hf:org/pets", first),
+        ("hf:org/pets@main", first),
+        (f"hf:org/pets@{COMMITS['old']}", f"hf:org/pets@{COMMITS['old']}"),
+        ("hf:org/other", "hf:org/other"),
+        ("digits", "digits"),
+    ):
+        config.data.name = name
+        assert data_record.pinned(config, tmp_path).data.name == expected
+    config.data.name = first
+    assert data_record.describe(config, load_splits(config)) == record
 
 
 def test_what_is_in_the_cache_serves_without_a_network(hub, monkeypatch):
