@@ -189,6 +189,10 @@ def test_factors_and_orders_are_drawn_as_torchvisions(monkeypatch):
     _, counts = np.unique(np.asarray(order), axis=0, return_counts=True)
     assert len(counts) == 24
     assert stats.chisquare(counts).pvalue > 1e-3
+    flips = np.asarray(augment._draw_flips(make_keys(3000)))  # from the same keys
+    for values in (*factors.values(), order[:, 0]):
+        table = stats.contingency.crosstab(np.asarray(values) > np.median(values), flips).count
+        assert stats.chi2_contingency(table).pvalue > 1e-3
     augment.OPERATIONS["color_jitter"](settings(color_jitter=(0.4, 0, 0, 0.1)))(
         images, None, make_keys(3000)
     )
