@@ -8,6 +8,7 @@ configs/common.py lists them all with their meaning. Running the same command
 again goes on after an interruption.
 """
 
+import functools
 import logging as stdlib_logging
 import sys
 from pathlib import Path
@@ -35,6 +36,8 @@ _FINISHED = (
 _IF_FINISHED = flags.DEFINE_enum("if_finished", "report", ["report", "again"], _FINISHED)
 _LONGER = "go on with a run of fewer epochs, finished or not, to config.train.epochs"
 _EXTEND = flags.DEFINE_bool("extend", False, _LONGER)
+_MANY = "train by each of these seeds, as in --seeds 0 1 2, below the run folder; a table of all"
+_SEEDS = flags.DEFINE_list("seeds", None, _MANY)
 _SEVERAL = "several processes train one model and JAX finds them: SLURM, Open MPI, cloud TPUs"
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, _SEVERAL)
 _BY_HAND = "several processes, set by hand: HOST:PORT of the first one"
@@ -59,6 +62,10 @@ def main(argv: list[str]) -> None:
     workdir = Path(_WORKDIR.value or Path("runs") / name)
     from jax_train import checks
 
+    seeds = None if _SEEDS.value is None else config_line.parse_seeds(_SEEDS.value)
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    if seeds is not None and "seed" in given:
+        raise UserError("--config.seed and --seeds: the latter stands for the former. Give one.")
     checks.check_fields(config)  # before JAX is imported, which takes a second
     if _KEEP_MEMORY.value:
         from jax_train.machine import allocator
@@ -72,12 +79,14 @@ def main(argv: list[str]) -> None:
     from jax_train import several  # it checks the rest, which needs the devices
     from jax_train.engine import models
 
-    models.leave_out_sizes(config, config_flags.get_override_values(flags.FLAGS["config"]))
+    models.leave_out_sizes(config, given)
 
     try:
         train = several.train_and_compare if config.compare else several.train_one
+        if seeds is not None:
+            train = functools.partial(several.train_seeds, seeds=seeds)
         again = _IF_FINISHED.value == "again"
-        text = train(config, workdir, again=again, extend=_EXTEND.value)
+        text = train(config, workdir=workdir, again=again, extend=_EXTEND.value)
     except stopping.Stopped as stopped:
         if processes.is_main():
             say(f"{stopped}; the same command goes on from there", error=True)
@@ -97,7 +106,7 @@ def parse_flags(argv: list[str]) -> list[str]:
       UserError: an unknown flag or field, a value of the wrong type, or a config file that is
         missing or cannot be run.
     """
-    given, defaults = argv[1:], common.get_config()
+    given, defaults = config_line.join_seeds(argv[1:]), common.get_config()
     config_line.check(given, defaults, _DEFAULT.parent)
     given, nones = config_line.take_nones(given, defaults)
     if not any(argument.lstrip("-").split("=")[0] == "config" for argument in given):

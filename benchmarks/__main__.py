@@ -4,6 +4,7 @@
   python -m benchmarks train epoch           these parts only
   python -m benchmarks train --cases vit     of this model only
   python -m benchmarks --record              also rewrite the tables in docs/performance.md
+  python -m benchmarks world --one-core      by the time of one core, on a machine in use
   python -m benchmarks --quick               see in minutes that all works; no figures to keep
 
 Each side of each row is a process of its own; the processes take turns, and a sample during which
@@ -97,6 +98,7 @@ PARTS = {
     "host": lambda args: host.table(args.rounds, args.quick),
     "growth": lambda args: growth.measure_and_draw(args.record, args.quick),
 }
+ON_ONE_CORE = ("train", "eval", "world")
 # Of one sample this short nothing can be concluded.
 QUICK = {"changes": {"train.batch_size": 2, "eval.batch_size": 2}, "seconds": 0.01, "batches": 5}
 
@@ -123,13 +125,17 @@ def main() -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--record", action="store_true", help=f"rewrite {PAGE.name}")
     how.add_argument("--quick", action="store_true", help="one short sample of batches of 2")
+    told = f"one thread, and count its time: other programs may run ({', '.join(ON_ONE_CORE)})"
+    parser.add_argument("--one-core", action="store_true", help=told)
     args = parser.parse_args()
     args.recipes = [case for case in args.cases if case in tasks.CASES]
     args.published = [case for case in args.cases if case in tasks.PUBLISHED]
-    args.changes = QUICK if args.quick else {}
+    args.changes = (QUICK if args.quick else {}) | ({"one_core": True} if args.one_core else {})
     args.rounds = 1 if args.quick else args.rounds
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
+    if args.one_core and not set(args.parts or PARTS) <= set(ON_ONE_CORE):
+        parser.error(f"--one-core is for the parts {', '.join(ON_ONE_CORE)}: name those you want")
     for part in args.parts or PARTS:
         say(f"== {part}: {machine()}")
         text = PARTS[part](args)

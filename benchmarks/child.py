@@ -15,34 +15,45 @@ from pathlib import Path
 def main() -> None:
     """Read what to do from the one argument, a JSON object."""
     job = json.loads(sys.argv[1])
-    training = _create(job)
+    if job.get("one_core"):
+        os.environ["OMP_NUM_THREADS"] = "1"
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if job["task"] != "epoch":
-        _repeat(job, training.train_steps if job["task"] == "train" else training.eval_steps)
+        _answer(job, *_repeated(job))
     elif job["side"] == "jax":
-        _follow(training)
+        _follow(_create(job))
     else:
+        training = _create(job)
         training.epoch()  # what is compiled is compiled now
-        _answer(training.epoch)
+        _answer(job, training.epoch)
 
 
-def _repeat(job, run):
-    for _ in range(3):
+def _repeated(job):
+    """A function that runs a sample, and one that makes ready for it."""
+    training = _create(job)
+    run = training.train_steps if job["task"] == "train" else training.eval_steps
+    for _ in range(job.get("warm", 3)):
         begin = time.perf_counter()
         run(1)
         once = time.perf_counter() - begin
     count = max(1, round(job.get("seconds", 1.5) / once))
     before = _forget_peak if job.get("memory") else lambda: run(-(-count // 2))
-    _answer(lambda: run(count), before)
+    return lambda: run(count), before
 
 
-def _answer(run, before=lambda: None):
-    """Run once for each line that comes in, `before` it untimed."""
+def _answer(job, run, before=lambda: None):
+    """Run once for each line that comes in, `before` it untimed; a JSON object changes the job."""
+    clock = time.process_time if job.get("one_core") else time.perf_counter
     _tell(ready=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line.startswith("{"):
+            run, before = _repeated(job | json.loads(line))
+            _tell(ready=True)
+            continue
         before()
-        begin = time.perf_counter()
+        begin = clock()
         images = run()
-        _tell(seconds=time.perf_counter() - begin, images=images, peak=_peak())
+        _tell(seconds=clock() - begin, images=images, peak=_peak())
 
 
 def _follow(training):

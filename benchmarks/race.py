@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,23 +51,35 @@ def race(
       rounds: samples of each.
       allocator: environment of all racers.
     """
+    [samples] = races(jobs, rounds, [{}], allocator)
+    return samples
+
+
+def races(
+    jobs: dict[str, dict], rounds: int, changes: list[dict], allocator: dict[str, str] = ALLOCATOR
+) -> Iterator[dict[str, Samples]]:
+    """Several races of the same processes: as `race`, with changes to the jobs for each."""
     environment = os.environ | allocator
     ready = {}
     for name, job in jobs.items():  # one by one: threads of two would wait for each other's cores
-        racer = _start(job, environment)
+        racer = _start(job | changes[0], environment)
         if racer.stdout.readline():
             ready[name] = racer
         else:
             racer.wait()
             say(f"{name} did not start", error=True)
-    samples = {name: Samples() for name in ready}
-    for _ in range(rounds):
-        for name, racer in ready.items():
-            _sample(racer, samples[name])
+    for i, change in enumerate(changes):
+        for racer in ready.values() if i else ():
+            print(json.dumps(change), file=racer.stdin, flush=True)
+            racer.stdout.readline()
+        samples = {name: Samples() for name in ready}
+        for _ in range(rounds):
+            for name, racer in ready.items():
+                _sample(racer, samples[name], jobs[name].get("one_core"))
+        yield samples
     for racer in ready.values():
         racer.stdin.close()
         racer.wait()
-    return samples
 
 
 def _start(job, environment):
@@ -76,13 +89,15 @@ def _start(job, environment):
     return subprocess.Popen(command, env=environment, text=True, **pipes)
 
 
-def _sample(racer, samples):
+def _sample(racer, samples, one_core=False):
     for _ in range(_TRIES):
         before, begin = _busy(racer.pid), time.perf_counter()
         print("go", file=racer.stdin, flush=True)
         facts = json.loads(racer.stdout.readline())
         others = _busy(racer.pid) - before
-        disturbed = others > _DISTURBED * (time.perf_counter() - begin) * os.cpu_count()
+        # Time on a core leaves out what other programs took of it.
+        share = others / ((time.perf_counter() - begin) * os.cpu_count())
+        disturbed = not one_core and share > _DISTURBED
         samples.disturbed += disturbed
         if not disturbed:
             break

@@ -109,6 +109,7 @@ class Training:
         self.model = model.train().to(memory_format=memory_format)
         self.pipeline = Pipeline(config, memory_format)
         self.optimizer = _optimizer(config, self.model.parameters())
+        torch.compiler.reset()  # or a second batch size is compiled for any size
         self.run = torch.compile(self.model) if compiled else self.model
         self.images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
         self.labels = torch.from_numpy(labels).long()

@@ -22,24 +22,26 @@ def table(cases: list[str], rounds: int, changes: dict) -> str:
       changes: to each job (see `child.py`); a size of batches among them is the only one.
     """
     lines = [
-        "| model | what | batch | JAX | PyTorch | compiled | JAX / best | spread |",
+        "| model | batch | what | JAX | PyTorch | compiled | JAX / best | spread |",
         "|---|---|---|---|---|---|---|---|",
     ]
     fixed = changes.get("changes", {}).get("train.batch_size")
-    rows = ((c, t, b) for c in cases for t in TASKS for b in ((fixed,) if fixed else BATCHES))
-    for case, task, batch in rows:
-        sizes = {"train.batch_size": batch, "eval.batch_size": batch}
-        job = {"case": case, "task": task, "published": True, **changes, "changes": sizes}
-        got = race.race({name: job | _side(name) for name in _SIDES}, rounds)
-        best = max(got[name].median for name in got if name != "JAX")
-        cells = [f"{got[name].median:,.1f}" if name in got else "–" for name in _SIDES]
-        spread = f"±{max(samples.spread for samples in got.values()):.0%}" if rounds > 1 else "–"
-        lines.append(
-            f"| `{case}` | {TASKS[task]} | {batch} | {' | '.join(cells)} "
-            f"| **{got['JAX'].median / best:.2f}** | {spread} |"
-        )
-        say(lines[-1])
-    return "\n".join([*lines, "", _told()])
+    rows = [(b, t) for b in ((fixed,) if fixed else BATCHES) for t in TASKS]
+    sizes = [
+        {"task": task, "changes": {"train.batch_size": b, "eval.batch_size": b}} for b, task in rows
+    ]
+    for case in cases:
+        jobs = {name: {"case": case, "published": True} | _side(name) | changes for name in _SIDES}
+        for (batch, task), got in zip(rows, race.races(jobs, rounds, sizes), strict=True):
+            best = max(got[name].median for name in got if name != "JAX")
+            cells = [f"{got[name].median:,.1f}" if name in got else "–" for name in _SIDES]
+            spread = f"±{max(samples.spread for samples in got.values()):.0%}"
+            lines.append(
+                f"| `{case}` | {batch} | {TASKS[task]} | {' | '.join(cells)} "
+                f"| **{got['JAX'].median / best:.2f}** | {spread if rounds > 1 else '–'} |"
+            )
+            say(lines[-1])
+    return "\n".join([*lines, "", _told(changes)])
 
 
 def _side(name: str) -> dict:
@@ -55,10 +57,13 @@ def _is_at_hand() -> bool:
     return (WORLD / ".installed").exists()
 
 
-def _told() -> str:
+def _told(changes: dict) -> str:
+    counted = ", of one core's time" if changes.get("one_core") else ""
     if not _is_at_hand():
-        return "PyTorch is the mirror in `torch_ref/`: timm is not at hand (`make parity-world`)."
+        mirror = "PyTorch is the mirror in `torch_ref/`: timm is not at hand (`make parity-world`)."
+        return f"Images per second{counted}. {mirror}"
     path = [str(folder) for folder in WORLD.glob("lib/*/site-packages")]
     found = {d.name: d.version for d in metadata.distributions(path=path)}
     named = ", ".join(f"{name} {found[name]}" for name in ("torch", "torchvision", "timm"))
-    return f"PyTorch is timm's model, of ResNets torchvision's: {named}."
+    whose = "PyTorch is timm's model, of ResNets torchvision's"
+    return f"Images per second{counted}. {whose}: {named}."

@@ -6,9 +6,11 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 from flax import nnx
 
 from jax_models import low_rank
+from jax_models.rngs import InitRngs
 
 # Keywords of `create_model` that any model takes, beside those of its own.
 OF_ANY_MODEL = ("remat", "scan_layers", "lora_rank", "lora_alpha", "lora_targets")
@@ -135,6 +137,12 @@ def create_model(
     elif given := [key for key, value in adapters.items() if value is not None]:
         raise ValueError(f"{given[0]}={adapters[given[0]]!r}: expected lora_rank beside it.")
     return model
+
+
+def abstract_model(name: str, **settings) -> nnx.Module:
+    """A model as `create_model` builds it, with shapes in place of values; nothing is drawn."""
+    rngs = InitRngs(jax.random.key(0))
+    return nnx.eval_shape(lambda: create_model(name, rngs=rngs, **settings))
 
 
 def _find(name: str) -> Callable[..., nnx.Module]:

@@ -1,7 +1,8 @@
-"""One model trained, or several on the same data and schedule and then compared."""
+"""One model trained; several on the same data and schedule, compared; one by several seeds."""
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -13,11 +14,13 @@ from jax_train.engine.models import model_configs
 from jax_train.engine.program import Program
 from jax_train.errors import UserError
 from jax_train.machine import processes
-from jax_train.printing import figure, say
+from jax_train.printing import WIDTH, counted, figure, say, shorten
 from jax_train.runs import data_record, entry, initial
 from jax_train.runs import folder as run_folder
 from jax_train.runs.history import read_history
 from jax_train.runs.results import summary
+from jax_train.runs.seeds import combine
+from jax_train.runs.seeds import write as write_seeds
 from jax_train.train import load, train
 
 
@@ -81,21 +84,80 @@ def train_and_compare(
       Stopped: SIGTERM or SIGINT came and everything is saved.
     """
     checks.check(config)
-    workdir, configs = Path(workdir), model_configs(config)
-    folders = {name: workdir / name for name in configs}
-    finished = processes.on_main(lambda: _finished(configs, workdir, again, extend))
-    if len(finished) < len(configs):
-        _check_all(configs, folders, extend)
-    for place, (name, own) in enumerate(configs.items(), start=1):
-        if name in finished:
-            _tell(f"{folders[name]} holds this run, finished")
-            continue
-        _tell(f"\n{name}, model {place} of {len(configs)}")
-        _tell(summary(train(own, folders[name], extend=extend), folders[name]))
+    configs = model_configs(config)
+    folders = _train_all(configs, Path(workdir), "model", again, extend, _check_all)
     if not processes.is_main():
         return ""
     page = compare(list(folders.values()), workdir)
     return f"\n{learning_table(folders)}\n\n{page}"
+
+
+def train_seeds(
+    config: ConfigDict,
+    seeds: Sequence[int],
+    workdir: str | os.PathLike,
+    *,
+    again: bool = False,
+    extend: bool = False,
+) -> str:
+    """Train a model by each seed in WORKDIR/seed_N, or go on with it; write WORKDIR/seeds.json.
+
+    Args:
+      config: of all runs, but for its seed.
+      seeds: at least one, each once.
+      workdir, again, extend: as of `train_and_compare`.
+
+    Returns:
+      A table for people: what each run reached, their mean and standard deviation.
+
+    Raises:
+      UserError: the config is to compare models, or as `train`.
+      Stopped: SIGTERM or SIGINT came and everything is saved.
+    """
+    if config.compare:
+        raise UserError(
+            f"config.compare={config.compare} trains several models, and --seeds one of them "
+            "several times. Leave one of the two out; `python -m jax_train compare` takes any runs."
+        )
+    workdir, configs = Path(workdir), {}
+    for seed in seeds:
+        own = config.copy_and_resolve_references()
+        own.seed = seed
+        checks.check(own)
+        configs[f"seed_{seed}"] = own
+    folders = _train_all(configs, workdir, "seed", again, extend)
+    if not processes.is_main():
+        return ""
+    results = map(run_folder.results, folders.values())
+    found = combine(dict(zip(seeds, results, strict=True)))
+    try:
+        write_seeds(workdir, found)
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir} cannot be written: {error}. Make room there."
+        ) from error
+    return f"\n{seeds_table(found)}\n  files: {workdir}/\n         seeds.json, seeds.csv, seed_…/"
+
+
+def _train_all(
+    configs: dict[str, ConfigDict], workdir: Path, what: str, again: bool, extend: bool, check=None
+) -> dict[str, Path]:
+    """Train each config in a folder of its name, unless it is finished there: their folders.
+
+    `what` a config is one of is for messages; `check(configs, folders, extend)` is called before
+    the first is trained.
+    """
+    folders = {name: workdir / name for name in configs}
+    finished = processes.on_main(lambda: _finished(configs, workdir, what, again, extend))
+    if check and len(finished) < len(configs):
+        check(configs, folders, extend)
+    for place, (name, own) in enumerate(configs.items(), start=1):
+        if name in finished:
+            _tell(f"{folders[name]} holds this run, finished")
+            continue
+        _tell(f"\n{name}, {what} {place} of {len(configs)}")
+        _tell(summary(train(own, folders[name], extend=extend), folders[name]))
+    return folders
 
 
 def _tell(text: str) -> None:
@@ -104,16 +166,17 @@ def _tell(text: str) -> None:
 
 
 def _finished(
-    configs: dict[str, ConfigDict], workdir: Path, again: bool, extend: bool
+    configs: dict[str, ConfigDict], workdir: Path, what: str, again: bool, extend: bool
 ) -> list[str]:
-    """Check the run folders; return the models whose runs are finished."""
+    """Check the run folders; return the names of those that are finished."""
     if (workdir / "config.json").exists():
         raise UserError(
-            f"--workdir {workdir} holds a run of one model, and this config trains "
-            f"{len(configs)} to be compared. Choose another --workdir."
+            f"--workdir {workdir} holds a run of one {what}, and this command trains "
+            f"{len(configs)}. Choose another --workdir."
         )
     found = {
-        name: _finished_results(own, workdir / name, extend, again) for name, own in configs.items()
+        name: _finished_results(initial.recall(own, workdir / name), workdir / name, extend, again)
+        for name, own in configs.items()
     }
     finished = [name for name in configs if found[name]]
     if again and len(finished) == len(configs):
@@ -130,6 +193,27 @@ def _check_all(configs: dict[str, ConfigDict], folders: dict[str, Path], extend:
         enter = functools.partial(entry.enter, folders[name], own, splits, extend=extend)
         processes.on_main(enter)
         Program(recipe.resolve(own, splits), splits.train)
+
+
+def seeds_table(found: dict) -> str:
+    """What each seed reached, and mean and deviation, of `seeds.combine`; at most 80 columns."""
+    splits = list(found["mean"])
+    heads = "".join(f"  {split + ' top-1':>11}  {split + ' loss':>9}" for split in splits)
+    count = counted(len(found["runs"]), "seed")
+    lines = [f"{found['model']} on {found['data']}: {count}", f"  {'seed':<11} epoch{heads}"]
+
+    def row(name: object, epoch: object, figures: dict, forms=("11.2%", "9.4f")) -> str:
+        cells = (
+            f"  {figure(figures[split][key], form)}"
+            for split in splits
+            for key, form in zip(("top1", "loss"), forms, strict=True)
+        )
+        return f"  {name!s:<11} {epoch!s:>5}{''.join(cells)}"
+
+    lines += [row(run["seed"], run["reported_epoch"], run) for run in found["runs"]]
+    lines += [row("mean", "", found["mean"]), row("± deviation", "", found["std"])]
+    lines.append(row("n", "", found["n"], ("11,", "9,")))
+    return "\n".join(shorten(line, WIDTH) for line in lines)
 
 
 def learning_table(folders: dict[str, Path]) -> str:

@@ -195,9 +195,7 @@ def _config(path: Path) -> Fields:
 def _loaded(source: str, found: Description, state: dict[str, Any]) -> nnx.Module:
     """The model with the weights, as its source describes it."""
     try:
-        model = nnx.eval_shape(
-            lambda: registry.create_model(found.name, rngs=nnx.Rngs(0), **found.settings)
-        )
+        model = registry.abstract_model(found.name, **found.settings)
     except (ValueError, TypeError, OverflowError) as error:
         raise SourceError(f"{source} describes a {found.name} that cannot be: {error}") from None
     try:

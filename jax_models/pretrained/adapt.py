@@ -29,9 +29,7 @@ def adapt(
       ValueError: the model cannot have those sizes.
     """
     settings = found.settings | changes
-    changed = nnx.eval_shape(
-        lambda: registry.create_model(found.name, rngs=nnx.Rngs(0), **settings)
-    )
+    changed = registry.abstract_model(found.name, **settings)
     old, new = (dict(nnx.to_flat_state(nnx.state(one))) for one in (model, changed))
     fresh = []
     for path, variable in new.items():

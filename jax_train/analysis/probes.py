@@ -4,6 +4,7 @@ Nothing is chosen on the test images. Letters in shapes: N training and M test i
 K classes.
 """
 
+import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -112,17 +113,16 @@ def nearest_neighbours(
             f"--k {k}: there are only {counted(count, 'training image')} to be neighbours. Give "
             f"--k {min(5, count)}, for example."
         )
-    classes = len(train.class_names)
-    known = _unit(train.features)
-    votes_of = jax.jit(
-        lambda known, labels, new: _votes(
-            known, labels, new, classes, k, temperature if votes == "weighted" else None
-        )
-    )
-    shares = [
-        np.asarray(votes_of(known, train.labels, _unit(test.features[start : start + _BATCH])))
-        for start in range(0, len(test.features), _BATCH)
-    ]
+    known, shares = jnp.asarray(_unit(train.features)), []
+    for start in range(0, len(test.features), _BATCH):
+        near, who = map(np.asarray, _nearest(known, _unit(test.features[start:][:_BATCH]), k))
+        # The nearest one's weight is 1, so that no temperature is too low.
+        weights = np.ones_like(near)
+        if votes == "weighted":
+            weights = np.exp((near - near[:, :1]) / temperature)
+        of_classes = np.zeros((len(near), len(train.class_names)))
+        np.add.at(of_classes, (np.arange(len(near))[:, None], train.labels[who]), weights)
+        shares.append(of_classes / of_classes.sum(axis=1, keepdims=True))
     weighing = f"weighted with temperature {temperature:g}" if votes == "weighted" else "equal"
     method = f"{counted(k, 'nearest neighbour')} of {count:,} by cosine, votes {weighing}"
     return _probed(train, test, np.concatenate(shares), method)
@@ -133,16 +133,11 @@ def _unit(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def _votes(known, labels, new, classes: int, k: int, temperature: float | None) -> jax.Array:
-    """Shares [B,K] of the votes on new unit features [B,F]."""
-    near, who = jax.lax.top_k(jnp.matmul(new, known.T, precision="highest"), k)
-    # The nearest one's weight is 1, so that no temperature is too low.
-    weights = jnp.ones_like(near)
-    if temperature is not None:
-        weights = jnp.exp((near - near[:, :1]) / temperature)
-    votes = jnp.zeros((len(new), classes), near.dtype)
-    votes = votes.at[jnp.arange(len(new))[:, None], labels[who]].add(weights)
-    return votes / votes.sum(axis=1, keepdims=True)
+@functools.partial(jax.jit, static_argnames="k")
+def _nearest(known: jax.Array, new: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Cosines [B,k] of the k nearest of unit features [N,F] to others [B,F], and places [B,k]."""
+    # No more in one program: XLA for CPUs would then sort all of them, many times slower.
+    return jax.lax.top_k(jnp.matmul(new, known.T, precision="highest"), k)
 
 
 def linear(train: Features, test: Features) -> Probed:

@@ -177,18 +177,16 @@ def build(model_name: str, settings: Mapping[str, Any]) -> Any:
     Raises:
       UserError: unknown model or setting, or a value the model cannot be built with.
     """
-    from flax import nnx
-
     import jax_models
+    from jax_models import registry
 
     keywords = _asked(f"--model {model_name}:", jax_models.model_keywords, model_name)
     for key in settings:
         if key not in keywords:
             takes = f"It takes: {', '.join(keywords)}."
             raise UserError(f"--set {key}: {model_name} has no keyword of that name. {takes}")
-    create = jax_models.create_model
     try:
-        return nnx.eval_shape(lambda: create(model_name, rngs=nnx.Rngs(0), **settings))
+        return registry.abstract_model(model_name, **settings)
     except (ValueError, TypeError, OverflowError) as error:
         given = " ".join(f"--set {key}={value!r}" for key, value in settings.items())
         raise UserError(

@@ -4,6 +4,7 @@ The flag parsers say "invalid literal for int()" or "Unknown command line flag" 
 mistake is told with the field, what it takes, and what to type instead.
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,6 +51,37 @@ def check(arguments: Sequence[str], defaults: ConfigDict, recipes: Path) -> None
                 raise UserError(f"--{name}: {flag} is no switch; {expectation(flag, place)}.")
             if not negated:
                 _check_value(flag, value, joined, place)
+
+
+def join_seeds(arguments: Sequence[str]) -> list[str]:
+    """Write `--seeds 0 1 2` as `--seeds=0,1,2`: the parser takes one value a flag."""
+    left, rest = [], list(arguments)
+    while rest and rest[0] != "--":
+        argument = rest.pop(0)
+        if argument in ("--seeds", "-seeds"):
+            values = list(itertools.takewhile(lambda one: not one.startswith("--"), rest))
+            rest, argument = rest[len(values) :], f"--seeds={','.join(values)}"
+        left.append(argument)
+    return left + rest
+
+
+def parse_seeds(texts: Sequence[str]) -> list[int]:
+    """Read the values of --seeds.
+
+    Raises:
+      UserError: there is none, one is no seed, or one stands there twice.
+    """
+    given, seeds = f"--seeds {' '.join(texts)}".rstrip(), []
+    for text in texts:
+        if not (text.isascii() and text.isdecimal()) or int(text) >= 2**32:
+            expected = "expected whole numbers from 0 to 4294967295, such as --seeds 0 1 2."
+            raise UserError(f"{given}: {text!r} is no seed; {expected}")
+        if int(text) in seeds:
+            raise UserError(f"{given}: {text} stands there twice. Name each seed once.")
+        seeds.append(int(text))
+    if not seeds:
+        raise UserError(f"{given}: there is no seed. Name some, such as --seeds 0 1 2.")
+    return seeds
 
 
 def take_nones(arguments: Sequence[str], defaults: ConfigDict) -> tuple[list[str], list[str]]:
@@ -130,9 +162,10 @@ def _fields_called(word: str, defaults: ConfigDict) -> list[str]:
     key = word.rpartition(".")[2]
     names = {field: field.rpartition(".")[2] for field in fields}
     groups = {field: field.removesuffix(".name") for field in fields}  # --model=vit
-    initials = {field: "".join(part[:1] for part in names[field].split("_")) for field in fields}
+    usual = [field for field, value in flatten(defaults).items() if value is not None]
+    initials = {field: "".join(part[:1] for part in names[field].split("_")) for field in usual}
     for called in (names, groups, initials):
-        if found := [field for field in fields if called[field] == key and len(key) > 1]:
+        if found := [field for field in fields if called.get(field) == key and len(key) > 1]:
             return found
     return []
 

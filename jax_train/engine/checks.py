@@ -188,6 +188,10 @@ def check(config: ConfigDict) -> None:
     if probe >= epochs:
         expected = f"a whole number from 0 up to but not including config.train.epochs={epochs}"
         raise ranges.refusal("train.probe_epochs", probe, expected)
+    weights, classes = config.train.class_weights, config.model.num_classes
+    if weights not in (None, BALANCED) and classes not in (None, len(weights)):
+        expected = f"a weight for each of {counted(classes, 'class', 'classes')}, or 'balanced'"
+        raise ranges.refusal("train.class_weights", weights, expected)
     check_lengths(config.data.mean, config.data.std)
     side = config.augment.resize or config.data.image_size
     if side:

@@ -59,19 +59,11 @@ def init_state(
     """
     weights = stored(split(model)[1], dtype)
     if given is not None:
-        weights = Weights(*map(_overlaid, weights, given))
+        own = jax.tree.structure(weights)
+        weights = Weights(*map(merged, weights, given))
+        if jax.tree.structure(weights) != own:
+            raise ValueError("weights were given that have no place in the model")
     return TrainState(jnp.zeros((), jnp.int32), *weights, optimizer.init(weights.params))
-
-
-def _overlaid(tree: dict, other: dict) -> dict:
-    """Nested dicts of arrays, with the arrays of another where it has them."""
-    if unknown := other.keys() - tree.keys():
-        raise ValueError(f"weights of {sorted(map(str, unknown))} have no place in the model")
-    both = {
-        key: _overlaid(tree[key], value) if isinstance(value, dict) else value
-        for key, value in other.items()
-    }
-    return tree | both
 
 
 def split(model: nnx.Module) -> tuple[Any, Weights]:

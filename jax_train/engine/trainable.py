@@ -4,8 +4,9 @@ A parameter's path is its keys joined with dots, such as `blocks.0.norm1.scale`;
 where `re.search` finds it.
 """
 
+import contextlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -70,36 +71,51 @@ def _some(paths: Sequence[str]) -> str:
 
 def _unfrozen(config: ConfigDict, paths: Sequence[str]) -> Paths:
     """What is not frozen; of a model with adapters these and the head at most."""
-    patterns, trained = tuple(config.train.freeze), frozenset(paths)
+    patterns, rank = tuple(config.train.freeze), config.model.lora_rank
     check_patterns("train.freeze", patterns, paths)
-    if config.model.lora_rank is not None:
-        trained = frozenset(p for p in paths if p.endswith(low_rank.LEAVES) or _in_head(config, p))
-    trained -= matched(paths, patterns)
+    if rank is None:
+        candidates = frozenset(paths)
+    else:
+        head = _head(config, paths, "model.lora_rank", rank)
+        candidates = head.union(path for path in paths if path.endswith(low_rank.LEAVES))
+    trained = candidates - matched(paths, patterns)
     if not trained:
-        expected = f"regexes that leave something to train, but they match all {len(paths)} paths"
+        expected = "regexes that leave something to train, but they match all "
+        expected += f"{len(candidates)} parameters that would"
         cure = "To train the head alone: --config.train.freeze='^(?!head)'."
         raise ranges.refusal("train.freeze", patterns, expected, cure)
     return trained
 
 
-def _probed(config: ConfigDict, trained: Collection[str]) -> Paths | None:
+def _probed(config: ConfigDict, trained: Paths) -> Paths | None:
     """The head's parameters, if they are to train alone first."""
     epochs, field = config.train.probe_epochs, "train.probe_epochs"
     if not epochs:
         return None
-    head = frozenset(path for path in trained if _in_head(config, path))
+    head = _head(config, trained, field, epochs)
     if not head:
         expected = "0 where the model has no head that trains"
         cure = "See config.train.freeze." if config.train.freeze else "Leave it at 0."
         raise ranges.refusal(field, epochs, expected, cure)
-    if len(head) == len(trained):
+    if head == trained:
         expected = "0 where the head is all that trains anyway"
         raise ranges.refusal(field, epochs, expected, "Leave it at 0, or freeze less.")
     return head
 
 
-def _in_head(config: ConfigDict, path: str) -> bool:
-    return layer_numbers.in_head(config.model.name, path)
+def _head(config: ConfigDict, paths: Iterable[str], field: str, value: object) -> Paths:
+    """Those of the paths that are the head's; a field asks for it."""
+    with _told_of(field, value):
+        return frozenset(p for p in paths if layer_numbers.in_head(config.model.name, p))
+
+
+@contextlib.contextmanager
+def _told_of(field: str, value: object) -> Iterator[None]:
+    """Raise a UserError that names the field where the layers of a family are not known."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"config.{field}={value!r}: {error}") from error
 
 
 def _factors(config: ConfigDict, paths: Sequence[str]) -> dict[str, float]:
@@ -107,10 +123,8 @@ def _factors(config: ConfigDict, paths: Sequence[str]) -> dict[str, float]:
     factors = dict.fromkeys(paths, 1.0)
     decay, name = config.optim.layer_decay, config.model.name
     if decay != 1:
-        try:
+        with _told_of("optim.layer_decay", decay):
             numbers = layer_numbers.numbers(name, paths)
-        except ValueError as error:
-            raise UserError(f"config.optim.layer_decay={decay}: {error}") from error
         last = max(numbers)
         factors = {p: decay ** (last - i) for p, i in zip(paths, numbers, strict=True)}
     scales = tuple(config.optim.lr_scale)

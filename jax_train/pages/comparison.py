@@ -13,6 +13,7 @@ from jax_train.pages.facts import data_name, notes, splits
 from jax_train.pages.page import Page, count, interval, metric, percent
 from jax_train.pages.pictures import Chosen, closer_look
 from jax_train.printing import figure
+from jax_train.runs.results import epochs_of
 
 _SHOWN = 8  # images of each group
 
@@ -104,7 +105,7 @@ def _values(one: Compared, batch_sizes: str) -> dict[tuple[str, str], str]:
         ("Inference speed", measured): f"{found.images_per_sec:,.0f} images/s",
         ("Training time", "all included"): f"{count(trained['seconds'])} s",
         ("Time per epoch", "all included"): f"{figure(seconds_per_epoch(one), ',.1f')} s",
-        ("Epochs", ""): str(trained["epochs"]),
+        ("Epochs", ""): epochs_of(trained),
         ("Trained on", ""): trained["device"],
     }
 

@@ -10,6 +10,7 @@ from jax_train.pages.facts import data_name, notes, splits
 from jax_train.pages.page import Page, count, fields, interval, percent
 from jax_train.printing import counted, figure
 from jax_train.runs.history import read_history
+from jax_train.runs.results import epochs_of
 from jax_train.runs.trained import TrainedRun
 
 _MISTAKES = 24
@@ -65,7 +66,7 @@ def facts(run: TrainedRun, evaluation: Evaluation, history) -> list[tuple[str, s
         speed = trained["train_images_per_sec"]
         lines += [
             ("Parameters", count(trained["parameters"])),
-            ("Epochs", str(trained["epochs"])),
+            ("Epochs", epochs_of(trained)),
             ("Time", f"{count(trained['seconds'])} s"),
             ("Training speed", f"{speed:,.0f} images/s" if speed else "–"),
         ]

@@ -59,6 +59,13 @@ def summary(results: dict, workdir: str | os.PathLike) -> str:
     return "\n".join(lines)
 
 
+def epochs_of(results: dict) -> str:
+    """How many epochs were trained: '20' or, of a run that ended early, '7 of 20'."""
+    ended = results["ended"]
+    early = ended and ended["epoch"] < ended["of"]
+    return f"{ended['epoch']} of {ended['of']}" if early else str(results["epochs"])
+
+
 def _line(name: str, figures: dict[str, float | None], results: dict, split: str) -> str:
     parts = [f"{top.replace('p', 'p-')} {figure(figures[top], '7.2%')}" for top in ("top1", "top5")]
     if 0 < len(results.get("class_names", ())) <= 5:  # the second would be 100 %

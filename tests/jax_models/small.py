@@ -6,8 +6,7 @@ an entry; the tests that hold for all models then cover it.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 import jax_models
-from jax_models.rngs import InitRngs
+from jax_models import registry
 from tests.with_torch import torch, torch_ref
 
 
@@ -41,10 +40,8 @@ class Small(NamedTuple):
       features: shape of each feature map, without the batch.
       no_gradient: end of a parameter's path -> (mask of the part that theory gives no gradient,
         the reason).
-      opened: ends of the paths of parameters that start at nearly nothing, and with it all that
-        they multiply -> function of them that small models have instead.
       gated: words of the paths of parameters in front of a ReLU, which may shut some of their
-        units for all images of a batch.
+        units for all images of a batch, or none, so that batch norm takes their bias out again.
       misfits: settings that do not fit together -> words the error must hold.
       initial: settings for the comparison of initial weights: enough values in every tensor.
     """
@@ -57,7 +54,6 @@ class Small(NamedTuple):
     misfits: list[tuple[dict, list[str]]]
     initial: dict
     gated: tuple[str, ...] = ()
-    opened: Mapping[str, Callable] = MappingProxyType({})
 
 
 BEFORE_BATCH_NORM = (whole, "batch norm takes the mean out again, and the bias with it")
@@ -123,7 +119,6 @@ SMALL = {
         attention=((2, 8, 8),) * 2,
         features=((8, 22),) * 2,
         no_gradient=FUSED_KEY_BIAS,
-        opened={".kernel": lambda x: 10 * x},
         misfits=[
             ({"patch_size": 4}, ["patch_size=4", "img_size=14", "1, 2, 7, 14."]),
             ({"num_heads": 3}, ["num_heads=3", "embed_dim=22"]),
@@ -315,7 +310,7 @@ SMALL = {
         attention=(),
         features=((8, 6, 20), (4, 3, 44)),
         no_gradient={},
-        opened={"norms.2.scale": lambda x: x + 1},
+        gated=("stem.norm.bias",),
         misfits=[
             ({"widths": ()}, ["widths=()"]),
             ({"depths": (2,)}, ["depths=(2,)", "widths=(5, 11)"]),
@@ -344,7 +339,6 @@ SMALL = {
         attention=(),
         features=((10, 8, 5), (5, 4, 11)),
         no_gradient={},
-        opened={"gamma": lambda x: x + 1, ".kernel": lambda x: 10 * x},
         misfits=[
             ({"widths": ()}, ["widths=()"]),
             ({"depths": (2,)}, ["depths=(2,)", "widths=(5, 11)"]),
@@ -401,13 +395,29 @@ RATES = [
 
 
 def build(name: str, seed: int = 0, **changes) -> nnx.Module:
-    """A new small model."""
-    settings = SMALL[name].settings | changes
-    model = jax_models.create_model(name, rngs=nnx.Rngs(seed), **settings)
+    """A new small model of random values, see `drawn`."""
+    return drawn(empty(name, **changes), seed)
+
+
+def empty(name: str, **changes) -> nnx.Module:
+    """A new small model without values."""
+    return registry.abstract_model(name, **(SMALL[name].settings | changes))
+
+
+def drawn(model: nnx.Module, seed: int = 0) -> nnx.Module:
+    """Fill an abstract model with random values, none where models start; without JAX, at once."""
+    random = np.random.default_rng(seed)
     for path, variable in nnx.to_flat_state(nnx.state(model)):
-        for ending, opened in SMALL[name].opened.items():
-            if ".".join(map(str, path)).endswith(ending):
-                variable.set_value(opened(variable.get_value()))
+        noise, leaf = random.normal(size=variable.shape), path[-1]
+        if leaf == "kernel":
+            values = noise / math.sqrt(math.prod(variable.shape[:-1]))
+        elif leaf in ("scale", "gamma", "var"):
+            values = 1 + abs(noise) / 5
+        elif jnp.issubdtype(variable.dtype, jnp.floating):
+            values = noise / 5
+        else:
+            values = np.zeros(variable.shape)
+        variable.set_value(jnp.asarray(values.astype(variable.dtype)))
     return model
 
 
@@ -435,11 +445,7 @@ def shared(name: str) -> nnx.Module:
     return build(name)
 
 
-@functools.cache
-def abstract(name: str, **settings) -> nnx.Module:
-    """A model at the sizes of its name but for the settings, without values."""
-    rngs = InitRngs(jax.random.key(0))
-    return nnx.eval_shape(lambda: jax_models.create_model(name, rngs=rngs, **settings))
+abstract = functools.cache(registry.abstract_model)
 
 
 def count(model: nnx.Module, kind: type = nnx.Param) -> int:

@@ -151,6 +151,8 @@ CONVOLUTIONS = [
     (2, 15, 22, 3, (7, 7), 16, (3, 2, 1)),
     (3, 8, 7, 16, (3, 3), 24, (1, 2, 1)),
     (3, 8, 7, 16, (1, 1), 24, (0, 2, 1)),
+    (2, 8, 7, 16, (1, 1), 24, (0, 1, 1)),
+    (1, 4, 5, 16, (1, 1), 24, (0, 1, 1)),  # fewer places than channels
     (2, 19, 13, 3, (4, 4), 16, (0, 4, 1)),
     (2, 11, 9, 48, (7, 7), 48, (3, 1, 48)),
     (2, 8, 9, 20, (7, 7), 20, (3, 1, 20)),
@@ -337,6 +339,7 @@ def test_published_models_meet_no_reference_code():
     for side, c, d in ((32, 3, 64), (16, 128, 128), (4, 512, 512), (32, 256, 128)):
         assert kernels.convolution_fits(draw(16, side, side, c), draw(3, 3, c, d), 1)
     assert kernels.convolution_fits(draw(32, 28, 28, 1), draw(3, 3, 1, 32), 0)
+    assert kernels.convolution_fits(draw(1, 7, 7, 768), draw(7, 7, 1, 768), 3, 1, 768)
 
 
 @with_onednn

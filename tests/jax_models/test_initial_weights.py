@@ -19,12 +19,17 @@ from tests.with_torch import torch
 NUM_DRAWS = 11
 
 
+def create(name):
+    """A function of a key that draws a model."""
+    settings = SMALL[name].initial
+    return lambda key: jax_models.create_model(name, rngs=nnx.Rngs(key), **settings)
+
+
 @functools.cache
 def ours(name):
     """Tensor name -> values [draws, ...] of the Flax model."""
-    settings = SMALL[name].initial
-    create = jax.jit(lambda key: jax_models.create_model(name, rngs=nnx.Rngs(key), **settings))
-    draws = [torch_weights.export(create(jax.random.key(seed))) for seed in range(NUM_DRAWS)]
+    draw = jax.jit(create(name))
+    draws = [torch_weights.export(draw(jax.random.key(seed))) for seed in range(NUM_DRAWS)]
     return {tensor: np.stack([draw[tensor] for draw in draws]) for tensor in draws[0]}
 
 
@@ -111,9 +116,5 @@ def test_tensors_and_draws_are_independent(name):
 
 @pytest.mark.parametrize("name", COVERED)
 def test_a_seed_always_gives_the_same_weights(name):
-    def draw():
-        model = jax_models.create_model(name, rngs=nnx.Rngs(7), **SMALL[name].settings)
-        return torch_weights.export(model)
-
-    first, again = draw(), draw()
-    assert all(np.array_equal(first[tensor], again[tensor]) for tensor in first)
+    again = torch_weights.export(jax.jit(create(name))(jax.random.key(1)))
+    assert all(np.array_equal(values[1], again[tensor]) for tensor, values in ours(name).items())

@@ -8,13 +8,12 @@ import warnings
 
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file
 
 from jax_models import torch_weights
 from tests.jax_models.pretrained import originals
 from tests.jax_models.pretrained.originals import rename
-from tests.jax_models.small import bits, build
+from tests.jax_models.small import bits, build, empty
 
 NAME = "vit_tiny_patch16_224"
 REG = {}
@@ -70,7 +69,7 @@ WRITTEN = {
 
 def loaded(settings, state):
     """An empty model, filled; and the words of the warnings."""
-    model = nnx.eval_shape(lambda: build(NAME, **settings))
+    model = empty(NAME, **settings)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch_weights.load(model, state)

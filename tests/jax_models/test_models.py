@@ -28,6 +28,9 @@ from tests.with_torch import torch
 every_model = pytest.mark.parametrize("name", COVERED)
 
 
+evaluate = jax.jit(lambda model, images: model(images))  # compiled once for a model and a batch
+
+
 def dropout_rngs(seed=0):
     return nnx.Rngs(dropout=jax.random.key(seed))
 
@@ -47,7 +50,7 @@ def test_small_settings_name_every_keyword(name):
 @every_model
 @pytest.mark.parametrize("batch", [1, 7])
 def test_logits_are_one_finite_row_per_image(name, batch):
-    logits = shared(name)(draw_images(name, batch))
+    logits = evaluate(shared(name), draw_images(name, batch))
     assert logits.shape == (batch, SMALL[name].settings["num_classes"])
     assert logits.dtype == jnp.float32
     assert jnp.isfinite(logits).all()
@@ -99,9 +102,9 @@ def test_training_changes_no_parameter(name):
 @every_model
 def test_evaluation_treats_each_image_alone(name):
     images = draw_images(name)
-    alone = jnp.concatenate([shared(name)(image[None]) for image in images])
+    alone = jnp.concatenate([evaluate(shared(name), image[None]) for image in images])
     assert jnp.abs(alone - alone[0]).max() > 1e-3  # different images, different logits
-    np.testing.assert_allclose(shared(name)(images), alone, atol=1e-5)
+    np.testing.assert_allclose(evaluate(shared(name), images), alone, atol=1e-5)
 
 
 @every_model
@@ -113,8 +116,7 @@ def test_numpy_images_will_do(name):
 @every_model
 def test_compiled_model_equals_the_plain_one(name):
     images = draw_images(name)
-    compiled = jax.jit(lambda model, images: model(images))(shared(name), images)
-    np.testing.assert_allclose(compiled, shared(name)(images), atol=1e-5)
+    np.testing.assert_allclose(evaluate(shared(name), images), shared(name)(images), atol=1e-5)
 
 
 @every_model

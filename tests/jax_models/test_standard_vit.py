@@ -1,14 +1,11 @@
 """The standard Vision Transformers: their published sizes, and what is peculiar to them."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import jax_models
-from jax_models.rngs import InitRngs
-from tests.jax_models.small import build, count, draw_images
+from tests.jax_models.small import abstract, build, count, draw_images
 
 NAME = "vit_tiny_patch16_224"
 # Parameters with 1000 classes and with 10.
@@ -55,11 +52,6 @@ WITHOUT_HEAD = {
     "vit_large_patch14_reg4_dinov2": 304_370_688,
     "vit_giant_patch14_reg4_dinov2": 1_136_483_840,
 }
-
-
-def abstract(name, **settings):
-    rngs = InitRngs(jax.random.key(0))
-    return nnx.eval_shape(lambda: jax_models.create_model(name, rngs=rngs, **settings))
 
 
 def test_every_name_has_its_published_sizes_here():

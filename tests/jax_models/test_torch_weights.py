@@ -12,11 +12,19 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
-from flax import nnx
 
 from jax_models import torch_weights
 from jax_models.torch_weights import tensors
-from tests.jax_models.small import COVERED, SMALL, bits, build, build_mirror, draw_images, shared
+from tests.jax_models.small import (
+    COVERED,
+    SMALL,
+    bits,
+    build,
+    build_mirror,
+    draw_images,
+    empty,
+    shared,
+)
 from tests.with_torch import safetensors_torch, torch
 
 every_model = pytest.mark.parametrize("name", COVERED)
@@ -341,7 +349,7 @@ def test_changing_an_export_changes_nothing(name):
 
 @every_model
 def test_an_abstract_model_is_filled_and_runs(name):
-    model = nnx.eval_shape(lambda: build(name))
+    model = empty(name)
     mirror, images = build_mirror(name).eval(), draw_images(name)
     torch_weights.load(model, mirror.state_dict())
     assert_same_state(torch_weights.export(model), mirror.state_dict())
@@ -352,7 +360,7 @@ def test_an_abstract_model_is_filled_and_runs(name):
 
 @every_model
 def test_an_abstract_model_has_nothing_to_export(name, tmp_path):
-    model = nnx.eval_shape(lambda: build(name))
+    model = empty(name)
     with pytest.raises(ValueError, match=r"shapes but no values .*load weights first"):
         torch_weights.export(model)
     with pytest.raises(ValueError, match="load weights first"):
@@ -379,7 +387,7 @@ def test_a_misfit_carries_its_problems(tmp_path):
 
 @every_model
 def test_names_are_those_of_the_state_dict(name):
-    model = nnx.eval_shape(lambda: build(name))
+    model = empty(name)
     assert sorted(torch_weights.names(model)) == sorted(build_mirror(name).state_dict())
 
 
@@ -557,12 +565,11 @@ def test_weights_move_without_torch(tmp_path):
         import json, numpy as np
         from flax import nnx
         import jax_models
-        from jax_models import torch_weights
+        from jax_models import registry, torch_weights
 
         folder, settings = sys.argv[1], json.loads(sys.argv[2])
         for name in settings:
-            model = nnx.eval_shape(lambda: jax_models.create_model(
-                name, rngs=nnx.Rngs(0), **settings[name]))
+            model = registry.abstract_model(name, **settings[name])
             torch_weights.load(model, dict(np.load(f"{folder}/{name}.npz")))
             torch_weights.save_safetensors(model, f"{folder}/{name}.safetensors")
             torch_weights.load_file(model, f"{folder}/{name}.safetensors")

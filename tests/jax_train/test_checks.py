@@ -18,7 +18,7 @@ from jax_models import tokens
 from jax_train import checks, several
 from jax_train.config.fields import flatten
 from jax_train.data import loading
-from jax_train.engine import augment, optim, resample
+from jax_train.engine import augment, optim, resample, seeds
 from jax_train.engine import checks as engine_checks
 from jax_train.engine.models import leave_out_sizes, model_configs
 from jax_train.engine.recipe import create_model
@@ -58,7 +58,7 @@ def test_recipe_is_valid_and_its_model_can_be_built(name):
             facts["img_size"] = side
         with one.unlocked():
             one.model.update(facts)
-        model = nnx.eval_shape(lambda one=one: create_model(one, nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda one=one: create_model(one, seeds.init_rngs(0)))
         assert nnx.to_flat_state(nnx.state(model))
 
 
@@ -332,10 +332,17 @@ SGD = {"optim__name": "sgd"}
             {"optim__decay_exclude": ("norm", "nrom"), "optim__weight_decay": 0.1},
             r"'nrom' is in no",
         ),
-        ({"train__freeze": ("",)}, r"train.freeze=\('',\): .*match all 80 paths.*'\^\(\?!head\)'"),
+        (
+            {"train__freeze": ("",)},
+            r"train.freeze=\('',\): .*match all 80 parameters.*'\^\(\?!head\)'",
+        ),
         (
             {"model__lora_rank": 4, "model__lora_targets": ("norm",)},
             r"config.model: lora_targets=\('norm',\): 'norm' names .*no matrices.*attn.qkv",
+        ),
+        (
+            {"train__class_weights": (1.0, 2.0), "model__num_classes": 3},
+            r"class_weights=\(1.0, 2.0\): expected a weight for each of 3 classes, or 'balanced'",
         ),
         (
             {"train__freeze": ("^head",), "train__probe_epochs": 2},

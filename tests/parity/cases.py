@@ -10,8 +10,7 @@ from flax import nnx
 
 import jax_models
 import torch_ref
-from jax_models import torch_weights
-from jax_models.rngs import InitRngs
+from jax_models import registry, torch_weights
 
 # Each model: its published sizes (`depth` and `depths` are cut, but not in a full measurement), and
 # others that are distinct primes where they fit, so that a swapped axis cannot pass.
@@ -269,9 +268,7 @@ class Pair:
         self.mirror.to(torch.float64 if x64 else torch.float32)
         self._randomise()
         # Shapes only: nothing is drawn or compiled before the mirror's weights are there.
-        self.model = nnx.eval_shape(
-            lambda: jax_models.create_model(name, rngs=InitRngs(jax.random.key(1)), **settings)
-        )
+        self.model = registry.abstract_model(name, **settings)
         as_dtype(self.model, self.dtype)
         torch_weights.load(self.model, self.mirror.state_dict())
         mutate(self.model)

@@ -2,15 +2,17 @@
 
 from collections.abc import Collection
 
+from tests.parity.ladder import BARS as LADDER
+
 # Largest error allowed on each rung: float32, float64. None: not measured in that precision.
 BARS: dict[str, tuple[float | None, float | None]] = {
-    "logits": (1e-5, 1e-10),
-    "last features": (1e-5, 1e-10),
-    "attention": (1e-5, 1e-10),
-    "other size": (1e-5, 1e-10),
-    "training logits": (1e-5, 1e-10),
-    "gradients": (1e-4, 1e-10),
-    "batch norm": (1e-5, 1e-10),
+    "logits": LADDER["logits"],
+    "last features": LADDER["features"],
+    "attention": LADDER["attention"],
+    "other size": LADDER["logits"],
+    "training logits": LADDER["train-mode logits"],
+    "gradients": LADDER["gradients of the parameters"],
+    "batch norm": LADDER["running statistics, 3 steps"],
     "round trip": (0.0, None),
 }
 IN_FLOAT32 = 1e-6  # in float64, where the library works something out in float32 nevertheless

@@ -5,8 +5,10 @@ import math
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jax_models.cpu import onednn
+from jax_models.cpu.kernels.project import linear
 from jax_models.cpu.onednn import BIAS, DST, GRADIENT, SRC, WEIGHTS, Kernel, Operation
 
 # Which axis in memory each axis of oneDNN's is: (B,C,H,W) lies as [B,H,W,C], (D,C,kh,kw) as
@@ -58,8 +60,21 @@ def convolution(
 
     Padding are zero pixels on each side.
     """
+    how = _Geometry(groups, padding, stride)
+    if _is_product(x.shape, kernel.shape, how):
+        bias = jnp.zeros(kernel.shape[-1], kernel.dtype) if bias is None else bias
+        return linear(x, (kernel[0, 0],), (bias,))[0]
     weights = (kernel,) if bias is None else (kernel, bias)
-    return _convolution(x, weights, _Geometry(groups, padding, stride), x.shape)
+    return _convolution(x, weights, how, x.shape)
+
+
+def _is_product(x: tuple[int, ...], kernel: tuple[int, ...], how: _Geometry) -> bool:
+    """Whether this is a product of matrices, and the larger of them is the kernel.
+
+    A convolution would first put it, and its gradient, into an order of its own.
+    """
+    places = math.prod(x[:3])
+    return kernel[:2] == (1, 1) and how == (1, 0, 1) and places < max(kernel[2:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-import jax_models
-from jax_models import torch_weights
+from jax_models import registry, torch_weights
+from tests.jax_models import small
 
 SIDE, CLASSES = 32, 7
 NAMES = [f"kind {k}" for k in range(CLASSES)]
@@ -100,18 +100,8 @@ PREPROCESSOR = {
 
 
 def build(name: str, **settings) -> nnx.Module:
-    """A model of random values, none of which is where it starts; drawn without JAX, at once."""
-    settings = {"num_classes": CLASSES} | settings
-    model = nnx.eval_shape(lambda: jax_models.create_model(name, rngs=nnx.Rngs(0), **settings))
-    random = np.random.default_rng(0)
-    for path, variable in nnx.to_flat_state(nnx.state(model)):
-        values = random.normal(size=variable.shape) / 7
-        if path[-1] in ("scale", "var"):
-            values = 1 + abs(values)
-        elif not jnp.issubdtype(variable.dtype, jnp.floating):
-            values = np.zeros(variable.shape)
-        variable.set_value(jnp.asarray(values.astype(variable.dtype)))
-    return model
+    """A model of random values."""
+    return small.drawn(registry.abstract_model(name, **({"num_classes": CLASSES} | settings)))
 
 
 def hugging_face(

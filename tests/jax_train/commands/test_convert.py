@@ -13,10 +13,11 @@ import safetensors.numpy
 from flax import nnx
 
 import jax_models
+from jax_models import low_rank
 from jax_train import __main__, data
 from jax_train.commands import convert
 from jax_train.errors import UserError
-from jax_train.runs import trained
+from jax_train.runs import initial, trained
 from jax_train.train import train
 from tests import tiny
 from tests.jax_train.commands.convert_cases import (
@@ -353,13 +354,20 @@ def test_a_run_with_adapters_is_written_whole_or_apart(tmp_path, capsys):
     model = jax_models.create_model("vit", rngs=nnx.Rngs(0), **settings)
     jax_models.torch_weights.load_file(model, whole)
     logits = found.logits(images)
-    np.testing.assert_allclose(model(found.recipe.inputs(images)), logits, rtol=0, atol=1e-5)
+    ours = nnx.jit(lambda model, x: model(x))(model, found.recipe.inputs(images))
+    np.testing.assert_allclose(ours, logits, rtol=0, atol=1e-5)
     apart = tmp_path / "adapter_model.safetensors"
     assert __main__.main(["convert", "--from", str(run), "--to", str(apart), "--adapter"]) == 0
     tensors = safetensors.numpy.load_file(apart)
     assert sum(name.endswith(".lora_A.weight") for name in tensors) == 2
     described = json.loads((tmp_path / "adapter_config.json").read_text())
     assert described["r"] == described["lora_alpha"] == 2
+    config = tiny.config(**{"model.init_from": str(run)})
+    source = initial.read(config, tmp_path / "next").opened.model  # whole, to start from
+    np.testing.assert_array_equal(
+        source.blocks[0].attn.qkv.kernel[...], model.blocks[0].attn.qkv.kernel[...]
+    )
+    assert not low_rank.adapters(source)
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ COLOURS = {"blue": (30, 30, 200), "green": (30, 200, 30), "red": (200, 30, 30)}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A ViT in a folder of transformers, and photos of three colours in train and test."""
+    """A ViT with a head and one without, and photos of three colours in train and test."""
     root = tmp_path_factory.mktemp("features")
     folders.hugging_face(root / "vit")
+    folders.timm(root / "bare", num_classes=0)
     random = np.random.default_rng(0)
     for split, count in (("train", 7), ("test", 2)):
         for name, colour in COLOURS.items():
@@ -80,15 +81,17 @@ def test_tokens_of_a_split_of_a_folder(place, tmp_path):
     np.testing.assert_allclose(found.features, loaded.model.forward_features(images), atol=1e-5)
 
 
-def test_damaged_files_are_listed_and_left_out(place, tmp_path, capsys):
+def test_damaged_files_are_listed_and_a_head_is_not_needed(place, tmp_path, capsys):
     (tmp_path / "c.png").write_bytes(b"no image")
     files = place / "photos" / "test" / "red" / "0.png", tmp_path / "c.png"
-    assert run("features", place / "vit", *files, "--to", tmp_path / "a.npz") == 1
+    assert run("features", place / "bare", *files, "--to", tmp_path / "a.npz") == 1
     assert "1 of 2 files cannot be read" in capsys.readouterr().out
     found = feature_files.read(tmp_path / "a.npz")
     assert found.names == (str(files[0]),)
     assert found.labels is None
-    assert len(found.features) == 1
+    bare = load_pretrained(place / "bare")
+    expected = bare.model(bare.preprocessing(files[:1]))
+    np.testing.assert_allclose(found.features, expected, atol=1e-5)
 
 
 def test_a_classifier_on_a_folder_is_that_on_files_of_its_features(place, tmp_path, capsys):

@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -24,7 +25,7 @@ from jax_train.engine.program import Program
 from jax_train.engine.recipe import resolve
 from jax_train.engine.state import Weights, split
 from jax_train.errors import UserError
-from jax_train.runs import initial, trained
+from jax_train.runs import initial, trained, weights
 from jax_train.saving import Saver
 from jax_train.train import load, train
 from tests import tiny
@@ -191,6 +192,29 @@ def test_all_ways_to_run_start_from_the_same_weights(sources, changes):
     same(found, jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), expected))
 
 
+def test_adapters_are_new_and_a_run_that_has_some_gives_its_weights_whole(sources, tmp_path):
+    rates = {"optim.learning_rate": 0.3, "optim.name": "sgd"}
+    asked = config(sources / "timm", **{"model.lora_rank": 2} | rates)
+    with killed_after(2):
+        train(asked, tmp_path / "run")
+    start = begin(asked, tmp_path / "other")[0].start().state.params
+    expected = split(jax_models.load_pretrained(sources / "timm", **SIZES).model)[1].params
+    own = {k: v for k, v in flatten_dict(start).items() if not k[-1].startswith("lora")}
+    same(own, flatten_dict(expected))
+    adapter = start["blocks"][0]["attn"]["qkv"]
+    assert np.any(adapter["lora_a"])
+    assert not np.any(adapter["lora_b"])
+    train(asked, tmp_path / "run")
+    run = trained.open_run(tmp_path / "run")
+    given = config(tmp_path / "run", **{"model.img_size": None})
+    source = initial.read(given, tmp_path / "other")
+    assert source.config.model.lora_rank is None
+    found = split(source.found.opened.model)[1]
+    same(found, split(run.model)[1])
+    before = np.asarray(expected["blocks"][0]["attn"]["qkv"]["kernel"])
+    assert np.abs(found.params["blocks"][0]["attn"]["qkv"]["kernel"] - before).max() > 1e-6
+
+
 def test_weights_come_from_a_run_whose_classes_are_others(finished, tmp_path):
     asked = config(finished, **{"model.img_size": None, "data.std": (0.3,)})
     source = initial.read(asked, tmp_path)
@@ -285,7 +309,7 @@ def test_several_files_have_one_checksum(tmp_path):
         (tmp_path / name).write_text(name)
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in "ab"}
     lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
-    found = initial._of_files([tmp_path / "a", tmp_path / "b"])
+    found = weights.of_files([tmp_path / "a", tmp_path / "b"])
     assert found == hashlib.sha256(lines.encode()).hexdigest()
 
 

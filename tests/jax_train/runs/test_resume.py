@@ -19,7 +19,7 @@ from jax_train.machine import stopping
 from jax_train.machine.stopping import Stopped
 from jax_train.runs import checkpoint, checksums
 from jax_train.runs import folder as run_folder
-from jax_train.runs.results import summary
+from jax_train.runs.results import epochs_of, summary
 from jax_train.saving import Patience, Saver
 from jax_train.train import train
 from tests import tiny
@@ -341,6 +341,7 @@ def test_a_run_without_a_better_validation_ends(unbroken, tmp_path, monkeypatch,
     why = "no better validation top-1 in 1 evaluation"
     assert results["ended"] == {"epoch": 2, "of": 3, "why": why}
     assert (results["epochs"], results["reported_epoch"]) == (2, 2)  # of equals the newest is best
+    assert epochs_of(run_folder.results(folder)) == "2 of 3"
     text = summary(run_folder.results(folder), folder)
     assert f"ended at epoch 2 of 3: {why}" in text
     assert max(len(line) for line in text.splitlines() if str(folder) not in line) <= 80
