@@ -172,7 +172,8 @@ def max_pool2x2(x: Array) -> Array:
 def max_pool3x3(x: Array) -> Array:
     """3×3 max-pooling, stride 2, one pixel of padding: [B,H,W,C] -> [B,(H+1)//2,(W+1)//2,C]."""
     if cpu.active():
-        return functions.max_pool3x3(x)
+        pool = kernels.max_pool3x3 if kernels.max_pool3x3_fits(x) else functions.max_pool3x3
+        return pool(x)
     window, strides, sides = (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, sides)
 

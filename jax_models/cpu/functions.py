@@ -131,8 +131,17 @@ max_pool2x2.defvjp(_max_and_place, _max_backward)
 
 def max_pool3x3(x: jax.Array) -> jax.Array:
     """3×3 max-pooling, stride 2, one pixel of padding: [B,H,W,C] -> [B,(H+1)//2,(W+1)//2,C]."""
+    return _largest_of_nine(_bordered(x))
+
+
+def _bordered(x):
     sides = [(1, 1 + side % 2) for side in x.shape[1:3]]
-    return _largest_of_nine(jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf))
+    return jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
+
+
+def largest_of_nine(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What `max_pool3x3` gives, and which of its window's pixels, row by row, each value is."""
+    return _nine_and_place(_bordered(x))
 
 
 @jax.custom_vjp

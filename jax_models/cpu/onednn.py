@@ -303,6 +303,10 @@ class Library:
         """A layout that a primitive chose."""
         return ctypes.c_void_p(self._dll.dnnl_primitive_desc_query_md(description, what, 0))
 
+    def same(self, layout, other) -> bool:
+        """Whether two layouts are one."""
+        return bool(self._dll.dnnl_memory_desc_equal(layout, other))
+
     def implementation(self, description) -> str:
         """Name of the code behind a primitive; 'ref' in it marks reference code."""
         name = ctypes.c_char_p()

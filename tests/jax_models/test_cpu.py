@@ -139,6 +139,20 @@ def test_max_pool_of_three(shape):
     assert_close(ours, plain, 1e-6)  # the gradients of windows that overlap are added up
 
 
+@with_onednn
+@pytest.mark.parametrize("shape", [(3, 40, 32, 48), (2, 37, 41, 37)])
+def test_gradient_of_max_pool_by_onednn(shape):
+    x = draw(*shape).round(1)  # with ties
+    assert kernels.max_pool3x3_fits(x)
+    ours = value_and_gradients(ops.max_pool3x3, x)
+    with cpu.using(False):
+        plain = value_and_gradients(ops.max_pool3x3, x)
+    assert_close(ours, plain, 1e-6)
+    y = ops.max_pool3x3(x.at[0, 5, 5, 0].set(jnp.nan))
+    assert jnp.isnan(y[0, 2:4, 2:4, 0]).all()
+    assert jnp.isnan(y).sum() == 4
+
+
 # Convolutions by oneDNN
 
 CONVOLUTIONS = [

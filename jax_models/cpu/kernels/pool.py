@@ -1,0 +1,52 @@
+"""The gradient of 3×3 max-pooling with stride 2 and one pixel of padding, of x [B,H,W,C]."""
+
+import functools
+
+import jax
+
+from jax_models.cpu import functions, onednn
+from jax_models.cpu.onednn import DST, GRADIENT, SRC, Kernel, Operation
+
+_MAPS = 0, 3, 1, 2  # (B,C,H,W) lies as [B,H,W,C]
+_MAX, _WORKSPACE_LAYOUT, _WORKSPACE = 0x1FF, 135, 64
+
+
+def max_pool3x3_fits(x: jax.Array) -> bool:
+    """Whether `max_pool3x3` takes this and is worth it."""
+    if not onednn.worth(64 * x.size, x):  # as long as so many operations of a product
+        return False
+    out = jax.eval_shape(functions.max_pool3x3, x).shape
+    return _spread.is_fast(out, out, x.shape)
+
+
+def max_pool3x3(x: jax.Array) -> jax.Array:
+    """As `functions.max_pool3x3`; by oneDNN is only the gradient, whose maxima lose NaN."""
+    return _max_pool3x3(x, x.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool3x3(x, shape):
+    return functions.max_pool3x3(x)
+
+
+def _backward(shape, place, gradient):
+    return (_spread(jax.ShapeDtypeStruct(shape, gradient.dtype), place, gradient),)
+
+
+_max_pool3x3.defvjp(lambda x, _: functions.largest_of_nine(x), _backward)
+
+
+@Kernel
+def _spread(library, shapes):
+    """Give each window's gradient to its place, the number of one of its nine pixels."""
+    place, out, x = shapes
+    views = library.layout(place, _MAPS, small=True), *(library.layout(s, _MAPS) for s in (out, x))
+    operation = Operation(library, *views)
+    (layout, small, whole), (place, out, x) = views, operation.views
+    strides, sizes, none, sides = (onednn.longs(n, n) for n in (2, 3, 0, 1))
+    arrays = whole, small, strides, sizes, none, sides, sides
+    forward = library.describe("pooling_forward", onednn.TRAINING, _MAX, *arrays)
+    backward = library.describe("pooling_backward", _MAX, *arrays, forward)
+    operation.add(backward, {DST | GRADIENT: out, _WORKSPACE: place, SRC | GRADIENT: x})
+    operation.is_fast &= library.same(layout, library.chosen(forward, _WORKSPACE_LAYOUT))
+    return operation
