@@ -7,8 +7,9 @@ Weights: a folder of transformers or timm, a file (with --config.model.name), hf
 timm/NAME.TAG or a run folder. Time: hours on an accelerator; 500 steps instead of 10,000 with
 --config.train.epochs=5 --config.schedule.warmup_epochs=0.5. Result: not run yet; its source reports
 99.02 % for ViT-B/16 of ImageNet-21k at 384 pixels, 98.59 % after 500 steps. BiT's ResNets use
-another rate and less: --config.optim.learning_rate=0.003 and --config.augment.resize=128, where
-R50x1 of ImageNet-21k has 97.2 to 97.4 %.
+another rate and crop: --config.optim.learning_rate=0.003 --config.augment.resize=160
+--config.augment.crop_size=128 --config.augment.random_resized_crop='()', where R50x1 of
+ImageNet-21k has 97.2 to 97.4 %.
 """
 
 from configs import common
@@ -17,8 +18,8 @@ from configs import common
 def get_config():
     """SGD with momentum, clipped gradients, no decay, 10,000 steps of 512 images, cosine to 0.
 
-    Images are resized to what the weights take, and their mean and std are used. The last 2 % of
-    the training images validate, as there.
+    A box of 5 to 100 % of each image is resized to what the weights take, in evaluation all of it;
+    mean and std are those of the weights. The last 2 % of the training images validate, as there.
     Source: https://github.com/google-research/vision_transformer, README.md and configs/; of BiT
     https://github.com/google-research/big_transfer, README.md and bit_hyperrule.py.
     """
@@ -28,6 +29,7 @@ def get_config():
     config.data.train_split = "train[:98%]"
     config.data.val_split = "train[98%:]"
     config.data.test_split = "test"
+    config.augment.random_resized_crop = (0.05, 1.0)
     config.augment.flip = True
     config.train.epochs = 105  # of 95 steps
     config.train.batch_size = 512

@@ -17,7 +17,8 @@ def get_config():
     """SGD with momentum, no decay, clipped gradients, a cosine after a warm-up.
 
     BiT's rule at a batch of 16: its rate of 0.003 and the 0.03 of ViTs are for 512 images. The
-    model, the size of its images and the mean and std of their pixels are those of the weights.
+    model, the size of its images, what of a larger one is cropped (at random in training, as in
+    BiT) and the mean and std of the pixels are those of the weights.
     Source: https://github.com/google-research/big_transfer, README.md and bit_hyperrule.py; of the
     clipping and the cosine https://github.com/google-research/vision_transformer, configs/.
     """

@@ -33,10 +33,10 @@ class Patience:
     def __init__(self, most: int):
         self.most, self._best, self.waited = most, NEVER_BEST, 0
 
-    def see(self, figures: dict[str, float]) -> None:
-        """Take the figures of a validation."""
+    def see(self, figures: dict[str, float], counts: bool = True) -> None:
+        """Take the figures of a validation, and whether it counts where it is not better."""
         found = rank(figures)
-        self.waited = 0 if found > self._best else self.waited + 1
+        self.waited = 0 if found > self._best or not counts else self.waited + 1
         self._best = max(found, self._best)
 
     @property

@@ -43,6 +43,7 @@ def _finished_run(config: ConfigDict, workdir: Path, again: bool, extend: bool) 
     """Check the run folder; return the results of a finished run that is only to be reported."""
     results = _finished_results(config, workdir, extend, again)
     if results and again:
+        initial.check_place(config)
         say(f"the finished run that was in {workdir} is now in {run_folder.set_aside(workdir)}")
         return None
     if results:

@@ -304,7 +304,8 @@ def _end_epoch(run: _Run, epoch: int, progress: Progress, step: int, val_feed) -
             figures = metrics.reported_figures(run.evaluate(progress.state, val_feed))
         line += f"   val {_figures(figures)}"
         reporter.row("val", step, figures)
-        run.saver.patience.see(figures)
+        # While the head alone trains the run is not to end: what comes then may be better.
+        run.saver.patience.see(figures, epoch > run.program.config.train.probe_epochs)
     run.save(progress, step, figures)
     reporter.log.line(line)
     return progress

@@ -104,6 +104,8 @@ MISTAKES = {
     "bad split": (["--config.data.train_split=training"], "train"),
     "huge batch": (["--config.train.batch_size=9999"], "batch_size=9999"),
     "optimizer": (["--config.optim.name=lion"], "adamw"),
+    "seeds": (["--seeds", "0", "1", "0"], "--seeds 0 1 0: 0 stands there twice"),
+    "seed and seeds": (["--seeds=0,1", "--config.seed=3"], "--config.seed and --seeds"),
     "model, before data": ([*NO_DATA, "--config.model.name=vjt"], "Did you mean vit?"),
     "mesh, before data": ([*NO_DATA, "--config.mesh.fsdp=7"], "mesh.fsdp=7: expected a divisor"),
     "augmentation, before data": ([*NO_DATA, "--config.augment.crop_padding=-1"], "from 0 to"),

@@ -1,5 +1,6 @@
 """Files of features: NumPy's .npz, written while the features come."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -23,11 +24,16 @@ class Spool:
 
     Args:
       beside: the file that they will go into; they wait in its folder.
+
+    Raises:
+      UserError: they cannot be kept there, here or in `add`.
     """
 
     def __init__(self, beside: str | os.PathLike):
         folder = None if is_stream(beside) else Path(os.path.realpath(beside)).parent
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with it
+        self._place = folder or tempfile.gettempdir()
+        with self._told():
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with it
         self._of_one, self.places, self._labels = None, [], []
 
     def add(self, parts: Iterable[Part]) -> None:
@@ -36,7 +42,18 @@ class Spool:
             self._of_one = part.features[:0]
             self.places += part.places.tolist()
             self._labels += [] if part.labels is None else part.labels.tolist()
-            self._file.write(np.ascontiguousarray(part.features).data)
+            with self._told():
+                self._file.write(np.ascontiguousarray(part.features).data)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"The features cannot be kept in {self._place} until all are there: {error}. Make "
+                "room, or write them elsewhere."
+            ) from error
 
     @property
     def labels(self) -> np.ndarray | None:

@@ -176,7 +176,7 @@ def _write(path: Path, content: np.ndarray | bytes) -> int:
 def _folder_beside(place: Path) -> Iterator[Path]:
     """Give a folder on the same disk to write an entry in; then remove its earlier states."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(place.parent)
+    remove_abandoned(place.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place.parent))
     try:
         yield temporary
@@ -206,7 +206,7 @@ def _move_into_place(temporary: Path, place: Path, fingerprint: str) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path) -> None:
     """Remove what processes that were killed while writing have left behind."""
     for path in folder.glob(".*-*"):
         with contextlib.suppress(FileNotFoundError):

@@ -147,6 +147,17 @@ def changed(config: ConfigDict) -> list[str]:
     ]
 
 
+def check_place(config: ConfigDict) -> None:
+    """Refuse to begin anew where the weights are gone; what they hold is not looked at.
+
+    Raises:
+      UserError: there is nothing in the place that `config.model.init_from` names.
+    """
+    source = config.model.init_from
+    if source is not None and not places.is_there(places.located(source)):
+        raise _refused(config, SourceError(f"{source}: there is no such folder or file any more."))
+
+
 def read(config: ConfigDict, workdir: str | os.PathLike) -> Source | None:
     """Read the weights that a run starts from; None where it starts from none, or goes on.
 

@@ -44,6 +44,11 @@ def located(source: str) -> str:
     return source if is_on_hub(source) else os.path.abspath(expand(source))
 
 
+def is_there(place: str) -> bool:
+    """Whether there is something in a place; of what is on the hub it is not known."""
+    return is_on_hub(place) or os.path.exists(place)
+
+
 def find(place: str, name: str | None, settings: dict[str, Any], revision: str | None) -> Found:
     """Open weights.
 

@@ -116,6 +116,13 @@ def evaluation(both: Both) -> Iterator[tuple[str, float]]:
     yield "last features", relative(out["features"][-1], theirs.features)
     for ours, of_theirs in zip(out["attention"], theirs.attention, strict=True):
         yield "attention", largest(ours, of_theirs)
+    if hasattr(both.theirs, "forward_head"):  # timm's
+        ours = jax.jit(lambda model, x: (model.forward_features(x), model.pooled_features(x)))
+        with torch.no_grad():
+            last = both.theirs.forward_features(to_torch(images))
+            theirs = last, both.theirs.forward_head(last, pre_logits=True)
+        for found, expected in zip(ours(both.ours, images), theirs, strict=True):
+            yield "last features", relative(found, expected)
     images = both.images(case.other_side)
     resized = both.load(img_size=case.other_side) if out["attention"] else both.ours
     with torch.no_grad():

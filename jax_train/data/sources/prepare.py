@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+from jax_train.data.cache import remove_abandoned
 from jax_train.data.sources.archives import PHOTOS, RECIPES
 from jax_train.data.sources.archives.photos import Photos
 from jax_train.data.sources.archives.recipe import Contents, PhotoRecipe, Recipe
@@ -124,6 +125,7 @@ def _unpack(
 ) -> Path:
     """Unpack photos into a folder that is renamed when complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(target.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".photos-", dir=target.parent))
     place = temporary / target.name  # with the usual rights, which a temporary folder has not
     try:

@@ -271,6 +271,15 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.npz", "b.npz"}
 
 
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    full = open("/dev/full", "wb", buffering=0)  # noqa: SIM115 - closed with the spool
+    monkeypatch.setattr(feature_files.tempfile, "TemporaryFile", lambda dir: full)
+    with pytest.raises(UserError, match=rf"kept in {tmp_path}.*No space left.*Make room"):
+        write(tmp_path / "a.npz", draw(30))
+    assert full.closed
+    assert not list(tmp_path.iterdir())
+
+
 def test_files_that_are_none(tmp_path, capsys):
     good, bad = write(tmp_path / "good.npz", draw(30)), tmp_path / "bad.npz"
     cases = {b"PK no zip": "cannot be read", good.read_bytes()[:-300]: "cannot be read"}

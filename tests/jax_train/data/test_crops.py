@@ -1,5 +1,6 @@
 """Photos of many sizes: streamed, their crops are of the whole files; in memory, of squares."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -134,6 +135,14 @@ def test_a_run_that_goes_on_sees_the_crops_it_would_have_seen(photos):
     later = [call.arguments[0].images for call in program.train_calls(training, 1, 1)]
     for images, expected in zip(later, epochs[1][1:], strict=True):
         np.testing.assert_array_equal(images, expected)
+    # A step crops them no more.
+    inside = training.train_function(program.recipe, 1).args[0].augmentation
+    images, keys = epochs[0][0][0], jax.random.split(jax.random.key(0), 4)
+    mirrored = inside.evaluate(images[:, :, ::-1])
+    trained_on = inside.train(images, None, keys)[0]
+    whole = inside.evaluate(images)
+    for one, pair in zip(trained_on, zip(whole, mirrored, strict=True), strict=True):
+        assert any(np.array_equal(one, other) for other in pair)
     # Pixels of the same examples are other ones in another epoch.
     order = [np.argsort(np.ravel(program.order(epoch))) for epoch in (0, 1)]
     first, second = (np.concatenate(found, 1)[0] for found in epochs)

@@ -1,7 +1,9 @@
 """Small archives in the original formats of further data sets, prepared without TensorFlow."""
 
 import io
+import os
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -115,6 +117,9 @@ FOOD = ["sushi/1", "sushi/3", "tiramisu/12", "tiramisu/13"], ["sushi/2", "tirami
 
 def test_food101(small, tmp_path, capsys):
     path = small.write_tar(tmp_path / "food-101.tar.gz", food(*FOOD))
+    killed = tmp_path / "data" / "food101" / ".photos-abc"  # two days ago
+    killed.mkdir(parents=True)
+    os.utime(killed, times=(time.time() - 2 * 24 * 3600,) * 2)
     folder = prepared(small, tmp_path, "food101", [path])
     assert contents(tmp_path, "food101", "train") == [
         *(("sushi", 1), ("sushi", 3), ("tiramisu", 12), ("tiramisu", 13))

@@ -10,7 +10,7 @@ from scipy import stats
 
 from configs import common
 from jax_train.data.boxes import DRAWS, TRIES, draw_boxes
-from jax_train.engine import augment, colour
+from jax_train.engine import augment, colour, resample
 from jax_train.engine.resample import resize_boxes
 from jax_train.errors import UserError
 from tests.jax_train.engine import torchvision_reference as reference
@@ -120,14 +120,19 @@ def test_a_resized_box_is_torchvisions_to_one_level(stored, name):
         assert_within_a_level(got, expected, 0.97)
 
 
-def test_sums_of_a_resized_box_do_not_depend_on_their_order():
-    """Layouts of devices agree to the bit: mirrored, all is added the other way round."""
-    images = jnp.asarray(reference.images())
-    boxes = jnp.array([(3, 5, 28, 31), (1, 0, 30, 43)])
-    mirrored = boxes.at[:, 1].set(images.shape[2] - boxes[:, 1] - boxes[:, 3])
-    got = resized(images, boxes, (16, 32), "bicubic")
-    other = resized(images[:, :, ::-1], mirrored, (16, 32), "bicubic")[:, :, ::-1]
-    np.testing.assert_array_equal(got, other)
+def test_sums_of_a_resized_box_are_exact_in_any_order():
+    """Layouts of devices agree to the bit: it is what whole numbers come to."""
+    images, boxes = reference.images(), np.array([(3, 5, 28, 31), (1, 0, 30, 43)])
+    got = resized(jnp.asarray(images), jnp.asarray(boxes), (16, 32), "bicubic")
+    kernel, pixels = resample.KERNELS["bicubic"], images.astype(np.int64)
+    for axis, size in ((1, 32), (0, 16)):
+        place = boxes[:, axis], boxes[:, axis + 2], size, images.shape[axis + 1], kernel
+        weights = np.asarray(jax.jit(resample._weights, static_argnums=(2, 3, 4))(*place)) * 2**14
+        np.testing.assert_array_equal(weights, np.rint(weights))
+        sums = "bow,bhwc->bhoc" if axis else "boh,bhwc->bowc"
+        pixels = np.einsum(sums, weights.astype(np.int64), pixels) + 2**13 >> 14
+        pixels = pixels.clip(0, 255)
+    np.testing.assert_array_equal(got, pixels)
 
 
 @pytest.mark.parametrize("name", list(reference.FACTORS))
@@ -184,6 +189,10 @@ def test_factors_and_orders_are_drawn_as_torchvisions(monkeypatch):
     _, counts = np.unique(np.asarray(order), axis=0, return_counts=True)
     assert len(counts) == 24
     assert stats.chisquare(counts).pvalue > 1e-3
+    flips = np.asarray(augment._draw_flips(make_keys(3000)))  # from the same keys
+    for values in (*factors.values(), order[:, 0]):
+        table = stats.contingency.crosstab(np.asarray(values) > np.median(values), flips).count
+        assert stats.chi2_contingency(table).pvalue > 1e-3
     augment.OPERATIONS["color_jitter"](settings(color_jitter=(0.4, 0, 0, 0.1)))(
         images, None, make_keys(3000)
     )

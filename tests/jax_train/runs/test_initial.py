@@ -147,6 +147,9 @@ def test_going_on_without_the_source_gives_the_same_bits(orphan, finished, tmp_p
     same((one.params, one.stats), (other.params, other.stats))
     several.train_one(asked, tmp_path / "run")  # is reported, without the source too
     assert "holds this run, finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match="there is no such folder or file any more"):
+        several.train_one(asked, tmp_path / "run", again=True)
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
 def test_the_start_says_what_was_loaded(sources, tmp_path, capsys):

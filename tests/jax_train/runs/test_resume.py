@@ -373,6 +373,11 @@ def test_patience_counts_from_the_best_figure_on():
         seen.append((patience.waited, patience.is_over))
     assert seen == [(0, False), (0, False), (1, False), (0, False), (1, False), (2, True)]
     assert Patience(0).facts == {}
+    patience = Patience(1)
+    for counts in (False, False, True):  # the first two while the head alone trains
+        assert not patience.is_over
+        patience.see({"top1": 0.5, "loss": 1.0}, counts)
+    assert patience.is_over
 
 
 def test_automatic_splits_without_validation_cannot_stop_early(tmp_path):
