@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> str:
     beside = _check_adapter(args) if args.adapter else None
     model_name, model, notes = _opened(args)
     export = torch_weights.export_adapter if beside else torch_weights.export
-    state = _asked("--from" if beside else "--to", export, model, args.layout)
+    option = f"--from {args.source}:" if beside else "--to"
+    state = _asked(option, export, model, args.layout)
     state, described = state if beside else (state, None)
     try:
         torch_weights.files.write(state, target)

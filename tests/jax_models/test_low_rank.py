@@ -1,14 +1,17 @@
 """Adapters: where they go, what they compute, and what is refused."""
 
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+import jax_models
 from jax_models import cpu, low_rank, torch_weights
 from jax_models.cpu import onednn
-from tests.jax_models.small import bits, build, draw_images
+from tests.jax_models.small import SMALL, bits, draw_images, empty
 
 # Of each kind: with the targets, the layers that get adapters.
 ADAPTED = {
@@ -23,31 +26,46 @@ ADAPTED = {
 }
 
 
-def adapted(name, **changes):
-    """A small model with adapters that add something."""
-    targets, *_ = ADAPTED.get(name, (None,))
-    how = {"lora_rank": 2, "lora_alpha": 3.0, "lora_targets": targets, **changes}
-    model = build(name, **how)
-    for number, layer in enumerate(low_rank.adapters(model).values()):
-        values = jax.random.normal(jax.random.key(number), layer.lora_b.shape)
-        layer.lora_b.set_value(0.2 * values)
+def build(name, **changes):
+    """A small model whose values follow from their paths, whatever else it has."""
+    model = empty(name, **changes)
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        random = np.random.default_rng(zlib.crc32(".".join(map(str, path)).encode()))
+        if jnp.issubdtype(variable.dtype, jnp.floating):
+            value = 0.3 * random.normal(size=variable.shape).astype(np.float32)
+            variable.set_value(jnp.asarray(1 + abs(value) if path[-1] == "var" else value))
+        else:
+            variable.set_value(jnp.zeros(variable.shape, variable.dtype))
     return model
 
 
+def adapted(name, **changes):
+    """A small model with adapters that add something."""
+    targets, *_ = ADAPTED.get(name, (None,))
+    return build(name, lora_rank=2, lora_alpha=3.0, lora_targets=targets, **changes)
+
+
 @pytest.mark.parametrize("name", ADAPTED)
-def test_a_model_starts_as_it_was(name):
-    targets, *paths = ADAPTED[name]
-    plain, model = build(name), build(name, lora_rank=2, lora_targets=targets)
+def test_which_layers_get_adapters(name):
+    targets, *some = ADAPTED[name]
+    found, plain = (
+        {".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model))}
+        for model in (empty(name, lora_rank=2, lora_targets=targets), empty(name))
+    )
+    layers = {path.rpartition(".")[0] for path in found - plain}
+    assert found - plain == {f"{p}.{leaf}" for p in layers for leaf in low_rank.LEAVES}
+    assert plain < found
+    assert set(some) <= layers
+
+
+def test_a_model_starts_as_it_was_and_its_adapters_as_in_peft():
+    def start(**changes):
+        settings = SMALL["vit"].settings | {"embed_dim": 48, "depth": 1} | changes
+        return jax_models.create_model("vit", rngs=nnx.Rngs(0), **settings)
+
+    plain, model = start(), start(lora_rank=5)
     found, before = bits(model), bits(plain)
     assert {path: found[path] for path in before} == before
-    new = {path for path in found if path not in before}
-    assert new == {f"{p}.{leaf}" for p in low_rank.adapters(model) for leaf in low_rank.LEAVES}
-    assert {f"{path}.lora_a" for path in paths} <= new
-    assert all(not found[f"{p}.lora_b"][2].strip(b"\0") for p in low_rank.adapters(model))
-
-
-def test_a_starts_as_in_peft_and_b_at_zero():
-    model = build("vit", embed_dim=48, lora_rank=5)
     layer = low_rank.adapters(model)["blocks.0.attn.qkv"]
     a = np.asarray(layer.lora_a[...])
     assert a.shape == (48, 5)

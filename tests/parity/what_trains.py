@@ -80,7 +80,6 @@ def groups(mirror: torch.nn.Module, name: str, config) -> list[dict]:
 class Sides(NamedTuple):
     """A model and its mirror with the same weights, and how each takes a step."""
 
-    config: object
     recipes: tuple  # of the probe, and of what follows
     mirror: torch.nn.Module
     state: object
@@ -106,7 +105,7 @@ def both_sides(name: str, config) -> Sides:
     )  # fmt: skip
     probing = create(probing=True) if config.train.probe_epochs else None
     recipe = create()
-    return Sides(config, (probing, recipe), mirror, init_state(model, recipe.optimizer, "float64"))
+    return Sides((probing, recipe), mirror, init_state(model, recipe.optimizer, "float64"))
 
 
 class LoraLinear(torch.nn.Module):

@@ -363,7 +363,7 @@ def test_a_run_with_adapters_is_written_whole_or_apart(tmp_path, capsys):
     described = json.loads((tmp_path / "adapter_config.json").read_text())
     assert described["r"] == described["lora_alpha"] == 2
     config = tiny.config(**{"model.init_from": str(run)})
-    source = initial.read(config, tmp_path / "next").opened.model  # whole, to start from
+    source = initial.read(config, tmp_path / "next").found.opened.model  # whole, to start from
     np.testing.assert_array_equal(
         source.blocks[0].attn.qkv.kernel[...], model.blocks[0].attn.qkv.kernel[...]
     )
