@@ -7,6 +7,7 @@ from typing import NamedTuple
 from flax import nnx
 
 from jax_models import conv_layers
+from jax_models.tokens import Pool
 from tests.parity import mutations
 from tests.parity.mutations import change_kernel, set_everywhere
 from tests.world import of_originals, of_timm, of_torchvision, of_transformers
@@ -36,7 +37,7 @@ def _head_norm(model):
 
 
 def _norm_after_the_mean(model):
-    model.pool.norm, model.pool.fc_norm = model.pool.fc_norm, model.pool.norm
+    model.pool = Pool("avg", prefix=0, fc_norm=model.pool.norm)
 
 
 _DINOV2 = "Dinov2WithRegistersForImageClassification"
