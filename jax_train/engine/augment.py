@@ -32,6 +32,11 @@ _POLICY, _ERASE, _CUTOUT, _MIX = 6, 7, 8, 9
 _fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
 
+def _alone(function: Callable) -> Callable:
+    """As `Layout.locally` on one device."""
+    return function
+
+
 class Place(NamedTuple):
     """Where a batch stands in its run, for what an image's key of the step does not say.
 
@@ -41,12 +46,14 @@ class Place(NamedTuple):
       steps_per_epoch: full batches in an epoch.
       index: int32 [B], of the examples in the training split; None unless it is asked for, see
         `checks.follows_examples`.
+      locally: see `Layout.locally`.
     """
 
     seed: int
     step: jax.Array
     steps_per_epoch: int
     index: jax.Array | None = None
+    locally: Callable[[Callable], Callable] = _alone
 
     @property
     def epoch(self) -> jax.Array:
@@ -298,10 +305,12 @@ def _auto_augment(config: ConfigDict, facts: Facts) -> Operation | None:
     if not config.auto_augment:
         return None
     run = policy.build(parse(config.auto_augment), facts.mean, config.interpolation)
-    return lambda images, targets, keys, *_: (
-        run(_to_bytes(images), _fold_in(keys, _POLICY)),
-        targets,
-    )
+
+    def change(images, targets, keys, place=None):
+        locally = place.locally if place else _alone
+        return run(_to_bytes(images), _fold_in(keys, _POLICY), locally), targets
+
+    return change
 
 
 def _color_jitter(config: ConfigDict, *_) -> Operation | None:

@@ -109,6 +109,13 @@ class Layout:
             return tree
         return jax.lax.with_sharding_constraint(tree, self.state_shardings(tree))
 
+    def locally(self, function: Callable) -> Callable:
+        """A function of arrays of a batch, done by each device on its share: it sends nothing."""
+        if self.num_devices == 1:
+            return function
+        spec = self._batch_sharding(0).spec
+        return jax.shard_map(function, mesh=self.mesh, in_specs=spec, out_specs=spec)
+
     def mean(self, tree):
         """Mean over the devices of what each computed from its share."""
         return tree
@@ -184,6 +191,10 @@ class PmapLayout(Layout):
         share = array.shape[axis] // self.num_devices
         start = jax.lax.axis_index(self.axis_name) * share
         return jax.lax.dynamic_slice_in_dim(array, start, share, axis)
+
+    def locally(self, function):
+        """As in `Layout`."""
+        return function
 
     def mean(self, tree):
         """As in `Layout`."""

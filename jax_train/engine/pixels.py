@@ -5,6 +5,7 @@ a table of the 256 levels of a channel, or a blend with another picture. All of 
 numbers, so that layouts of devices agree to the bit.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -94,19 +95,54 @@ def change(images: jax.Array, changes: Changes, fill: np.ndarray, filtered: bool
       fill: uint8 `[C]`, of what an affine map takes from beside the image.
       filtered: whether affine maps interpolate; they take the nearest pixel otherwise.
     """
+    # A CPU does for each image what it needs; an accelerator does all for all of them at once.
+    how = _one_by_one if jax.default_backend() == "cpu" else _at_once
+    return how(images, changes, fill, filtered)
+
+
+def _at_once(images, changes, fill, filtered):
+    kind = changes.kind[:, None, None, None]
+    found = _moved(images, changes, fill, filtered)
+    found = jnp.where(kind > NUMBERS[_MOVES[-1]], _by_table(images, changes, _BY_TABLE), found)
+    found = jnp.where(kind >= NUMBERS[_BLENDS[0]], _blended(images, changes), found)
+    return jnp.where(kind == NUMBERS["Identity"], images, found)
+
+
+def _one_by_one(images, changes, fill, filtered):
+    quick = tuple(name for name in _BY_TABLE if name != "Equalize")
+    branches = {
+        ("Identity",): lambda images, _: images,
+        _MOVES: functools.partial(_moved, fill=fill, filtered=filtered),
+        quick: functools.partial(_by_table, names=quick),
+        ("Equalize",): functools.partial(_by_table, names=("Equalize",)),
+        _BLENDS: _blended,
+    }
+    branch_of = [next(i for i, names in enumerate(branches) if name in names) for name in NAMES]
+
+    def one(image_and_change):
+        image, change = jax.tree.map(lambda part: part[None], image_and_change)
+        branch = jnp.asarray(branch_of, jnp.int32)[change.kind[0]]
+        return jax.lax.switch(branch, list(branches.values()), image, change)[0]
+
+    return jax.lax.map(one, (images, changes))
+
+
+def _moved(images, changes, fill, filtered):
     if filtered:
-        moved = affine.transform_filtered(images, changes.matrix, changes.cubic, fill)
-    else:
-        moved = affine.transform_nearest(images, changes.matrix, fill)
+        return affine.transform_filtered(images, changes.matrix, changes.cubic, fill)
+    return affine.transform_nearest(images, changes.matrix, fill)
+
+
+def _by_table(images, changes, names):
     levels = images.astype(jnp.int32)
-    grey, of_images = _grey(levels), (slice(None), None, None, None)
-    kind, amount = changes.kind[of_images], changes.amount[of_images]
-    other = jnp.where(kind == NUMBERS["Sharpness"], _smooth(levels), grey)
-    blended = _blend(other, levels, amount).astype(jnp.uint8)
-    looked_up = jax.vmap(_look_up)(_tables(levels, grey, changes), images)
-    pixels = jnp.where(kind >= NUMBERS[_BLENDS[0]], blended, looked_up)
-    is_move = (kind >= NUMBERS[_MOVES[0]]) & (kind <= NUMBERS[_MOVES[-1]])
-    return jnp.where(is_move, moved, pixels)
+    return jax.vmap(_look_up)(_tables(levels, changes, names), images)
+
+
+def _blended(images, changes):
+    levels = images.astype(jnp.int32)
+    kind, amount = (part[:, None, None, None] for part in (changes.kind, changes.amount))
+    other = jnp.where(kind == NUMBERS["Sharpness"], _smooth(levels), _grey(levels))
+    return _blend(other, levels, amount).astype(jnp.uint8)
 
 
 def _look_up(table: jax.Array, image: jax.Array) -> jax.Array:
@@ -138,28 +174,32 @@ def _smooth(levels):
     return levels.at[:, 1:-1, 1:-1].set((2 * sums + 13) // 26)
 
 
-def _tables(levels: jax.Array, grey: jax.Array, changes: Changes) -> jax.Array:
-    """What becomes of each level: uint8 [B,C,256]."""
+def _tables(levels: jax.Array, changes: Changes, names: tuple[str, ...]) -> jax.Array:
+    """What becomes of each level by one of these operations: uint8 [B,C,256]."""
     every = jnp.arange(256, dtype=jnp.int32)
     amount = changes.amount[:, None, None]
-    pixels = grey.shape[1] * grey.shape[2]
-    mean = (grey.astype(jnp.uint32).sum((1, 2), dtype=jnp.uint32) + pixels // 2) // pixels
-    mask = 256 - (1 << (8 - amount).clip(0, 8))
     tables = {
-        "AutoContrast": _stretched(levels),
-        "Equalize": _equalised(levels),
-        "Invert": 255 - every,
-        "Posterize": every & mask,
-        "Solarize": jnp.where(every < amount, every, 255 - every),
-        "SolarizeAdd": jnp.where(every < 128, (every + amount).clip(0, 255), every),
-        "Brightness": _blend(0, every, amount),
-        "Contrast": _blend(mean.astype(jnp.int32)[:, None], every, amount),
+        "AutoContrast": lambda: _stretched(levels),
+        "Equalize": lambda: _equalised(levels),
+        "Invert": lambda: 255 - every,
+        "Posterize": lambda: every & (256 - (1 << (8 - amount).clip(0, 8))),
+        "Solarize": lambda: jnp.where(every < amount, every, 255 - every),
+        "SolarizeAdd": lambda: jnp.where(every < 128, (every + amount).clip(0, 255), every),
+        "Brightness": lambda: _blend(0, every, amount),
+        "Contrast": lambda: _blend(_mean(_grey(levels)), every, amount),
     }
     kind, found = changes.kind[:, None, None], every
-    for name, table in tables.items():
-        found = jnp.where(kind == NUMBERS[name], table, found)
+    for name in names:
+        found = jnp.where(kind == NUMBERS[name], tables[name](), found)
     shape = (len(levels), levels.shape[-1], 256)
     return jnp.broadcast_to(found, shape).astype(jnp.uint8)
+
+
+def _mean(grey):
+    """Of grey levels [B,H,W,1], rounded: [B,1,1]."""
+    pixels = grey.shape[1] * grey.shape[2]
+    total = grey.astype(jnp.uint32).sum((1, 2), dtype=jnp.uint32)
+    return ((total + pixels // 2) // pixels).astype(jnp.int32)[:, None]
 
 
 def _stretched(levels):

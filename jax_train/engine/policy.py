@@ -5,6 +5,7 @@ AutoAugment (https://arxiv.org/abs/1805.09501), RandAugment (https://arxiv.org/a
 TrivialAugment (https://arxiv.org/abs/2103.10158).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -30,8 +31,10 @@ _Draw = Callable[[jax.Array, tuple[int, int]], list[Changes]]
 
 def build(
     policy: Policy, mean: np.ndarray, interpolation: str | None
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Make `(images uint8 [B,H,W,C], keys [B]) -> images` of a policy.
+) -> Callable[[jax.Array, jax.Array, Callable], jax.Array]:
+    """Make `(images uint8 [B,H,W,C], keys [B], locally) -> images` of a policy.
+
+    What `locally` is given, a function of arrays [B,...], each device does on its own.
 
     timm's fills what an image leaves with its mean colour, and interpolates; torchvision's fills
     with black and takes the nearest pixel.
@@ -45,9 +48,11 @@ def build(
     fill = np.minimum(np.round(255 * mean), 255) if filtered else np.zeros(len(mean))
     draw = _timm(policy, interpolation) if filtered else _TORCHVISION[type(policy)](policy)
 
-    def run(images, keys):
+    change = functools.partial(pixels.change, fill=fill.astype(np.uint8), filtered=filtered)
+
+    def run(images, keys, locally):
         for changes in draw(keys, images.shape[1:3]):
-            images = pixels.change(images, changes, fill.astype(np.uint8), filtered)
+            images = locally(change)(images, changes)
         return images
 
     return run

@@ -71,7 +71,9 @@ def train_on_batch(
     def on_part(stats, part):
         images, targets, places, *index = part
         keys = functools.partial(seeds.keys_at, recipe.seed, step=state.step, places=places)
-        place = Place(recipe.seed, state.step, recipe.steps_per_epoch, *index)
+        place = Place(
+            recipe.seed, state.step, recipe.steps_per_epoch, *index, locally=recipe.layout.locally
+        )
         images, targets = recipe.augmentation.train(images, targets, keys(seeds.AUGMENT), place)
         dropout = keys(seeds.DROPOUT)
         return gradients(recipe, state.params, stats, images, targets, dropout, mean_weight)

@@ -12,7 +12,9 @@ from jax_train.engine import affine, pixels
 from tests.jax_train.engine import torchvision_reference
 
 HEIGHT, WIDTH = 31, 43
-change = jax.jit(pixels.change, static_argnums=3)
+at_once, one_by_one = (
+    jax.jit(how, static_argnums=3) for how in (pixels._at_once, pixels._one_by_one)
+)
 FILL = np.array([37, 137, 237], np.uint8)
 
 
@@ -102,8 +104,10 @@ def test_every_operation_is_tried():
 def test_an_operation_is_pillows(picture, channels):
     image = pictures()[picture][..., :channels]
     images = jnp.broadcast_to(image, (len(TRIED), *image.shape))
-    got = change(images, described(TRIED, affine.NEAREST), FILL[:channels], False)
+    how = images, described(TRIED, affine.NEAREST), FILL[:channels], False
+    got = at_once(*how)
     assert got.dtype == jnp.uint8
+    np.testing.assert_array_equal(one_by_one(*how), got)
     for (name, argument), ours in zip(TRIED, np.asarray(got, int), strict=True):
         theirs = as_pillow(image, PILLOW[name](argument))
         if name in CLOSE:
@@ -126,7 +130,8 @@ def test_a_filtered_map_is_pillows_to_one_level(how):
     matrices = described(tried, bits, how == "bicubic")
     for image in list(pictures().values())[:2]:
         images = jnp.broadcast_to(image, (len(tried), *image.shape))
-        got = change(images, matrices, FILL, True)
+        got = at_once(images, matrices, FILL, True)
+        np.testing.assert_array_equal(one_by_one(images, matrices, FILL, True), got)
         for (name, argument), ours in zip(tried, np.asarray(got, int), strict=True):
             function = functools.partial(
                 PILLOW[name](argument), resample=Image.Resampling[how.upper()]
@@ -150,7 +155,7 @@ def test_what_the_step_describes_is_what_is_worked_out_beforehand():
 
 def test_all_is_whole_numbers_so_layouts_cannot_round_differently():
     images, changes = jnp.asarray(torchvision_reference.images()), described(TRIED[:2], 20)
-    program = jax.make_jaxpr(pixels.change, static_argnums=3)(images, changes, FILL, True)
+    program = jax.make_jaxpr(pixels._at_once, static_argnums=3)(images, changes, FILL, True)
     # But the counts of a histogram, which float32 holds exactly.
     floats = [
         equation.primitive.name

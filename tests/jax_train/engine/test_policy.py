@@ -191,11 +191,13 @@ def test_names_of_policies(name, expected):
 
 def test_a_policy_of_an_image_follows_from_its_own_key():
     images = jnp.broadcast_to(reference.image(), (12, *SIZE, 3))
-    run, keys = jax.jit(policy.build(parse("rand-m9-mstd0.5-inc1"), MEAN, None)), make_keys(12)
+    made, keys = policy.build(parse("rand-m9-mstd0.5-inc1"), MEAN, None), make_keys(12)
+    run = jax.jit(lambda images, keys: made(images, keys, lambda change: change))
     whole = np.asarray(run(images, keys))
     assert len(np.unique(whole.reshape(12, -1), axis=0)) > 6
     np.testing.assert_array_equal(run(images[5:9], keys[5:9]), whole[5:9])
     with jax.enable_x64(True):
         np.testing.assert_array_equal(run(images, keys), whole)
     for name, how in (("rand-m9", "bicubic"), ("rand-m9", "bilinear"), ("svhn", None)):
-        assert policy.build(parse(name), MEAN, how)(images[:2], keys[:2]).dtype == jnp.uint8
+        made = policy.build(parse(name), MEAN, how)
+        assert made(images[:2], keys[:2], lambda change: change).dtype == jnp.uint8
