@@ -20,7 +20,7 @@ _BY_TABLE += ("Brightness", "Contrast")
 _BLENDS = ("Color", "Sharpness")
 NAMES = ("Identity", *_MOVES, *_BY_TABLE, *_BLENDS)
 NUMBERS = {name: number for number, name in enumerate(NAMES)}
-_FACTORS = ("Brightness", "Contrast", *_BLENDS)
+FACTORS = ("Brightness", "Contrast", *_BLENDS)
 _BITS = 21  # after the point of their factors: below 4, times 255, it is within 32
 # Pillow rounds a blend to float32 before it cuts it down to a byte. This lifts what is a whole
 # number but for the rounding of its factor.
@@ -76,7 +76,7 @@ def describe(kind, argument, size: tuple[int, int], bits: int, cubic=False, xp=n
         cos,
         of("TranslateY", argument, of("Rotate", down, 0.0)),
     )
-    is_factor = xp.isin(kind, xp.asarray([NUMBERS[name] for name in _FACTORS]))
+    is_factor = xp.isin(kind, xp.asarray([NUMBERS[name] for name in FACTORS]))
     whole = of("Solarize", xp.ceil(argument), xp.floor(argument))
     amount = xp.where(is_factor, xp.round(argument * 2.0**_BITS), whole).astype(xp.int32)
     matrix = affine.fixed(entries, bits, xp)

@@ -128,6 +128,13 @@ def _timm(policy: TimmRand, interpolation: str | None) -> _Draw:
 # torchvision's policies: what can be chosen is worked out beforehand, as exactly as Pillow does.
 
 
+def _linspace(start: float, end: float, count: int, place: int) -> float:
+    """`torch.linspace(start, end, count)[place]`, whose product and sum are rounded once."""
+    step = float(np.float32((end - start) / (count - 1)))
+    early = place < count // 2
+    return float(np.float32(start + step * place if early else end - step * (count - 1 - place)))
+
+
 class _Space(NamedTuple):
     """The magnitudes of a policy's operations, as numbered from 0 to `bins` - 1."""
 
@@ -140,20 +147,24 @@ class _Space(NamedTuple):
 
     def change(self, name: str, magnitude: int | None, sign: int, size) -> tuple[int, float]:
         """The number and the argument of an operation, see `pixels.describe`."""
-        height, width = size
-        share = 0.0 if magnitude is None else magnitude / (self.bins - 1)
-        value = {"Shear": self.shear, "Rotat": self.degrees}.get(name[:5], self.factor)
-        argument = np.float32(share * value) * sign
-        if name.startswith("Translate"):
-            most = self.pixels or 150 / 331 * (width if name[-1] == "X" else height)
-            argument = -sign * int(np.float32(share * most))
-        elif name == "Posterize":
-            argument = 8 - round(share * self.bits)
+        place = magnitude or 0
+        if name == "Posterize":
+            argument = 8 - round(place / (self.bins - 1) * self.bits)
         elif name == "Solarize":
-            argument = np.float32(255 * (1 - share))
-        elif name in ("Brightness", "Color", "Contrast", "Sharpness"):
-            argument = 1 + argument
-        return NUMBERS[name], float(argument)
+            argument = _linspace(255, 0, self.bins, place)
+        else:
+            argument = sign * _linspace(0, self._most(name, size), self.bins, place)
+        if name.startswith("Translate"):
+            argument = -int(argument)
+        return NUMBERS[name], argument + (name in pixels.FACTORS)
+
+    def _most(self, name: str, size) -> float:
+        """The largest magnitude of an operation whose sign is drawn."""
+        if name.startswith("Translate"):
+            return self.pixels or 150 / 331 * size[name[-1] == "X"]
+        if name.startswith("Shear"):
+            return self.shear
+        return self.degrees if name == "Rotate" else self.factor
 
     def rows(self, choices: np.ndarray, size) -> Changes:
         """Of choices [..., 3], each a name, a magnitude and a sign."""

@@ -195,7 +195,6 @@ MIXED = {
     "augment.flip": True,
     "augment.flip_mode": "alternating",
     "augment.crop_mode": "reflect",
-    "augment.auto_augment": "ta_wide",
     "augment.erase_probability": 0.5,
     "augment.mixup": 0.8,
     "augment.cutmix": 1.0,
@@ -209,7 +208,7 @@ def test_a_batch_in_parts_is_mixed_as_a_whole():
     """What is drawn of it, and which example it is, follows an image into its part."""
     images, labels = (array[:BATCH] for array in random_data()[:2])
     index, found = jnp.arange(BATCH) * 5, []
-    for parts in (1, 2, 4):
+    for parts in (1, 2):
         config = tiny_config()
         config.update_from_flattened_dict(MIXED | {"optim.name": "sgd", "model.dropout": 0.0})
         config.train.accumulate_steps = parts
@@ -218,11 +217,10 @@ def test_a_batch_in_parts_is_mixed_as_a_whole():
         batch = Data(*(x.reshape(parts, -1, *x.shape[1:]) for x in (images, labels, index)))
         step = jax.jit(functools.partial(steps.train_on_batch, recipe))
         found.append(step(state, metrics.zero_train_sums(), batch))
-    (whole, sums), *others = found
-    for state, other in others:
-        assert float(other.loss) == pytest.approx(float(sums.loss), rel=1e-5)
-        for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-6)
+    (whole, sums), (state, other) = found
+    assert float(other.loss) == pytest.approx(float(sums.loss), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_without_new_augmentation_the_step_is_given_no_more_than_before():
