@@ -99,7 +99,8 @@ def get_config() -> ConfigDict:
     config.data.mean = placeholder(tuple)
     config.data.std = placeholder(tuple)
 
-    # Applied on the device, in this order, in training; in evaluation resize, then a central crop.
+    # Applied on the device, in this order, in training, what is erased and mixed after pixels are
+    # normalised; in evaluation resize, then a central crop.
     config.augment = ConfigDict()
     config.augment.crop_size = 0  # side in pixels of what the model takes; 0: of all there is
     # Least and largest share of the image's area, such as 0.08,1.0: a random box of it is brought
@@ -110,12 +111,35 @@ def get_config() -> ConfigDict:
     # Of these two, antialiased: bilinear | bicubic. None: bilinear, or what the weights say.
     config.augment.interpolation = placeholder(str)
     config.augment.rotate_degrees = 0.0  # uniform in [-x, x], nearest neighbour, zero fill
-    config.augment.crop_padding = 0  # zero padding on each side before a random crop, pixels
+    config.augment.crop_padding = 0  # padding on each side before a random crop, pixels
+    config.augment.crop_mode = "zero"  # what is padded: zero | reflect, the image mirrored
     config.augment.crop_probability = 1.0  # share of images that are cropped (shifted) at all
     config.augment.flip = False  # horizontal flip of half the images
+    # random: anew each time | alternating: an image is mirrored in every second epoch.
+    config.augment.flip_mode = "random"
+    # RandAugment as timm (rand-m9-mstd0.5-inc1) or torchvision (ra-n2-m9) has it, TrivialAugment
+    # (ta_wide), AutoAugment (cifar10 | imagenet | svhn); '' for none. timm's interpolates as
+    # config.augment.interpolation says; None: bilinear or bicubic, by chance.
+    config.augment.auto_augment = ""
     # Largest changes of brightness, contrast, saturation (1: from none to double) and hue (up to
     # 0.5, half a turn), in random order, such as 0.4,0.4,0.4,0.1. () for none.
     config.augment.color_jitter = ()
+    config.augment.erase_probability = 0.0  # that a box of an image is erased
+    config.augment.erase_area = (0.02, 1 / 3)  # of that box, shares of the image: least, largest
+    config.augment.erase_aspect = (0.3, 10 / 3)  # of it, height to width: least, largest
+    config.augment.erase_mode = "const"  # by: const, the mean | rand, a colour | pixel, noise
+    config.augment.cutout = 0  # side in pixels of a square that is set to the mean; 0: none
+    # Alphas of mixup and CutMix, of which an image and its neighbour in the batch are mixed, and
+    # so are their targets; 0.0: none.
+    config.augment.mixup = 0.0
+    config.augment.cutmix = 0.0
+    config.augment.mix_probability = 1.0  # that either is done at all
+    config.augment.mix_switch = 0.5  # where both are on: probability of CutMix
+    config.augment.mix_mode = "batch"  # what draws for itself: batch | pair | elem, each image
+    config.augment.mix_off_epoch = 0  # from this epoch on, counted from 0, none is mixed; 0: never
+    # Times that a batch has each of its images, augmented differently; an epoch then shows that
+    # part of the images.
+    config.augment.repeats = 1
 
     config.train = ConfigDict()
     config.train.epochs = 20  # passes over the training images

@@ -46,7 +46,7 @@ def flops(run: TrainedRun, image_shape: tuple[int, int, int]) -> Flops:
     labels = jax.ShapeDtypeStruct((1, batch), jnp.int32)
     state = jax.eval_shape(functools.partial(initial_state, config, recipe.optimizer))
     sums = jax.eval_shape(metrics.zero_train_sums)
-    data = Data(images.update(shape=(1, *images.shape)), labels)
+    data = Data(images.update(shape=(1, *images.shape)), labels, index=labels)
     forward = _count(functools.partial(steps.logits, recipe), *state.reported, images)
     train = _count(functools.partial(steps.train_on_batch, recipe), state, sums, data)
     return Flops(forward / batch, train / batch)

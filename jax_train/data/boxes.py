@@ -1,4 +1,4 @@
-"""Boxes of random resized crops, by torchvision's draw; for arrays of NumPy and of JAX alike."""
+"""Boxes of crops and of what is erased, by torchvision's draws; of NumPy's and JAX's arrays."""
 
 import math
 from collections.abc import Sequence
@@ -33,20 +33,45 @@ def draw_boxes(
     Returns:
       int32 [..., 4]: top, left, height and width, in pixels.
     """
+    whole = np.array([height, width], np.int32)
+    box, found = _first_box(draws, whole, area, aspect, 0, whole, xp)
+    return xp.where(found[..., None], box, _central_box(height, width, aspect))
+
+
+def draw_holes(
+    draws,
+    height: int,
+    width: int,
+    area: Sequence[float],
+    aspect: Sequence[float],
+    xp=np,
+):
+    """Return boxes as `torchvision.transforms.RandomErasing.get_params` and timm draw them.
+
+    As `draw_boxes`, but smaller than the image both ways, and empty where none of the ten fits.
+
+    Args and Returns: as of `draw_boxes`, but `aspect` is of height to width.
+    """
+    whole = np.array([height, width], np.int32)
+    ratios = 1 / aspect[1], 1 / aspect[0]
+    box, found = _first_box(draws, whole, area, ratios, -1, whole - 1, xp)
+    return xp.where(found[..., None], box, 0)
+
+
+def _first_box(draws, whole: np.ndarray, area, aspect, above, most, xp):
+    """The first box drawn whose sides fit, [..., 4], and whether there is one, [...]."""
     tries, place = draws[..., :TRIES, :], draws[..., TRIES, :]
     low, high = map(math.log, aspect)
-    pixels = height * width * (area[0] + (area[1] - area[0]) * tries[..., 0])
+    pixels = int(whole[0]) * int(whole[1]) * (area[0] + (area[1] - area[0]) * tries[..., 0])
     ratio = xp.exp(low + (high - low) * tries[..., 1])
     sizes = xp.stack([xp.sqrt(pixels / ratio), xp.sqrt(pixels * ratio)], -1)
     sizes = xp.round(sizes).astype(xp.int32)  # [..., TRIES, 2]
-    whole = np.array([height, width], np.int32)
-    fits = ((sizes > 0) & (sizes <= whole)).all(-1)
+    fits = ((sizes > above) & (sizes <= most)).all(-1)
     first = xp.argmax(fits, -1)[..., None, None]
     size = xp.take_along_axis(sizes, first, -2)[..., 0, :]
     room = whole - size + 1
     start = xp.minimum(xp.floor(place * room).astype(xp.int32), room - 1)
-    box = xp.concatenate([start, size], -1)
-    return xp.where(fits.any(-1)[..., None], box, _central_box(height, width, aspect))
+    return xp.concatenate([start, size], -1), fits.any(-1)
 
 
 def _central_box(height: int, width: int, aspect: Sequence[float]) -> np.ndarray:

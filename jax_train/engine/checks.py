@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jax_train.config import ranges
 from jax_train.data.split import AUTO
+from jax_train.engine import policy_names
 from jax_train.printing import counted
 
 OPTIMIZERS = ("adamw", "adam", "sgd")  # the keys of `optim.OPTIMIZERS`
@@ -103,6 +104,10 @@ def _is_jitter(value: object) -> bool:
     return value == () or (names == 4 and all(map(positive, value)) and value[3] <= 0.5)
 
 
+def _is_policy(value: object) -> bool:
+    return value == "" or policy_names.parse(value) is not None
+
+
 _AUGMENT = {
     "augment.crop_size": ranges.whole(0, 4096, "pixels (0: the whole image)"),
     "augment.random_resized_crop": _span(
@@ -124,7 +129,27 @@ _AUGMENT = {
     "augment.rotate_degrees": ranges.between(0, 180, "the largest angle in degrees"),
     "augment.crop_padding": ranges.whole(0, 4096, "pixels (0: no crop)"),
     "augment.crop_probability": ranges.share,
+    "augment.crop_mode": ranges.one_of(("zero", "reflect")),
     "augment.flip": ranges.switch,
+    "augment.flip_mode": ranges.one_of(("random", "alternating")),
+    "augment.auto_augment": ranges.Check(policy_names.EXPECTED, _is_policy),
+    "augment.erase_probability": ranges.share,
+    "augment.erase_area": _span(
+        ranges.share_above_0,
+        "the least and the largest share of an image's area, above 0 up to 1, such as 0.02,0.33",
+    ),
+    "augment.erase_aspect": _span(
+        ranges.above(0), "the least and the largest ratio, above 0, of height to width: 0.3,3.3"
+    ),
+    "augment.erase_mode": ranges.one_of(("const", "rand", "pixel")),
+    "augment.cutout": ranges.whole(0, 4096, "pixels (0: none)"),
+    "augment.mixup": ranges.at_least(0),
+    "augment.cutmix": ranges.at_least(0),
+    "augment.mix_probability": ranges.share,
+    "augment.mix_switch": ranges.share,
+    "augment.mix_mode": ranges.one_of(("batch", "pair", "elem")),
+    "augment.mix_off_epoch": ranges.whole(0, what="a whole number of epochs"),
+    "augment.repeats": ranges.whole(1),
     "data.mean": _of_channels(ranges.share, "from 0 to", "mean"),
     "data.std": _of_channels(ranges.share_above_0, "above 0 up to", "std"),
 }
@@ -193,6 +218,10 @@ def check(config: ConfigDict) -> None:
         expected = f"a weight for each of {counted(classes, 'class', 'classes')}, or 'balanced'"
         raise ranges.refusal("train.class_weights", weights, expected)
     check_lengths(config.data.mean, config.data.std)
+    repeats, batch = config.augment.repeats, config.train.batch_size
+    if repeats > batch:
+        expected = f"at most config.train.batch_size={batch}, so that a batch has other images too"
+        raise ranges.refusal("augment.repeats", repeats, expected)
     side = config.augment.resize or config.data.image_size
     if side:
         output_size(config.augment, side, side)
@@ -246,6 +275,16 @@ def check_lengths(mean: Sequence[float] | None, std: Sequence[float] | None) -> 
         raise ranges.refusal("data.std", std, expected)
 
 
+def mixes(config: ConfigDict) -> bool:
+    """Whether the `augment` part of a config mixes images in pairs."""
+    return config.mixup > 0 or config.cutmix > 0
+
+
+def follows_examples(config: ConfigDict) -> bool:
+    """Whether the `augment` part of a config asks which example of the split an image is."""
+    return config.flip and config.flip_mode == "alternating"
+
+
 def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:
     """Height and width, in pixels, of what the model gets from images of `height` x `width`.
 
@@ -253,7 +292,8 @@ def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:
       config: the `augment` part of the config.
 
     Raises:
-      UserError: the crop is larger than the image, or its padding is not smaller than that.
+      UserError: the crop is larger than the image, or its padding is not smaller than that; what
+        is cut out is larger.
     """
     size = (config.resize, config.resize) if config.resize else (height, width)
     if config.crop_size > min(size):
@@ -267,4 +307,7 @@ def output_size(config: ConfigDict, height: int, width: int) -> tuple[int, int]:
         expected = f"less than {min(size)} for images of {size[0]}x{size[1]} pixels"
         cure = "A crop could hold nothing of the picture; an eighth of the side is usual."
         raise ranges.refusal("augment.crop_padding", config.crop_padding, expected, cure)
+    if config.cutout > min(size):
+        expected = f"at most {min(size)} for images of {size[0]}x{size[1]} pixels"
+        raise ranges.refusal("augment.cutout", config.cutout, expected)
     return size

@@ -10,9 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_train import data
+from jax_train.config import ranges
 from jax_train.data.crops import Crops, cuts_whole_files
 from jax_train.engine import steps
-from jax_train.engine.checks import output_size
+from jax_train.engine.checks import follows_examples, output_size
 from jax_train.engine.parallel import Layout
 from jax_train.engine.recipe import Recipe
 from jax_train.engine.state import Data
@@ -75,14 +76,21 @@ class Streamed:
       split: to be read.
       layout: of the devices.
       crops: epoch -> the crops to train on, cut out of whole files; None: stored images.
+      with_index: whether a training batch has its `index`, see `state.Data`.
     """
 
     batch_argument = 0  # among the arguments of a call
     arrays = ()
 
-    def __init__(self, split, layout: Layout, crops: Callable[[int], Crops] | None = None):
+    def __init__(
+        self,
+        split,
+        layout: Layout,
+        crops: Callable[[int], Crops] | None = None,
+        with_index: bool = False,
+    ):
         self._split, self._layout, self.count = split, layout, len(split)
-        self._crops = crops
+        self._crops, self._with_index = crops, with_index
 
     def train_function(self, recipe: Recipe, length: int) -> Callable:
         """As in `Resident`, of one step."""
@@ -97,7 +105,9 @@ class Streamed:
         order = order[:, :, self._layout.local_places(order.shape[2])]
         how = {"crops": self._crops(epoch)} if self._crops else {}
         with contextlib.closing(self._split.batches(order, **how)) as batches:
-            for batch in batches:
+            for batch, index in zip(batches, order, strict=True):
+                if self._with_index:
+                    batch = (*batch, index.astype(np.int32))
                 yield 1, (Data(*(self._layout.put_batch(array, 1) for array in batch)),)
 
     def eval_function(self, recipe: Recipe, batch_size: int) -> Callable:
@@ -122,11 +132,25 @@ def create(split, layout: Layout) -> Resident | Streamed:
 
 
 def create_training(split, layout: Layout, config: ConfigDict) -> Resident | Streamed:
-    """The feed that fits a training split."""
-    if not cuts_whole_files(config, split):
-        return create(split, layout)
+    """The feed that fits a training split.
+
+    Raises:
+      UserError: images are to be repeated whose crops are cut out of whole files.
+    """
+    if not split.streamed:
+        return Resident(split, layout)
+    crops = _crops(config, split) if cuts_whole_files(config, split) else None
+    return Streamed(split, layout, crops, follows_examples(config.augment))
+
+
+def _crops(config: ConfigDict, split) -> Callable[[int], Crops]:
+    """Epoch -> the crops of whole files."""
     fields = config.augment
+    if fields.repeats > 1:
+        expected = "1 where crops are cut out of streamed files, one of each in an epoch"
+        cure = "Leave it, or keep the images in memory: --config.data.memory_limit=…"
+        raise ranges.refusal("augment.repeats", fields.repeats, expected, cure)
     size = output_size(fields, *split.image_shape[:2])
     how = {"size": size, "area": fields.random_resized_crop, "aspect": fields.aspect_ratio}
     how |= {"seed": config.seed, "interpolation": fields.interpolation or "bilinear"}
-    return Streamed(split, layout, lambda epoch: Crops(epoch=epoch, **how))
+    return lambda epoch: Crops(epoch=epoch, **how)

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
+from jax_train.engine.checks import mixes
 from jax_train.printing import counted
 
 # Smaller arrays are not worth a message of their own.
@@ -108,6 +109,13 @@ class Layout:
             return tree
         return jax.lax.with_sharding_constraint(tree, self.state_shardings(tree))
 
+    def locally(self, function: Callable) -> Callable:
+        """A function of arrays of a batch, done by each device on its share: it sends nothing."""
+        if self.num_devices == 1:
+            return function
+        spec = self._batch_sharding(0).spec
+        return jax.shard_map(function, mesh=self.mesh, in_specs=spec, out_specs=spec)
+
     def mean(self, tree):
         """Mean over the devices of what each computed from its share."""
         return tree
@@ -140,14 +148,18 @@ class Layout:
         if self._waits:
             jax.block_until_ready(result)
 
-    def check_batch_size(self, batch_size: int, parts: int = 1) -> None:
-        """Raise a UserError unless devices and parts divide the batch, naming sizes that work."""
-        unit = self.num_devices * parts
+    def check_batch_size(self, batch_size: int, parts: int = 1, pairs: bool = False) -> None:
+        """Raise a UserError unless devices and parts divide the batch, naming sizes that work.
+
+        With `pairs`, into even numbers of images.
+        """
+        unit = self.num_devices * parts * (1 + pairs)
         if batch_size % unit:
             above = -(-batch_size // unit) * unit
             sizes = f"{above - unit} or {above}" if above > unit else f"{above}"
             devices = counted(self.num_devices, "device")
             each = f" in {parts} parts each (config.train.accumulate_steps)" if parts > 1 else ""
+            each += ", in pairs that are mixed (config.augment.mixup, cutmix)" * pairs
             expected = f"a multiple of {unit}, to be split over {devices}{each}"
             raise ranges.refusal("train.batch_size", batch_size, expected, f"Use {sizes}.")
 
@@ -179,6 +191,10 @@ class PmapLayout(Layout):
         share = array.shape[axis] // self.num_devices
         start = jax.lax.axis_index(self.axis_name) * share
         return jax.lax.dynamic_slice_in_dim(array, start, share, axis)
+
+    def locally(self, function):
+        """As in `Layout`."""
+        return function
 
     def mean(self, tree):
         """As in `Layout`."""
@@ -260,7 +276,8 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: names the field, its value and what was expected.
     """
-    create(config).check_batch_size(config.train.batch_size, config.train.accumulate_steps)
+    train, pairs = config.train, mixes(config.augment)
+    create(config).check_batch_size(train.batch_size, train.accumulate_steps, pairs)
 
 
 def memory(compiled, state, data) -> Memory:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jax_train.data import Dataset
 from jax_train.engine import feed, metrics, optim, parallel, steps
+from jax_train.engine.checks import mixes
 from jax_train.engine.recipe import (
     abstract_weights,
     class_weights,
@@ -66,7 +67,8 @@ class Program:
     ):
         self.config, self.layout = config, layout or parallel.create(config)
         train = config.train
-        self.layout.check_batch_size(train.batch_size, train.accumulate_steps)
+        pairs = mixes(config.augment)
+        self.layout.check_batch_size(train.batch_size, train.accumulate_steps, pairs)
         self.steps_per_epoch = len(train_set) // train.batch_size
         if self.steps_per_epoch == 0:
             raise UserError(

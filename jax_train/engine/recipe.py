@@ -17,7 +17,7 @@ from jax_train.data.split import AUTO
 from jax_train.data.statistics import channel_statistics, class_counts
 from jax_train.engine import augment, optim, seeds, trainable
 from jax_train.engine.augment import Augmentation
-from jax_train.engine.checks import BALANCED
+from jax_train.engine.checks import BALANCED, follows_examples
 from jax_train.engine.parallel import Layout
 from jax_train.engine.state import (
     TrainState,
@@ -79,6 +79,8 @@ class Recipe(Model):
       accumulate_steps: parts a batch is worked through in, one after the other.
       skip_nonfinite: go on after a step whose loss or gradient is not finite; otherwise nothing
         changes from that step on. Such a step itself never changes the state.
+      repeats: times that a batch has each of its images.
+      follows_examples: whether a batch needs its `index`, see `state.Data`.
     """
 
     optimizer: optax.GradientTransformation
@@ -91,6 +93,8 @@ class Recipe(Model):
     accumulate_steps: int = 1
     skip_nonfinite: bool = False
     trained: Paths | None = None
+    repeats: int = 1
+    follows_examples: bool = False
 
 
 def resolve(config: ConfigDict, splits: Splits, mean=None, std=None) -> ConfigDict:
@@ -196,7 +200,9 @@ def describe_model(
     """
     return Model(
         graphdef=_abstract_model(FrozenConfigDict({"model": config.model}), axis_name, trained)[0],
-        augmentation=augment.build(config.augment, config.data.mean, config.data.std),
+        augmentation=augment.build(
+            config.augment, config.data.mean, config.data.std, config.model.num_classes
+        ),
         dtype=config.dtype,
         eval_batch_size=config.eval.batch_size,
     )
@@ -259,4 +265,6 @@ def create_recipe(
         class_weights=class_weights,
         accumulate_steps=config.train.accumulate_steps,
         skip_nonfinite=config.train.on_nonfinite == "skip",
+        repeats=config.augment.repeats,
+        follows_examples=follows_examples(config.augment),
     )

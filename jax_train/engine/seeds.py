@@ -5,7 +5,7 @@ import jax
 from jax_models.rngs import InitRngs
 
 # The numbers are part of the meaning of a seed: do not reorder them.
-WEIGHTS, ORDER, AUGMENT, DROPOUT = range(4)
+WEIGHTS, ORDER, AUGMENT, DROPOUT, EXAMPLE, BATCH = range(6)
 
 
 def stream(seed: int, number: int) -> jax.Array:

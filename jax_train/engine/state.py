@@ -13,10 +13,14 @@ from jax_train.engine.metrics import TrainSums
 
 
 class Data(NamedTuple):
-    """Examples on the device: images uint8 [N,H,W,C] and labels int32 [N]."""
+    """Examples on the device: images uint8 [N,H,W,C] and labels int32 [N].
+
+    A batch may also know its examples' places in the training split, int32 [N].
+    """
 
     images: jax.Array
     labels: jax.Array
+    index: jax.Array | None = None
 
 
 class Weights(NamedTuple):

@@ -9,17 +9,21 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 from jax_models.rngs import ExampleRngs
 from jax_train.engine import metrics, seeds
+from jax_train.engine.augment import Place
 from jax_train.engine.recipe import Model, Recipe
 from jax_train.engine.state import Data, TrainState, merged, part
 
 
 def epoch_order(recipe: Recipe, epoch: jax.Array, num_examples: int) -> jax.Array:
-    """Indices of an epoch's batches, without repetition, cut into the parts of a batch.
+    """Indices of an epoch's batches, cut into the parts of a batch.
+
+    None is repeated but within a batch, `recipe.repeats` times, and then not by a neighbour.
 
     Returns:
       int32 [steps_per_epoch, accumulate_steps, batch_size / accumulate_steps].
@@ -27,7 +31,11 @@ def epoch_order(recipe: Recipe, epoch: jax.Array, num_examples: int) -> jax.Arra
     key = jax.random.fold_in(seeds.stream(recipe.seed, seeds.ORDER), epoch)
     order = jax.random.permutation(key, num_examples)
     used = recipe.steps_per_epoch * recipe.batch_size
-    return order[:used].reshape(recipe.steps_per_epoch, recipe.accumulate_steps, -1)
+    order = order[:used]
+    if recipe.repeats > 1:
+        order = order[jnp.arange(used) // recipe.repeats].reshape(-1, recipe.batch_size)
+        order = order[:, np.argsort(np.arange(recipe.batch_size) % recipe.repeats, kind="stable")]
+    return order.reshape(recipe.steps_per_epoch, recipe.accumulate_steps, -1)
 
 
 def train_step(
@@ -35,7 +43,8 @@ def train_step(
 ) -> tuple[TrainState, metrics.TrainSums]:
     """One optimizer step on the batch that `order` (see `epoch_order`) has for `state.step`."""
     index = recipe.layout.shard_batch(order[state.step % recipe.steps_per_epoch], axis=1)
-    return train_on_batch(recipe, state, sums, Data(data.images[index], data.labels[index]))
+    batch = Data(data.images[index], data.labels[index], index)
+    return train_on_batch(recipe, state, sums, batch)
 
 
 def train_on_batch(
@@ -48,19 +57,24 @@ def train_on_batch(
       state: before the step.
       sums: to which the step's figures are added.
       batch: images uint8 [accumulate_steps, examples, H, W, C] and labels [accumulate_steps,
-        examples], this device's share of the batch.
+        examples], this device's share of the batch; with `recipe.follows_examples` their index.
     """
     places = jnp.arange(recipe.batch_size).reshape(recipe.accumulate_steps, -1)
-    parts = (*batch, recipe.layout.shard_batch(places, axis=1))
+    parts = (batch.images, batch.labels, recipe.layout.shard_batch(places, axis=1))
+    if recipe.follows_examples:
+        parts += (batch.index,)
     mean_weight = None
     if recipe.class_weights is not None:  # of the whole batch, however it is divided
         mean_weight = metrics.mean_weight(batch.labels, recipe.class_weights)
         mean_weight = recipe.layout.mean(mean_weight)
 
     def on_part(stats, part):
-        images, targets, places = part
+        images, targets, places, *index = part
         keys = functools.partial(seeds.keys_at, recipe.seed, step=state.step, places=places)
-        images, targets = recipe.augmentation.train(images, targets, keys(seeds.AUGMENT))
+        place = Place(
+            recipe.seed, state.step, recipe.steps_per_epoch, *index, locally=recipe.layout.locally
+        )
+        images, targets = recipe.augmentation.train(images, targets, keys(seeds.AUGMENT), place)
         dropout = keys(seeds.DROPOUT)
         return gradients(recipe, state.params, stats, images, targets, dropout, mean_weight)
 

@@ -24,6 +24,7 @@ from jax_models.dropout import dropout_mask
 from jax_models.rngs import ExampleRngs
 from jax_train.data import Dataset
 from jax_train.engine import feed, parallel, seeds, steps
+from jax_train.engine.augment import Place
 from jax_train.engine.program import Program
 from jax_train.engine.recipe import abstract_weights
 from jax_train.engine.state import Progress, Weights
@@ -75,6 +76,17 @@ UNEVEN = {
     "optim.layer_decay": 0.7,
     "optim.clip_norm": 0.5,
 }
+# Of the small CNN: what is drawn for pairs, batches and examples, and does not move pixels alone.
+MIXED = {
+    "train.batch_size": 48,  # even parts of 8 devices
+    "augment.crop_mode": "reflect",
+    "augment.flip_mode": "alternating",
+    "augment.auto_augment": "ta_wide",
+    "augment.erase_probability": 0.5,
+    "augment.mixup": 0.8,
+    "augment.cutmix": 1.0,
+    "augment.mix_mode": "elem",
+}
 # Those whose images and masks are looked at.
 INPUTS = ("one", "jit8", "pmap8", "fsdp2x4", "processes")
 
@@ -98,6 +110,7 @@ def make_config(model: str, full: bool, dtype: str):
             config.update_from_flattened_dict(UNEVEN)
         else:
             config.model.widths = (7, 13)
+            config.update_from_flattened_dict(MIXED)
     return config
 
 
@@ -168,7 +181,9 @@ class Run:
             index = recipe.layout.shard_batch(order[0], axis=1)[0]
             places = recipe.layout.shard_batch(jnp.arange(recipe.batch_size)[None], axis=1)[0]
             keys = seeds.keys_at(recipe.seed, seeds.AUGMENT, 0, places)
-            images, _ = recipe.augmentation.train(data.images[index], data.labels[index], keys)
+            place = Place(recipe.seed, jnp.int32(0), recipe.steps_per_epoch, index)
+            batch = data.images[index], data.labels[index]
+            images, _ = recipe.augmentation.train(*batch, keys, place)
             rngs = ExampleRngs(seeds.keys_at(recipe.seed, seeds.DROPOUT, 0, places))
             masks = dropout_mask(rngs.dropout(), (len(places), 17, 24), 0.1)
             if recipe.layout.axis_name:

@@ -1,5 +1,7 @@
 """Augmentation: torchvision's definitions in numpy and torch, and the statistics of the draws."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -381,3 +383,78 @@ def test_wrong_images():
         build().evaluate(jnp.asarray(random_images(2, 7, 11, channels=1)))
     with pytest.raises(TypeError, match="uint8"):
         build().evaluate(jnp.zeros((2, 7, 11, 3)))
+
+
+# Reflection and alternating flips
+
+
+def test_a_reflected_border_is_torchvisions():
+    images = random_images(53, 7, 11)
+    offsets = np.random.default_rng(1).integers(0, 7, (53, 2))
+    got = augment.crop_at(jnp.asarray(images), jnp.asarray(offsets), 3, mode="reflect")
+    for image, (row, column), out in zip(images, offsets, got, strict=True):
+        source = torch.tensor(image).permute(2, 0, 1)[None].float()
+        padded = torch.nn.functional.pad(source, (3,) * 4, mode="reflect")[0].permute(1, 2, 0)
+        np.testing.assert_array_equal(out, padded[row : row + 7, column : column + 11])
+    config = settings(crop_padding=3, crop_mode="reflect")
+    shifted = augment.OPERATIONS["crop"](config)(jnp.asarray(images), None, make_keys(53))[0]
+    assert (np.asarray(shifted) > 0).all()  # no pixel of the images is 0
+
+
+def test_alternating_flips_turn_every_image_over_from_epoch_to_epoch():
+    images = jnp.asarray(position_images(1000, 2, 3))
+    flip = augment.OPERATIONS["flip"](settings(flip=True, flip_mode="alternating"))
+
+    @jax.jit
+    def flipped(step, index, seed=3):
+        place = augment.Place(seed, step, 10, index)
+        return (flip(images[: len(index)], None, None, place)[0] != images[: len(index)]).any(
+            (1, 2, 3)
+        )
+
+    index = jnp.arange(1000)
+    first = np.asarray(flipped(3, index))
+    assert abs(first.mean() - 0.5) < 4 * 0.5 / np.sqrt(1000)
+    np.testing.assert_array_equal(flipped(9, index), first)  # wherever it stands, in any step
+    order = np.random.default_rng(2).permutation(1000)[:70]
+    np.testing.assert_array_equal(flipped(0, order), first[order])
+    np.testing.assert_array_equal(flipped(10, index), ~first)
+    np.testing.assert_array_equal(flipped(25, index), first)
+
+
+def test_what_follows_normalisation_comes_last_and_behind_a_barrier():
+    images, keys = jnp.asarray(random_images(8, 11, 13)), make_keys(8)
+    fields = {"cutout": 4, "erase_probability": 1.0, "mixup": 0.8, "flip": True}
+    train, evaluate, _ = augment.build(settings(**fields), MEAN, STD, 5)
+    place = augment.Place(0, jnp.int32(3), 10)
+    labels = jnp.arange(8) % 5
+    run = functools.partial(train, place=place)
+    assert jax.make_jaxpr(run)(images, labels, keys).eqns[-1].primitive.name == (
+        "optimization_barrier"
+    )
+    got, shares = jax.jit(run)(images, labels, keys)
+    assert shares.shape == (8, 5)
+    expected = augment.build(settings(flip=True), MEAN, STD).train(images, labels, keys)[0]
+    for name in ("erase", "cutout", "mix"):
+        made = augment.OF_NORMALISED[name](settings(**fields), augment.Facts(MEAN, 5))
+        expected, labels = made(expected, labels, keys, place)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    np.testing.assert_allclose(shares, labels, atol=1e-6)
+    plain = augment.build(settings(), MEAN, STD).evaluate(images)
+    np.testing.assert_array_equal(evaluate(images), plain)
+
+
+def test_a_policy_takes_resized_images_as_bytes():
+    images, keys = jnp.asarray(random_images(6, 11, 13)), make_keys(6)
+    resized = np.asarray(augment.resize(images / jnp.float32(255), 9))
+    rounded = jnp.asarray(np.rint(resized * 255).astype(np.uint8))
+    config = settings(auto_augment="ra-n1-m9")
+    of_floats = augment.build(settings(auto_augment="ra-n1-m9", resize=9), MEAN, STD)
+    expected = augment.build(config, MEAN, STD).train(rounded, None, keys)[0]
+    np.testing.assert_allclose(of_floats.train(images, None, keys)[0], expected, atol=2e-2)
+    with pytest.raises(UserError, match=r"auto_augment='ra-n1-m9': expected '' for images of 4"):
+        augment.build(config, (0.5,) * 4, (0.5,) * 4).train(
+            jnp.zeros((1, 3, 3, 4), jnp.uint8), None, keys[:1]
+        )
+    with pytest.raises(UserError, match=r"cutout=8: expected at most 7 for images of 7x11"):
+        augment.output_size(settings(cutout=8), 7, 11)

@@ -74,3 +74,28 @@ def test_the_loss_is_the_same_bits_in_a_smaller_batch():
         whole = eval_sums(logits, labels, jnp.arange(500) < count, 0)
         small = eval_sums(logits[:count], labels[:count], jnp.ones(count, bool), 500)
         assert whole.loss == small.loss
+
+
+def test_a_stream_tells_which_example_an_image_is():
+    """Alternating flips, and all else, are those of a split in memory."""
+    found = []
+    for limit in (0.0, 8.0):
+        config = tiny.config(
+            **{
+                "data.memory_limit": limit,
+                "augment.flip": True,
+                "augment.flip_mode": "alternating",
+                "augment.repeats": 2,
+                "augment.mixup": 1.0,
+                "optim.name": "sgd",  # Adam would make much of rounded zeros
+            }
+        )
+        splits = loop.load(config)
+        program = Program(resolve(config, splits), splits.train)
+        training = feed.create_training(splits.train, program.layout, program.config)
+        progress = program.start()
+        for call in list(program.train_calls(training, 0, 0))[:2]:
+            progress = program.train(training, call, progress, lambda line: None)
+        found.append(jax.device_get(progress))
+    for streamed, resident in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(streamed, resident, rtol=1e-5, atol=1e-6)

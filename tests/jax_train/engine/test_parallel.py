@@ -33,6 +33,13 @@ def test_a_batch_has_to_fit_its_parts_too():
         layout.check_batch_size(16, parts=3)
 
 
+def test_pairs_that_are_mixed_stay_on_one_device():
+    layout = layout_of(4)
+    layout.check_batch_size(48, parts=3, pairs=True)
+    with pytest.raises(UserError, match=r"multiple of 8, .* in pairs .*mixup.* Use 8 or 16"):
+        layout.check_batch_size(12, pairs=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

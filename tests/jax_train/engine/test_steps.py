@@ -78,6 +78,22 @@ def test_order_depends_on_epoch_and_seed_alone():
     assert (first != steps.epoch_order(make_recipe(tiny_config(), 1), 0, EXAMPLES)).any()
 
 
+@pytest.mark.parametrize("repeats", [2, 3, 8])
+def test_a_batch_repeats_its_images_and_no_pair_is_of_one(repeats):
+    config = tiny_config()
+    config.augment.repeats = repeats
+    plain = np.asarray(steps.epoch_order(make_recipe(tiny_config()), 0, EXAMPLES)).ravel()
+    order = np.asarray(steps.epoch_order(make_recipe(config), 0, EXAMPLES)).reshape(-1, BATCH)
+    shown = plain[: -(-plain.size // repeats)]
+    assert set(order.ravel()) == set(shown)  # as many steps, of so many fewer images
+    counts = np.unique(order, return_counts=True)[1]
+    assert (np.sort(counts)[1:] == repeats).all()
+    batches = [len(set(batch)) for batch in order]
+    assert max(batches) <= BATCH // repeats + (BATCH % repeats > 0) + (BATCH % repeats > 1)
+    if repeats < BATCH:
+        assert (order[:, ::2] != order[:, 1::2]).all()
+
+
 def test_all_examples_are_shown_over_the_epochs():
     recipe = make_recipe(tiny_config())
     orders = [steps.epoch_order(recipe, epoch, EXAMPLES) for epoch in range(9)]
@@ -152,7 +168,7 @@ def test_accumulation_shows_batch_norm_one_part_after_the_other():
     config.optim.name = "sgd"  # Adam would make much of rounded zeros
     recipe = make_recipe(config)
     state = init_state(create_model(config, seeds.init_rngs(0)), recipe.optimizer)
-    images, labels = (array[:BATCH].reshape(2, -1, *array.shape[1:]) for array in random_data())
+    images, labels = (array[:BATCH].reshape(2, -1, *array.shape[1:]) for array in random_data()[:2])
     zero = metrics.zero_train_sums()
     trained, sums = steps.train_on_batch(recipe, state, zero, Data(images, labels))
 
@@ -173,3 +189,48 @@ def test_accumulation_shows_batch_norm_one_part_after_the_other():
         strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+MIXED = {
+    "augment.flip": True,
+    "augment.flip_mode": "alternating",
+    "augment.crop_mode": "reflect",
+    "augment.erase_probability": 0.5,
+    "augment.mixup": 0.8,
+    "augment.cutmix": 1.0,
+    "augment.mix_mode": "elem",
+    "augment.mix_off_epoch": 1,
+    "train.label_smoothing": 0.1,
+}
+
+
+def test_a_batch_in_parts_is_mixed_as_a_whole():
+    """What is drawn of it, and which example it is, follows an image into its part."""
+    images, labels = (array[:BATCH] for array in random_data()[:2])
+    index, found = jnp.arange(BATCH) * 5, []
+    for parts in (1, 2):
+        config = tiny_config()
+        config.update_from_flattened_dict(MIXED | {"optim.name": "sgd", "model.dropout": 0.0})
+        config.train.accumulate_steps = parts
+        recipe = make_recipe(config)
+        state = init_state(create_model(config, seeds.init_rngs(0)), recipe.optimizer)
+        batch = Data(*(x.reshape(parts, -1, *x.shape[1:]) for x in (images, labels, index)))
+        step = jax.jit(functools.partial(steps.train_on_batch, recipe))
+        found.append(step(state, metrics.zero_train_sums(), batch))
+    (whole, sums), (state, other) = found
+    assert float(other.loss) == pytest.approx(float(sums.loss), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_without_new_augmentation_the_step_is_given_no_more_than_before():
+    recipe = make_recipe(tiny_config())
+    state = init_state(create_model(tiny_config(), seeds.init_rngs(0)), recipe.optimizer)
+    images, labels = (array[None, :BATCH] for array in random_data()[:2])
+    step = functools.partial(steps.train_on_batch, recipe, state, metrics.zero_train_sums())
+    without = jax.make_jaxpr(step)(Data(images, labels))
+    index = jnp.zeros((1, BATCH), int)
+    with_index = jax.make_jaxpr(lambda batch: step(batch._replace(index=index)))(
+        Data(images, labels)
+    )
+    assert str(without.jaxpr.eqns) == str(with_index.jaxpr.eqns)

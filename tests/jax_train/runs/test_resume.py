@@ -32,6 +32,11 @@ PER_EPOCH, STEPS = 4, 12
 PARTLY = {"train.probe_epochs": 1, "train.steps_per_call": 3, "optim.layer_decay": 0.7}
 PARTLY |= {"model.lora_rank": 2, "train.class_weights": ("balanced",), "optim.clip_norm": 1.0}
 
+# What follows from an image's place in the split, from the step and from the epoch.
+MIXED = {"augment.flip": True, "augment.flip_mode": "alternating", "augment.crop_mode": "reflect"}
+MIXED |= {"augment.mixup": 0.8, "augment.cutmix": 1.0, "augment.mix_off_epoch": 2}
+MIXED |= {"augment.auto_augment": "ta_wide", "augment.repeats": 2, "augment.erase_probability": 0.5}
+
 
 def state_of(folder):
     """Bits of the last checkpoint, rows without times, and the other files' text."""
@@ -84,7 +89,7 @@ def unbroken(tmp_path_factory):
         ({"model": "simple_cnn"}, (2, 6)),
         ({"train.steps_per_call": 2}, (2, 6)),
         ({"optim.name": "sgd", "optim.momentum": 0.9, "schedule.name": "onecycle"}, (5,)),
-        ({"data.memory_limit": 0.0}, (3, 7)),
+        ({"data.memory_limit": 0.0, **MIXED}, (3, 7)),
         ({"parallel": "pmap", "train.accumulate_steps": 2}, (6,)),
         ({"dtype": "bfloat16", "model.remat": True}, (5,)),
         (PARTLY, (3, 7)),
