@@ -92,7 +92,7 @@ def assert_close(got, expected, start, tolerance=1e-12):
 
 
 EXCLUDED = ("bias$", "scale$")
-WARM = {"schedule.name": "constant", "schedule.warmup_epochs": 0.5}
+WARM = {"schedule.name": "constant", "schedule.warmup_epochs": 0.5, "schedule.warmup_factor": 0.1}
 CASES = {
     "lion": ("lion", {"optim.name": "lion", "optim.beta2": 0.98, "optim.weight_decay": 0.3}),
     "lamb": ("lamb", {"optim.name": "lamb", "optim.eps": 1e-6, "optim.weight_decay": 0.02}),
@@ -208,10 +208,8 @@ def test_muon_makes_matrices_orthogonal_and_brings_weights_to_a_norm():
     step = (scaled - got["conv.kernel"]).reshape(-1, 7) / 3e-3
     values = np.linalg.svd(step, compute_uv=False)
     assert ((values > 0.6) & (values < 1.3)).all()
-    # adamw's first step is of the rate's size
-    np.testing.assert_allclose(
-        np.abs(got["head.kernel"] - params["head"]["kernel"]), 3e-3, rtol=1e-2
-    )
+    steps_of_adam = np.abs(got["head.kernel"] - params["head"]["kernel"])
+    np.testing.assert_allclose(np.median(steps_of_adam), 3e-3, rtol=1e-3)
 
 
 def test_groups_are_torchs_with_rate_decay_optimizer_and_schedule_of_their_own():
@@ -256,14 +254,15 @@ def test_with_a_probe_each_group_has_a_part_of_its_own():
     groups = trainable.plan(config, paths).groups
     assert groups[0] == {path for path in paths if path.endswith("bias")}
     plan = trainable.Plan(None, head, frozenset(paths) - head, {}, groups)
-    schedule = optim.Schedule(np.arange(1.0, EPOCHS * PER_EPOCH + 1))
+    schedule = optim.schedule_tables(config, PER_EPOCH)
+    rates = schedule.learning_rate
     optimizer = optim.create_optimizer(config, schedule, plan, probe_steps=3)
     state = optimizer.init(params)
     assert set(state) == {"head_group0", "head_others", "rest_group0", "rest_others"}
     ones = jax.tree.map(jnp.ones_like, params)
     updates, after = optimizer.update({"head": ones["head"]}, state, params)
     assert jax.tree.structure(updates) == jax.tree.structure({"head": ones["head"]})
-    np.testing.assert_allclose(updates["head"]["bias"], -1.0)
+    np.testing.assert_allclose(updates["head"]["bias"], -rates[0], rtol=1e-6)
     updates, _ = optimizer.update(ones, after, params)
-    np.testing.assert_allclose(updates["head"]["bias"], -2.0)
-    np.testing.assert_allclose(updates["conv"]["bias"], -4.0)
+    np.testing.assert_allclose(updates["head"]["bias"], -rates[1], rtol=1e-6)
+    np.testing.assert_allclose(updates["conv"]["bias"], -rates[3], rtol=1e-6)
