@@ -11,7 +11,7 @@ from jax_train.engine import average, metrics, optim, steps
 from jax_train.engine.parallel import Layout
 from jax_train.engine.recipe import create_recipe, initial_state, step_tables
 from jax_train.engine.state import leaf_paths
-from tests import tiny
+from tests import tiny, xla
 from tests.jax_train.engine.test_trainable import batch, config_of
 
 DECAY = 0.7
@@ -22,13 +22,19 @@ def start(config):
     return recipe, initial_state(config, recipe.optimizer)
 
 
+def compiled(config):
+    """The step of a config as (state, seed of the batch) -> state and sums; and the first state."""
+    recipe, state = start(config)
+    step = jax.jit(functools.partial(steps.train_on_batch, recipe), compiler_options=xla.QUICK)
+    return lambda state, seed: step(state, metrics.zero_train_sums(), batch(seed)), state
+
+
 def states(config, count=3):
     """The state before and after each of some steps."""
-    recipe, state = start(config)
-    step = jax.jit(functools.partial(steps.train_on_batch, recipe))
+    step, state = compiled(config)
     found = [state]
     for seed in range(count):
-        found.append(step(found[-1], metrics.zero_train_sums(), batch(seed))[0])
+        found.append(step(found[-1], seed)[0])
     return found
 
 
@@ -40,10 +46,11 @@ def same(tree, other):
 
 def test_ema_is_of_weights_and_batch_statistics_and_is_what_is_reported():
     changes = {"train.ema_decay": DECAY, "train.freeze": (r"^stages\.0",)}
-    first, *later = states(config_of("simple_cnn", **changes))
-    assert same(first.averaged, (first.params, first.stats))
-    expected = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(first.averaged)]
-    for state in later:
+    step, state = compiled(config_of("simple_cnn", **changes, **{"train.on_nonfinite": "skip"}))
+    assert same(state.averaged, (state.params, state.stats))
+    expected = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(state.averaged)]
+    for seed in range(3):
+        state, _ = step(state, seed)
         assert state.reported is state.averaged
         now = jax.tree.leaves((state.params, state.stats))
         expected = [DECAY * a + (1 - DECAY) * b for a, b in zip(expected, now, strict=True)]
@@ -57,6 +64,11 @@ def test_ema_is_of_weights_and_batch_statistics_and_is_what_is_reported():
         else:
             np.testing.assert_allclose(leaf, value, rtol=1e-5, atol=1e-7)
             assert not np.array_equal(leaf, end)
+    # A step that is not finite leaves the average as it is.
+    bad = state._replace(params=jax.tree.map(lambda p: p * jnp.nan, state.params))
+    after, sums = step(bad, 0)
+    assert int(sums.skipped) == 1
+    assert same(after.averaged, state.averaged)
 
 
 @pytest.mark.parametrize(
@@ -98,15 +110,6 @@ def test_schedule_free_takes_gradients_between_and_keeps_the_newest_statistics()
     assert not same(last.averaged.params, last.params)
     # Three equal rates: the average of the three steps.
     np.testing.assert_allclose(recipe.average.shares[:3], [1, 1 / 2, 1 / 3])
-
-
-def test_a_step_that_is_not_finite_leaves_the_average_as_it_is():
-    config = config_of(**{"train.ema_decay": DECAY, "train.on_nonfinite": "skip"})
-    recipe, state = start(config)
-    bad = state._replace(params=jax.tree.map(lambda p: p * jnp.nan, state.params))
-    after, sums = steps.train_on_batch(recipe, bad, metrics.zero_train_sums(), batch())
-    assert int(sums.skipped) == 1
-    assert same(after.averaged, state.averaged)
 
 
 def test_without_an_average_the_state_holds_none():
