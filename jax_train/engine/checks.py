@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jax_train.config import ranges
 from jax_train.data.split import AUTO
+from jax_train.errors import UserError
 from jax_train.printing import counted
 
 SCHEDULE_FREE = "schedule_free_adamw"
@@ -321,9 +322,12 @@ def _check_groups(config: ConfigDict) -> None:
         if fields.get("name") == SCHEDULE_FREE:
             expected = f"another optimizer: {SCHEDULE_FREE} is of all parameters or of none"
             raise ranges.refusal(f"optim.groups[{i}].name", SCHEDULE_FREE, expected, _IN_GROUP)
-    for own in group_configs(config):
-        _check_schedule(own)
-        _check_optimizer(own)
+    for i, own in enumerate(group_configs(config)):
+        try:
+            _check_schedule(own)
+            _check_optimizer(own)
+        except UserError as error:
+            raise UserError(f"config.optim.groups[{i}], with all else as it is: {error}") from None
 
 
 _IN_GROUP = "Change it in config.optim.groups."

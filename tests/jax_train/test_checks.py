@@ -425,7 +425,7 @@ SGD = {"optim__name": "sgd"}
         ),
         (
             {"optim__groups": (("head", {"schedule.warmup_epochs": 30}),)},
-            r"warmup_epochs=30: expected a number from 0 up to but not including config.train.epoc",
+            r"groups\[0\], with all else as it is: config.schedule.warmup_epochs=30.0: expected",
         ),
     ],
 )
