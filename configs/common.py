@@ -147,6 +147,11 @@ def get_config() -> ConfigDict:
     config.train.patience = 0
     config.train.batch_size = 128  # over all devices; an incomplete last batch is dropped
     config.train.accumulate_steps = 1  # parts each batch is worked through in: saves memory
+    # EMA of the weights and batch statistics: the share that it keeps of itself a step, such as
+    # 0.9998. It is what is evaluated, reported and exported. 0: none.
+    config.train.ema_decay = 0.0
+    # At first less is kept: none | tf (at most (1 + t) / (10 + t) at step t) | timm (ModelEmaV3)
+    config.train.ema_warmup = "none"
     config.train.label_smoothing = 0.0  # share of the target spread over all classes
     # Of each class in the training loss, as in torch.nn.CrossEntropyLoss: ("balanced",) for
     # scikit-learn's n / (K · n_k), or a number for each; None: all count alike.
@@ -159,26 +164,49 @@ def get_config() -> ConfigDict:
     config.train.steps_per_call = 0  # steps in one compiled call; 0: 1 on CPU, 32 elsewhere
 
     config.optim = ConfigDict()
-    config.optim.name = "adamw"  # adamw | adam | sgd
+    config.optim.name = "adamw"  # adamw | adam | sgd | lion | lamb | muon | schedule_free_adamw
     config.optim.learning_rate = 3e-4  # the peak, where the schedule is not constant
-    config.optim.weight_decay = 0.0  # adamw: decoupled; adam and sgd: added to the gradient (L2)
+    # adam and sgd: added to the gradient (L2); lamb: to Adam's step, before the trust ratio;
+    # others: decoupled, times the rate.
+    config.optim.weight_decay = 0.0
     config.optim.decay_exclude = ()  # regexes of parameter paths without decay: (r'bias$', 'norm')
     config.optim.beta1 = 0.9
-    config.optim.beta2 = 0.999
-    config.optim.eps = 1e-8
-    config.optim.momentum = 0.0  # sgd
-    config.optim.nesterov = False  # sgd
+    config.optim.beta2 = 0.999  # lion: 0.99 is usual
+    config.optim.eps = 1e-8  # lamb: 1e-6 is usual
+    config.optim.momentum = 0.0  # sgd and muon
+    config.optim.nesterov = False  # sgd and muon
+    config.optim.always_adapt = False  # lamb: the trust ratio also of what does not decay
+    # muon trains those arrays of two dimensions or more that one of these regexes finds by their
+    # paths; adamw, with the fields above, the others. For rates of their own see groups.
+    config.optim.muon_match = (r"kernel$",)
+    config.optim.muon_steps = 5  # iterations that make a matrix orthogonal
+    # Of its steps: shape (√max(1, outputs / inputs)) | rms (0.2·√max(inputs, outputs)) | none
+    config.optim.muon_scale = "shape"
+    config.optim.muon_normalize = False  # muon: each step begins at weights of the norm √outputs
+    # Lookahead: every so many steps training goes on from an average that takes a share alpha of
+    # the new weights, and that is what is evaluated; 0: none. With a power p the average keeps
+    # (1 - alpha)·(share of the run that is over)^p of itself.
+    config.optim.lookahead_steps = 0
+    config.optim.lookahead_alpha = 0.5
+    config.optim.lookahead_power = 0.0
     # The rate of each layer as a share of that of the next one, towards the head; 1.0: all equal.
     config.optim.layer_decay = 1.0
     # Pairs (regex of parameter paths, factor of their rate): (('bias$', 2.0), (r'^head', 10.0)).
     config.optim.lr_scale = ()
+    # Groups with fields of their own: pairs (regex of parameter paths, fields); the first counts.
+    # (('^head', {'learning_rate': 0.01, 'name': 'sgd', 'schedule.name': 'linear'}),)
+    config.optim.groups = ()
     config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
 
     config.schedule = ConfigDict()
-    config.schedule.name = "cosine"  # cosine | onecycle | constant
+    config.schedule.name = "cosine"  # cosine | linear | trapezoid | onecycle | constant
     config.schedule.unit = "step"  # the rate changes every 'step' or every 'epoch'
-    config.schedule.warmup_epochs = 0.0  # linear from 0; cosine and constant
-    config.schedule.final_factor = 0.0  # cosine: last rate as a share of the peak
+    config.schedule.length_epochs = 0.0  # after which the rate stays at its end; 0: all
+    config.schedule.warmup_epochs = 0.0  # linear up to the peak; all but onecycle
+    config.schedule.warmup_factor = 0.0  # the first rate of that as a share of the peak
+    config.schedule.cooldown_epochs = 0.0  # trapezoid: linear down at the end
+    config.schedule.final_factor = 0.0  # last rate as a share of the peak; not onecycle, constant
+    config.schedule.stop_epochs = 0.0  # after which the rate is 0; 0: never
     # onecycle, as torch.optim.lr_scheduler.OneCycleLR (cosine annealing, two phases)
     config.schedule.pct_start = 0.3
     config.schedule.div_factor = 25.0

@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from jax_train import checks, data
 from jax_train.data import Splits
-from jax_train.engine import feed, metrics, optim
+from jax_train.engine import feed, metrics
 from jax_train.engine.program import Program
-from jax_train.engine.recipe import resolve
+from jax_train.engine.recipe import resolve, step_tables
 from jax_train.engine.state import Progress, TrainState
 from jax_train.errors import UserError
 from jax_train.files import finite
@@ -165,13 +165,9 @@ def _extension(program: Program, before: int, step: int) -> str:
     config = program.config.copy_and_resolve_references()
     start = f"going on to {config.train.epochs} epochs instead of {before}"
     config.train.epochs = before
-    then = optim.schedule_tables(config, program.steps_per_epoch)
-    done = [
-        (one[:step], other[:step])
-        for one, other in zip(then, program.schedule, strict=True)
-        if one is not None
-    ]
-    if all(np.array_equal(*pair) for pair in done):
+    then, now = (step_tables(one, program.steps_per_epoch) for one in (config, program.config))
+    pairs = zip(then, now, strict=True)
+    if all(np.array_equal(one[:step], other[:step]) for one, other in pairs):
         return f"{start}: the schedule up to here is the same, and so are the weights at the end"
     rate = program.schedule.learning_rate[min(step, program.total_steps - 1)]
     return (
@@ -245,6 +241,8 @@ def _parameters(program: Program) -> str:
         text += f", of which {program.trained:,} train"
     if epochs:
         text += f"; at first the head alone, for {counted(epochs, 'epoch')}"
+    if program.recipe.average is not None:
+        text += "; the average of the weights is evaluated"
     return text
 
 

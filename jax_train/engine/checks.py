@@ -5,20 +5,24 @@ models is checked in `parallel` and `models`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
 from jax_train.data.split import AUTO
 from jax_train.engine import policy_names
+from jax_train.errors import UserError
 from jax_train.printing import counted
 
-OPTIMIZERS = ("adamw", "adam", "sgd")  # the keys of `optim.OPTIMIZERS`
+SCHEDULE_FREE = "schedule_free_adamw"
+OPTIMIZERS = ("adamw", "adam", "sgd", "lion", "lamb", "muon", SCHEDULE_FREE)  # of `optim`
+MUON_SCALES = ("shape", "rms", "none")  # the keys of `muon.SCALES`
+EMA_WARMUPS = ("none", "tf", "timm")  # the keys of `average.WARMUPS`
 BALANCED = ("balanced",)  # of config.train.class_weights
 INTERPOLATIONS = ("bilinear", "bicubic")  # the keys of `resample.KERNELS`
 POOLS = ("token", "avg", "token_and_avg")  # of `jax_models.tokens`
-SCHEDULES = ("cosine", "onecycle", "constant")  # the keys of `optim.SCHEDULES`
+SCHEDULES = ("cosine", "linear", "trapezoid", "onecycle", "constant")  # of `schedules`
 
 
 def _compiles(pattern: object) -> bool:
@@ -33,6 +37,13 @@ def _is_scale(pair: object) -> bool:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         return False
     return _compiles(pair[0]) and ranges.at_least(0).holds(pair[1])
+
+
+def _is_group(pair: object) -> bool:
+    """Whether it is (regex, {field: value}); what the values may be is told one by one."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        return False
+    return _compiles(pair[0]) and isinstance(pair[1], Mapping) and len(pair[1]) > 0
 
 
 def _of_channels(check: ranges.Check, least: str, name: str) -> ranges.Check:
@@ -58,6 +69,7 @@ _RECIPE = {
 _REGEXES = "valid regexes, quoted and separated by commas: 'bias$','norm'"
 _REGEX = ranges.each(ranges.Check("a regex", _compiles), _REGEXES)
 _SCALES = "pairs of a valid regex and a factor of at least 0: ('bias$', 2.0), ('^head', 10.0)"
+_GROUPS = "pairs of a valid regex and fields: ('^head', {'learning_rate': 0.01, 'momentum': 0.0})"
 _OPTIM = {
     "train.epochs": ranges.whole(1, 1_000_000),  # the schedule is a table of all steps
     "optim.name": ranges.one_of(OPTIMIZERS),
@@ -74,9 +86,24 @@ _OPTIM = {
     "optim.momentum": ranges.rate,
     "optim.nesterov": ranges.switch,
     "optim.clip_norm": ranges.at_least(0),
+    "optim.always_adapt": ranges.switch,
+    "optim.muon_match": _REGEX,
+    "optim.muon_steps": ranges.whole(1),
+    "optim.muon_scale": ranges.one_of(MUON_SCALES),
+    "optim.muon_normalize": ranges.switch,
+    "optim.lookahead_steps": ranges.whole(0),
+    "optim.lookahead_alpha": ranges.share_above_0,
+    "optim.lookahead_power": ranges.at_least(0),
+    "optim.groups": ranges.each(ranges.Check("a group", _is_group), _GROUPS),
+    "train.ema_decay": ranges.rate,
+    "train.ema_warmup": ranges.one_of(EMA_WARMUPS),
     "schedule.name": ranges.one_of(SCHEDULES),
     "schedule.unit": ranges.one_of(("step", "epoch")),
+    "schedule.length_epochs": ranges.at_least(0),
     "schedule.warmup_epochs": ranges.at_least(0),
+    "schedule.warmup_factor": ranges.share,
+    "schedule.cooldown_epochs": ranges.at_least(0),
+    "schedule.stop_epochs": ranges.at_least(0),
     "schedule.final_factor": ranges.share,
     "schedule.pct_start": ranges.share,
     "schedule.div_factor": ranges.above(0),
@@ -198,6 +225,9 @@ _MODELS = {
     "model.remat": ranges.switch,
     "model.scan_layers": ranges.switch,
 }
+# Fields of `config.optim` that a group may have of its own, as it may all of `config.schedule`.
+_OF_GROUP = ("name", "learning_rate", "weight_decay", "beta1", "beta2", "eps", "momentum")
+_OF_GROUP += ("nesterov", "always_adapt", "muon_steps", "muon_scale", "muon_normalize")
 CHECKS = _RECIPE | _OPTIM | _AUGMENT | _PARALLEL | _MODELS
 
 
@@ -209,6 +239,9 @@ def check(config: ConfigDict) -> None:
     """
     _check_source(config)
     _check_schedule(config)
+    _check_optimizer(config)
+    _check_average(config)
+    _check_groups(config)
     probe, epochs = config.train.probe_epochs, config.train.epochs
     if probe >= epochs:
         expected = f"a whole number from 0 up to but not including config.train.epochs={epochs}"
@@ -247,25 +280,99 @@ def _check_source(config: ConfigDict) -> None:
 
 
 def _check_schedule(config: ConfigDict) -> None:
-    schedule, optim, epochs = config.schedule, config.optim, config.train.epochs
-    cycles = schedule.name == "onecycle" and schedule.cycle_momentum
+    schedule, epochs, name = config.schedule, config.train.epochs, config.schedule.name
     warmup, warmup_field = schedule.warmup_epochs, "schedule.warmup_epochs"
-    if schedule.name == "onecycle" and schedule.unit == "epoch":
+    if name == "onecycle" and schedule.unit == "epoch":
         expected = "'step', because onecycle changes the rate every step"
         raise ranges.refusal("schedule.unit", schedule.unit, expected)
-    if schedule.name == "onecycle" and warmup > 0:
+    if name == "onecycle" and warmup > 0:
         expected = "0.0 with onecycle, which has a warm-up of its own: config.schedule.pct_start"
         raise ranges.refusal(warmup_field, warmup, expected, f"Add --config.{warmup_field}=0.")
-    if warmup >= epochs:  # a recipe's warm-up is too long for a short run
-        expected = f"a number from 0 up to but not including config.train.epochs={epochs}"
-        cure = f"Add --config.{warmup_field}={min(1, epochs - 1)} to the command."
+    length, field = schedule.length_epochs, "schedule.length_epochs"
+    if length > 0 and (name in ("onecycle", "constant") or length > epochs):
+        expected = f"0.0, or with cosine, linear and trapezoid up to config.train.epochs={epochs}"
+        raise ranges.refusal(field, length, expected)
+    length, field = (length, field) if length else (epochs, "train.epochs")
+    if warmup >= length:  # a recipe's warm-up is too long for a short run
+        expected = f"a number from 0 up to but not including config.{field}={length}"
+        cure = f"Add --config.{warmup_field}={min(1, length - 1)} to the command."
         raise ranges.refusal(warmup_field, warmup, expected, cure)
+    if name == "trapezoid" and not 0 < schedule.cooldown_epochs <= length - warmup:
+        expected = f"a number above 0 up to {length - warmup}, the epochs after the warm-up"
+        cure = "A fifth to a half of the epochs is usual."
+        raise ranges.refusal("schedule.cooldown_epochs", schedule.cooldown_epochs, expected, cure)
     if schedule.base_momentum > schedule.max_momentum:
         expected = f"at most config.schedule.max_momentum={schedule.max_momentum}"
         raise ranges.refusal("schedule.base_momentum", schedule.base_momentum, expected)
-    if optim.name == "sgd" and optim.nesterov and not (optim.momentum > 0 or cycles):
+
+
+def _check_optimizer(config: ConfigDict) -> None:
+    optim, schedule = config.optim, config.schedule
+    cycles = schedule.name == "onecycle" and schedule.cycle_momentum
+    still = not (optim.momentum > 0 or cycles)
+    if optim.name == "sgd" and optim.nesterov and still:
         expected = "False without momentum: see config.optim.momentum"
         raise ranges.refusal("optim.nesterov", optim.nesterov, expected)
+    if optim.name == "muon" and still:
+        cure = "0.95 is usual, with --config.optim.nesterov=true."
+        raise ranges.refusal("optim.momentum", optim.momentum, "more than 0.0 with muon", cure)
+    if optim.name == SCHEDULE_FREE and schedule.name != "constant":
+        expected = f"'constant' with {SCHEDULE_FREE}, whose average takes the place of a schedule"
+        raise ranges.refusal("schedule.name", schedule.name, expected)
+
+
+def _check_average(config: ConfigDict) -> None:
+    """Refuse two averages of the weights at once."""
+    optim, decay = config.optim, config.train.ema_decay
+    if optim.name == SCHEDULE_FREE and optim.lookahead_steps:
+        expected = f"0 with {SCHEDULE_FREE}, which averages by itself"
+        raise ranges.refusal("optim.lookahead_steps", optim.lookahead_steps, expected)
+    other = optim.name if optim.name == SCHEDULE_FREE else ""
+    other = other or (optim.lookahead_steps and "config.optim.lookahead_steps")
+    if decay and other:
+        expected = f"0.0 with {other}, whose average is what is evaluated"
+        raise ranges.refusal("train.ema_decay", decay, expected)
+
+
+def _check_groups(config: ConfigDict) -> None:
+    """Check what the groups say, each as if it were the whole config."""
+    free = config.optim.name == SCHEDULE_FREE
+    known = {key: f"optim.{key}" for key in _OF_GROUP if not (free and key == "name")}
+    if not free:  # whose average is worked out of one schedule
+        known |= {field: field for field in CHECKS if field.startswith("schedule.")}
+    for i, (_, fields) in enumerate(config.optim.groups):
+        for key, value in fields.items():
+            place = f"optim.groups[{i}].{key}"
+            if key not in known:
+                expected = f"none but {', '.join(key for key in known if '.' not in key)}"
+                expected += "" if free else " and fields of the schedule, as in 'schedule.name'"
+                raise ranges.refusal(place, value, expected, _IN_GROUP)
+            ranges.check_value(place, value, CHECKS[known[key]]._replace(cure=_IN_GROUP))
+        if fields.get("name") == SCHEDULE_FREE:
+            expected = f"another optimizer: {SCHEDULE_FREE} is of all parameters or of none"
+            raise ranges.refusal(f"optim.groups[{i}].name", SCHEDULE_FREE, expected, _IN_GROUP)
+    for i, own in enumerate(group_configs(config)):
+        try:
+            _check_schedule(own)
+            _check_optimizer(own)
+        except UserError as error:
+            raise UserError(f"config.optim.groups[{i}], with all else as it is: {error}") from None
+
+
+_IN_GROUP = "Change it in config.optim.groups."
+
+
+def group_configs(config: ConfigDict) -> list[ConfigDict]:
+    """For each of `config.optim.groups` the config with what the group has of its own."""
+    configs = []
+    for _, fields in config.optim.groups:
+        own = config.copy_and_resolve_references()
+        own.optim.groups = ()
+        named = {key if "." in key else f"optim.{key}": value for key, value in fields.items()}
+        with own.ignore_type():  # whole numbers serve as numbers
+            own.update_from_flattened_dict(named)
+        configs.append(own)
+    return configs
 
 
 def check_lengths(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

@@ -1,13 +1,8 @@
-"""Learning-rate schedules as tables, and the optimizers that read them.
+"""The optimizers: chains of optax parts in the order PyTorch applies them, by groups."""
 
-A schedule is worked out in float64 for every step of the run before the run starts, so that it can
-be inspected and equals PyTorch's to the last bit that float32 holds. The optimizers are chains of
-optax parts in the order PyTorch applies them.
-"""
-
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,92 +10,11 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from jax_train.engine import muon
+from jax_train.engine.checks import SCHEDULE_FREE, group_configs
+from jax_train.engine.schedules import Schedule, at_step, schedule_tables
 from jax_train.engine.state import leaf_paths, merged, part
-from jax_train.engine.trainable import ALL, Plan, matched
-
-
-class Schedule(NamedTuple):
-    """The hyperparameters of every optimizer step; entry t belongs to step t, counted from 0.
-
-    The tables are float64: they are rounded once, when they become jax arrays (to float32, or not
-    at all where `jax_enable_x64` is set).
-
-    Attributes:
-      learning_rate: `[total_steps]` float64.
-      momentum: `[total_steps]` float64, beta1 of adam and adamw or the momentum of sgd; None where
-        it does not change.
-    """
-
-    learning_rate: np.ndarray
-    momentum: np.ndarray | None = None
-
-
-def schedule_tables(config: ConfigDict, steps_per_epoch: int) -> Schedule:
-    """Work out the schedule of a whole run of `config.train.epochs * steps_per_epoch` steps.
-
-    - `cosine`: `torch.optim.lr_scheduler.CosineAnnealingLR` over the whole run, stepped after each
-      step or each epoch (SGDR, https://arxiv.org/abs/1608.03983, without restarts).
-    - `onecycle`: `torch.optim.lr_scheduler.OneCycleLR` with cosine annealing and two phases
-      (https://arxiv.org/abs/1708.07120).
-    - `constant`.
-
-    `cosine` and `constant` may begin with a linear warm-up from 0: step t of w warm-up steps has
-    t/w of the peak. It changes every step, whatever `config.schedule.unit`, so that no whole epoch
-    is spent at rate 0; the cosine then runs over what is left.
-
-    Args:
-      config: the whole config, checked; `schedule`, `optim` and `train.epochs` are read.
-      steps_per_epoch: optimizer steps in an epoch, at least 1.
-    """
-    steps = np.arange(config.train.epochs * steps_per_epoch, dtype=np.float64)
-    rates, momentum = SCHEDULES[config.schedule.name](config, steps_per_epoch, steps)
-    warmup_steps = config.schedule.warmup_epochs * steps_per_epoch
-    if warmup_steps > 0:
-        rates = rates * np.minimum(steps / warmup_steps, 1)
-    return Schedule(rates, momentum)
-
-
-def _constant(config: ConfigDict, steps_per_epoch: int, steps: np.ndarray) -> Schedule:
-    return Schedule(np.full(len(steps), config.optim.learning_rate, np.float64))
-
-
-def _cosine(config: ConfigDict, steps_per_epoch: int, steps: np.ndarray) -> Schedule:
-    warmup_steps = config.schedule.warmup_epochs * steps_per_epoch
-    every = steps_per_epoch if config.schedule.unit == "epoch" else 1
-    changed = np.maximum(steps // every * every, warmup_steps)  # when the rate last changed
-    progress = (changed - warmup_steps) / (len(steps) - warmup_steps)
-    peak = config.optim.learning_rate
-    return Schedule(_half_wave(peak, config.schedule.final_factor * peak, progress))
-
-
-def _half_wave(start: float, end: float, progress: np.ndarray) -> np.ndarray:
-    """Half a cosine wave from `start` at progress 0 to `end` at progress 1."""
-    return end + (start - end) / 2 * (1 + np.cos(np.pi * progress))
-
-
-def _one_cycle(config: ConfigDict, steps_per_epoch: int, steps: np.ndarray) -> Schedule:
-    schedule, peak = config.schedule, config.optim.learning_rate
-    # PyTorch lets the peak fall between two steps; a span of 0 steps, at which it divides by
-    # zero, is given the value at its start.
-    top, last = schedule.pct_start * len(steps) - 1, len(steps) - 1
-    rising = steps <= top
-    progress = np.where(rising, steps / (top or 1), (steps - top) / ((last - top) or 1))
-
-    def cycle(start, middle, end):
-        down = _half_wave(middle, end, progress)
-        return np.where(rising, _half_wave(start, middle, progress), down)
-
-    first = peak / schedule.div_factor
-    rates = cycle(first, peak, first / schedule.final_div_factor)
-    if not schedule.cycle_momentum:
-        return Schedule(rates)
-    high, low = schedule.max_momentum, schedule.base_momentum
-    return Schedule(rates, cycle(high, low, high))
-
-
-# Each (config, steps of an epoch, numbers of all steps) -> Schedule of the run without warm-up.
-# `checks.SCHEDULES` has the names.
-SCHEDULES = {"cosine": _cosine, "onecycle": _one_cycle, "constant": _constant}
+from jax_train.engine.trainable import ALL, Paths, Plan, matched
 
 
 def create_optimizer(
@@ -111,6 +25,11 @@ def create_optimizer(
     - `adamw`: decoupled weight decay, times the learning rate (https://arxiv.org/abs/1711.05101).
     - `adam`: https://arxiv.org/abs/1412.6980, weight decay added to the gradient.
     - `sgd`: with momentum, plain or Nesterov; weight decay added to the gradient.
+    - `lion`: https://arxiv.org/abs/2302.06675, decoupled weight decay.
+    - `lamb`: https://arxiv.org/abs/1904.00962, as timm's: the trust ratio is of parameters that
+      decay, or with `always_adapt` of all.
+    - `muon`: see `muon`, with decoupled weight decay, for kernels; adamw for the others.
+    - `schedule_free_adamw`: https://arxiv.org/abs/2405.15682, the part that is not in `average`.
 
     Gradients are clipped first, before any weight decay, by the norm over all that train. The
     schedule is read by the optimizer's own count of steps and keeps its last value after its end. A
@@ -123,8 +42,9 @@ def create_optimizer(
     Args:
       config: the whole config, checked; `optim` is read.
       schedule: from `schedule_tables`.
-      plan: what trains. With a probe, its parameters and the others are two groups with a count of
-        steps each: after the probe the second one begins, at that place in the schedule.
+      plan: what trains, and the groups, each by its own config. With a probe, its parameters and
+        the others have a count of steps each: after the probe the second one begins, at that place
+        in the schedule.
       probe_steps: those of the probe.
 
     Returns:
@@ -134,25 +54,57 @@ def create_optimizer(
     """
     clip_norm = config.optim.clip_norm
     clip = [clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
-    if plan.probed is None:
+    if plan.probed is None and not plan.groups:
         return _of_part(optax.chain(*clip, *_parts(config, schedule, plan)), plan.trained)
-    later = Schedule(*(table if table is None else table[probe_steps:] for table in schedule))
-    groups = {
-        "head": (plan.probed, optax.chain(*_parts(config, schedule, plan))),
-        "rest": (plan.later, optax.chain(*_parts(config, later, plan))),
-    }
+    phases = {"": (plan.trained, 0)}
+    if plan.probed is not None:
+        phases = {"head": (plan.probed, 0), "rest": (plan.later, probe_steps)}
+    groups = {}
+    for group, own, table, members in _members(config, schedule, plan):
+        for phase, (paths, begin) in phases.items():
+            name = "_".join(filter(None, (phase, group)))
+            inner = optax.chain(*_parts(own, table.after(begin), plan))
+            groups[name] = _common(paths, members), inner
     return _in_groups(clip[0] if clip else optax.identity(), groups)
+
+
+def _members(
+    config: ConfigDict, schedule: Schedule, plan: Plan
+) -> Iterator[tuple[str, ConfigDict, Schedule, Paths | None]]:
+    """Name, config, schedule and paths of each of `config.optim.groups`, and of the others."""
+    if not plan.groups:
+        yield "", config, schedule, None
+        return
+    *grouped, others = plan.groups
+    steps_per_epoch = len(schedule.learning_rate) // config.train.epochs
+    for i, (own, paths) in enumerate(zip(group_configs(config), grouped, strict=True)):
+        yield f"group{i}", own, schedule_tables(own, steps_per_epoch), paths
+    yield "others", config, schedule, others
+
+
+def _common(one: Paths | None, other: Paths | None) -> Paths | None:
+    """Paths that are in both; None stands for all."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
 
 
 def _parts(config: ConfigDict, schedule: Schedule, plan: Plan) -> list:
     """What makes steps of clipped gradients."""
     optim, decay = config.optim, []
     if optim.weight_decay > 0:
-        mask = partial(decay_mask, exclude=tuple(optim.decay_exclude))
-        decay = [optax.add_decayed_weights(optim.weight_decay, mask)]
+        decay = [optax.add_decayed_weights(optim.weight_decay, _decayed(optim))]
     parts = OPTIMIZERS[optim.name](optim, schedule.momentum, decay)
-    rate = optax.scale_by_learning_rate(_lookup(schedule.learning_rate))
-    return [*parts, rate] + ([_scale_by_path(plan.factors)] if plan.factors else [])
+    parts = [*parts, optax.scale_by_learning_rate(_lookup(schedule.learning_rate))]
+    if plan.factors:
+        parts.append(_scale_by_path(plan.factors))
+    if optim.name == "muon" and optim.muon_normalize:
+        parts.append(_of_kernels(optim, muon.normalize_weights(), optax.identity()))
+    return parts
+
+
+def _decayed(optim: ConfigDict) -> Callable[[Any], Any]:
+    return partial(decay_mask, exclude=tuple(optim.decay_exclude))
 
 
 def _scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
@@ -218,17 +170,65 @@ def _momentum(optim: ConfigDict, momentum: np.ndarray | None) -> optax.GradientT
     return optax.identity()
 
 
+def _lion(optim: ConfigDict, beta1: np.ndarray | None) -> optax.GradientTransformation:
+    if beta1 is None:
+        return optax.scale_by_lion(optim.beta1, optim.beta2)
+    static = ("b2", "mu_dtype", "mode", "smooth_beta")
+    lion = optax.inject_hyperparams(optax.scale_by_lion, static_args=static)
+    return lion(_lookup(beta1), optim.beta2)
+
+
+def _trust_ratio(optim: ConfigDict) -> list:
+    if optim.always_adapt:
+        return [optax.scale_by_trust_ratio()]
+    decays = optim.weight_decay > 0
+    return [optax.masked(optax.scale_by_trust_ratio(), _decayed(optim))] if decays else []
+
+
+def _muon(optim: ConfigDict, momentum: np.ndarray | None) -> optax.GradientTransformation:
+    orthogonal = muon.scale_by_muon(optim.muon_steps, optim.muon_scale, optim.eps)
+    kernels = optax.chain(_momentum(optim, momentum), orthogonal)
+    return _of_kernels(optim, kernels, _adam(optim, momentum))
+
+
+def _of_kernels(
+    optim: ConfigDict, inner: optax.GradientTransformation, others: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """A transformation of what Muon trains, and one of the other parameters."""
+
+    def of(tree):
+        leaves = zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True)
+        paths = {path: leaf.ndim for path, leaf in leaves}
+        kernels = frozenset(p for p in matched(paths, optim.muon_match) if paths[p] > 1)
+        rest = frozenset(paths) - kernels
+        return _in_groups(optax.identity(), {"kernels": (kernels, inner), "others": (rest, others)})
+
+    return optax.GradientTransformation(
+        lambda params: of(params).init(params),
+        lambda updates, *rest: of(updates).update(updates, *rest),
+    )
+
+
+def _without_momentum(optim: ConfigDict) -> optax.GradientTransformation:
+    """Adam with beta1 0."""
+    return optax.scale_by_rms(optim.beta2, optim.eps, eps_in_sqrt=False, bias_correction=True)
+
+
 # Each (the `optim` part of a config, momentum table or None, weight decay as a list of none or one
 # part) -> the parts between clipping and the learning rate. `checks.OPTIMIZERS` has the names.
 OPTIMIZERS = {
     "adamw": lambda optim, momentum, decay: [_adam(optim, momentum), *decay],
     "adam": lambda optim, momentum, decay: [*decay, _adam(optim, momentum)],
     "sgd": lambda optim, momentum, decay: [*decay, _momentum(optim, momentum)],
+    "lion": lambda optim, momentum, decay: [_lion(optim, momentum), *decay],
+    "lamb": lambda optim, momentum, decay: [_adam(optim, momentum), *decay, *_trust_ratio(optim)],
+    "muon": lambda optim, momentum, decay: [_muon(optim, momentum), *decay],
+    SCHEDULE_FREE: lambda optim, momentum, decay: [_without_momentum(optim), *decay],
 }
 
 
 def _lookup(table: np.ndarray) -> Callable[[jax.Array], jax.Array]:
-    return lambda count: jnp.asarray(table)[jnp.minimum(count, len(table) - 1)]
+    return partial(at_step, table)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

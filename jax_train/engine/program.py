@@ -94,7 +94,8 @@ class Program:
         layout = self.layout
         weights = abstract_weights(self.config)
         opt_state = jax.eval_shape(self.recipe.optimizer.init, weights.params)
-        state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), *weights, opt_state)
+        averaged = None if self.recipe.average is None else weights
+        state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), *weights, averaged, opt_state)
         sums = jax.eval_shape(metrics.zero_train_sums)
         image = jax.ShapeDtypeStruct((1, *train_set.image_shape), jnp.uint8)
         try:

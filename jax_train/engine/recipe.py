@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -15,8 +16,9 @@ from jax_train.config import ranges
 from jax_train.data import Dataset, Splits
 from jax_train.data.split import AUTO
 from jax_train.data.statistics import channel_statistics, class_counts
-from jax_train.engine import augment, optim, seeds, trainable
+from jax_train.engine import augment, average, checks, optim, seeds, trainable
 from jax_train.engine.augment import Augmentation
+from jax_train.engine.average import Average
 from jax_train.engine.checks import BALANCED, follows_examples
 from jax_train.engine.parallel import Layout
 from jax_train.engine.state import (
@@ -81,6 +83,7 @@ class Recipe(Model):
         changes from that step on. Such a step itself never changes the state.
       repeats: times that a batch has each of its images.
       follows_examples: whether a batch needs its `index`, see `state.Data`.
+      average: how the weights are averaged; None: not.
     """
 
     optimizer: optax.GradientTransformation
@@ -95,6 +98,7 @@ class Recipe(Model):
     trained: Paths | None = None
     repeats: int = 1
     follows_examples: bool = False
+    average: Average | None = None
 
 
 def resolve(config: ConfigDict, splits: Splits, mean=None, std=None) -> ConfigDict:
@@ -158,7 +162,7 @@ def initial_state(
     Weights that are not `given` are drawn from the seed.
     """
     model = create_model(config, seeds.init_rngs(config.seed))
-    return init_state(model, optimizer, config.dtype, given)
+    return init_state(model, optimizer, config.dtype, given, average.is_on(config))
 
 
 def abstract_weights(config: ConfigDict) -> Weights:
@@ -233,6 +237,17 @@ def class_weights(config: ConfigDict, train_set: Dataset) -> tuple[float, ...] |
     return tuple(float(counts.sum() / (len(names) * count)) for count in counts)
 
 
+def step_tables(config: ConfigDict, steps_per_epoch: int) -> list[np.ndarray]:
+    """All that follows from the number of a step, as tables [total_steps]."""
+    schedules = [
+        optim.schedule_tables(one, steps_per_epoch)
+        for one in (config, *checks.group_configs(config))
+    ]
+    averaged = average.create(config, schedules[0])
+    tables = [table for schedule in schedules for table in schedule if table is not None]
+    return tables if averaged is None else [*tables, averaged.shares]
+
+
 def create_recipe(
     config: ConfigDict, schedule: optim.Schedule, layout: Layout, steps_per_epoch: int, *,
     class_weights: tuple[float, ...] | None = None, probing: bool = False,
@@ -267,4 +282,5 @@ def create_recipe(
         skip_nonfinite=config.train.on_nonfinite == "skip",
         repeats=config.augment.repeats,
         follows_examples=follows_examples(config.augment),
+        average=average.create(config, schedule),
     )

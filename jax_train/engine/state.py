@@ -36,12 +36,13 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32, steps done
     params: Any
     stats: Any
+    averaged: Weights | None  # see `average`; None where nothing is averaged
     opt_state: Any  # of the parameters that train
 
     @property
     def reported(self) -> Weights:
         """The weights that are evaluated, and read back of a finished run."""
-        return Weights(self.params, self.stats)
+        return Weights(self.params, self.stats) if self.averaged is None else self.averaged
 
 
 class Progress(NamedTuple):
@@ -56,10 +57,12 @@ def init_state(
     optimizer: optax.GradientTransformation,
     dtype: str = "float32",
     given: Weights | None = None,
+    averages: bool = False,
 ) -> TrainState:
     """Split a model with its initial weights into what training starts from (see `stored`).
 
-    Those of `given`, as they are stored, take the place of the model's own.
+    Those of `given`, as they are stored, take the place of the model's own. With `averages` they
+    are the average of the weights too.
     """
     weights = stored(split(model)[1], dtype)
     if given is not None:
@@ -67,7 +70,8 @@ def init_state(
         weights = Weights(*map(merged, weights, given))
         if jax.tree.structure(weights) != own:
             raise ValueError("weights were given that have no place in the model")
-    return TrainState(jnp.zeros((), jnp.int32), *weights, optimizer.init(weights.params))
+    averaged = jax.tree.map(jnp.copy, weights) if averages else None
+    return TrainState(jnp.zeros((), jnp.int32), *weights, averaged, optimizer.init(weights.params))
 
 
 def split(model: nnx.Module) -> tuple[Any, Weights]:

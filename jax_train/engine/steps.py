@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 from jax_models.rngs import ExampleRngs
-from jax_train.engine import metrics, seeds
+from jax_train.engine import average, metrics, seeds
 from jax_train.engine.augment import Place
 from jax_train.engine.recipe import Model, Recipe
 from jax_train.engine.state import Data, TrainState, merged, part
@@ -67,6 +67,7 @@ def train_on_batch(
     if recipe.class_weights is not None:  # of the whole batch, however it is divided
         mean_weight = metrics.mean_weight(batch.labels, recipe.class_weights)
         mean_weight = recipe.layout.mean(mean_weight)
+    params = average.gradient_params(recipe.average, state)
 
     def on_part(stats, part):
         images, targets, places, *index = part
@@ -76,7 +77,7 @@ def train_on_batch(
         )
         images, targets = recipe.augmentation.train(images, targets, keys(seeds.AUGMENT), place)
         dropout = keys(seeds.DROPOUT)
-        return gradients(recipe, state.params, stats, images, targets, dropout, mean_weight)
+        return gradients(recipe, params, stats, images, targets, dropout, mean_weight)
 
     if recipe.accumulate_steps == 1:
         grads, stats, figures = on_part(state.stats, jax.tree.map(lambda x: x[0], parts))
@@ -152,11 +153,13 @@ def gradients(recipe: Recipe, params, stats, images, targets, keys, mean_weight=
 def update(recipe: Recipe, state: TrainState, grads, stats) -> TrainState:
     """Take the optimizer's step on the mean gradients of a batch."""
     grads = recipe.layout.shard_state(grads)
-    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+    at = average.gradient_params(recipe.average, state)
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, at)
     params = optax.apply_updates(part(state.params, recipe.trained), updates)
     if recipe.trained is not None:
         params = merged(state.params, params)
-    return TrainState(state.step + 1, params, stats, opt_state)
+    new = TrainState(state.step + 1, params, stats, state.averaged, opt_state)
+    return new if recipe.average is None else average.updated(recipe.average, new, state.step)
 
 
 def _add(a, b):

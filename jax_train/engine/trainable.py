@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jax_models import layer_numbers, low_rank
 from jax_train.config import ranges
+from jax_train.engine.checks import group_configs
 from jax_train.errors import UserError
 
 Paths = frozenset[str]
@@ -27,12 +28,14 @@ class Plan(NamedTuple):
       probed: those that train alone before, the head's; None where there is no probe.
       later: those that train only after it.
       factors: by path, the share of the learning rate, where it is not 1.
+      groups: paths of each of `config.optim.groups`, then those of none; empty without groups.
     """
 
     trained: Paths | None = None
     probed: Paths | None = None
     later: Paths = frozenset()
     factors: Mapping[str, float] = {}
+    groups: tuple[Paths, ...] = ()
 
 
 ALL = Plan()
@@ -48,7 +51,8 @@ def plan(config: ConfigDict, paths: Sequence[str]) -> Plan:
     probed = _probed(config, trained)
     later = trained - probed if probed else frozenset()
     all_train = len(trained) == len(paths)
-    return Plan(None if all_train else trained, probed, later, _factors(config, paths))
+    factors, groups = _factors(config, paths), _groups(config, paths)
+    return Plan(None if all_train else trained, probed, later, factors, groups)
 
 
 def matched(paths: Iterable[str], patterns: Sequence[str]) -> Paths:
@@ -101,6 +105,19 @@ def _probed(config: ConfigDict, trained: Paths) -> Paths | None:
         expected = "0 where the head is all that trains anyway"
         raise ranges.refusal(field, epochs, expected, "Leave it at 0, or freeze less.")
     return head
+
+
+def _groups(config: ConfigDict, paths: Sequence[str]) -> tuple[Paths, ...]:
+    """Of each parameter the first group whose pattern matches its path."""
+    patterns = [pattern for pattern, _ in config.optim.groups]
+    check_patterns("optim.groups", patterns, paths)
+    if any(own.optim.name == "muon" for own in (config, *group_configs(config))):
+        check_patterns("optim.muon_match", config.optim.muon_match, paths)
+    left, groups = frozenset(paths), []
+    for pattern in patterns:
+        groups.append(matched(left, [pattern]))
+        left -= groups[-1]
+    return (*groups, left) if groups else ()
 
 
 def _head(config: ConfigDict, paths: Iterable[str], field: str, value: object) -> Paths:

@@ -80,12 +80,20 @@ def _in_utf8(folder: Path) -> Path:
         return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}")  # where the system has it
 
 
+def _tree(progress: Progress) -> dict:
+    """What is saved, or asked for: the parts that there are, by name.
+
+    A part that is None has no place in the tree, as in checkpoints of versions without the part.
+    """
+    state = {name: part for name, part in progress.state._asdict().items() if part is not None}
+    return {"state": state} | ({} if progress.sums is None else {"sums": progress.sums})
+
+
 def _request(like: Progress):
     """What Orbax is asked for: everything, or what `like` has of the state."""
+    item = _tree(like)
     if like.sums is not None:
-        return ocp.args.StandardRestore(like)
-    parts = {name: part for name, part in like.state._asdict().items() if part is not None}
-    item = {"state": parts}
+        return ocp.args.StandardRestore(item)
     how = ocp.checkpoint_utils.construct_restore_args(item)
     return ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)
 
@@ -160,7 +168,7 @@ class Checkpoints:
         record = {"checksums": sums, "shapes": _shapes(progress), "facts": facts}
         record["figures"] = figures
         meta = ocp.args.JsonSave({"record": record, "crc": _crc(record)})
-        args = ocp.args.Composite(state=ocp.args.StandardSave(progress), meta=meta)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(_tree(progress)), meta=meta)
         self._empty_deleted()
         with self._told():
             self._manager.save(step, args=args, metrics=figures)
@@ -226,9 +234,8 @@ class Checkpoints:
         args = ocp.args.Composite(state=_request(like), meta=ocp.args.JsonRestore())
         try:
             found = self._manager.restore(step, args=args)
-            progress, meta = found["state"], found["meta"]
-            if like.sums is None:
-                progress = like._replace(state=like.state._replace(**progress["state"]))
+            tree, meta = found["state"], found["meta"]
+            progress = Progress(like.state._replace(**tree["state"]), tree.get("sums"))
             expected, facts = meta["record"]["checksums"], meta["record"]["facts"]
         except PermissionError as error:
             where = f"The checkpoint of step {step} in {self.folder}"

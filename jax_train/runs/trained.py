@@ -17,7 +17,7 @@ from jax_train import data
 from jax_train.data.image_files import fitted
 from jax_train.data.sources.by_name import scheme_of
 from jax_train.data.splits import open_store
-from jax_train.engine import feed, steps
+from jax_train.engine import average, feed, steps
 from jax_train.engine import recipe as build
 from jax_train.engine.state import Progress, TrainState
 from jax_train.errors import UserError
@@ -169,7 +169,9 @@ def open_run(
         jax.config.update("jax_enable_x64", True)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     weights = build.abstract_weights(config)
-    state = TrainState(jax.ShapeDtypeStruct((), np.int32), *weights, opt_state=None)
+    averaged = weights if average.is_on(config) else None
+    step = jax.ShapeDtypeStruct((), np.int32)
+    state = TrainState(step, *weights, averaged, opt_state=None)
     state = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), state
     )

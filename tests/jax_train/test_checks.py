@@ -18,7 +18,7 @@ from jax_models import tokens
 from jax_train import checks, several
 from jax_train.config.fields import flatten
 from jax_train.data import loading
-from jax_train.engine import augment, optim, resample, seeds
+from jax_train.engine import augment, average, muon, optim, resample, schedules, seeds
 from jax_train.engine import checks as engine_checks
 from jax_train.engine.models import leave_out_sizes, model_configs
 from jax_train.engine.recipe import create_model
@@ -195,6 +195,8 @@ BAD = {
     "train.epochs": (*NATURAL, 10**14),
     "train.batch_size": NATURAL,
     "train.accumulate_steps": (*NATURAL, 3),  # of a batch of 128
+    "train.ema_decay": RATES,
+    "train.ema_warmup": ("linear", None),
     "train.label_smoothing": RATES,
     "train.class_weights": ((), "balanced", (0.0, 1.0), ("even",), (1.0, "2"), (NAN,)),
     "train.freeze": ((3,), ("(norm",), "norm", ("nrom",), ("",)),
@@ -202,7 +204,7 @@ BAD = {
     "train.on_nonfinite": ("go on", None),
     "train.steps_per_call": (-1, 0.5),
     "train.patience": (-1, 0.5, True, None),
-    "optim.name": ("lion", None),
+    "optim.name": ("radam", None),
     "optim.learning_rate": (*NUMBERS, 0.0),
     "optim.weight_decay": NUMBERS,
     "optim.decay_exclude": ((3,), ("(norm",), "norm"),
@@ -213,10 +215,33 @@ BAD = {
     "optim.eps": (*NUMBERS, 0.0),
     "optim.momentum": RATES,
     "optim.nesterov": SWITCH,
+    "optim.always_adapt": SWITCH,
+    "optim.muon_match": ((3,), ("(kernel",), "kernel"),
+    "optim.muon_steps": NATURAL,
+    "optim.muon_scale": ("rows", None),
+    "optim.muon_normalize": SWITCH,
+    "optim.lookahead_steps": (-1, 0.5),
+    "optim.lookahead_alpha": (0.0, 1.01, NAN),
+    "optim.lookahead_power": NUMBERS,
+    "optim.groups": (
+        (3,),
+        ("norm", {"momentum": 0.9}),
+        (("(norm", {"momentum": 0.9}),),
+        (("norm", {}),),
+        (("norm", {"clip_norm": 1.0}),),
+        (("norm", {"learning_rate": 0.0}),),
+        (("norm", {"schedule.name": "cubic"}),),
+        (("norm", {"name": "schedule_free_adamw"}),),
+        (("nrom", {"momentum": 0.9}),),
+    ),
     "optim.clip_norm": NUMBERS,
-    "schedule.name": ("linear", None),
+    "schedule.name": ("cubic", None),
     "schedule.unit": ("batch", None),
+    "schedule.length_epochs": (*NUMBERS, 21.0),
     "schedule.warmup_epochs": (*NUMBERS, 20.0),
+    "schedule.warmup_factor": (1.1, -0.1, NAN),
+    "schedule.cooldown_epochs": NUMBERS,
+    "schedule.stop_epochs": NUMBERS,
     "schedule.final_factor": (1.1, -0.1, NAN),
     "schedule.pct_start": (1.1, -0.1, NAN),
     "schedule.div_factor": (*NUMBERS, 0.0),
@@ -245,13 +270,15 @@ def test_every_field_is_checked_in_one_place_and_has_bad_values_here():
 def test_names_that_are_refused_without_jax_are_those_there_are():
     assert tokens.POOLS == engine_checks.POOLS
     assert tuple(optim.OPTIMIZERS) == engine_checks.OPTIMIZERS
-    assert tuple(optim.SCHEDULES) == engine_checks.SCHEDULES
+    assert tuple(schedules.SCHEDULES) == engine_checks.SCHEDULES
+    assert tuple(muon.SCALES) == engine_checks.MUON_SCALES
+    assert tuple(average.WARMUPS) == engine_checks.EMA_WARMUPS
     assert tuple(resample.KERNELS) == engine_checks.INTERPOLATIONS
 
 
 @pytest.mark.parametrize(
     "mistake",
-    ["train.epochs=0", "optim.name=lion", "schedule.warmup_epochs=99", "data.train_split=a["],
+    ["train.epochs=0", "optim.name=radam", "schedule.warmup_epochs=99", "data.train_split=a["],
 )
 def test_the_command_refuses_a_field_before_jax_is_imported(mistake):
     code = f"""
@@ -305,6 +332,7 @@ def test_every_field_is_refused_before_any_data_is_looked_up(field, offline, tmp
     assert not list(tmp_path.iterdir())
 
 
+FREE = "schedule_free_adamw"
 ONECYCLE = {"schedule__name": "onecycle"}
 SGD = {"optim__name": "sgd"}
 
@@ -375,6 +403,45 @@ SGD = {"optim__name": "sgd"}
         ({"schedule__unit": "epoch", **ONECYCLE}, "schedule.unit='epoch': expected 'step'"),
         ({"schedule__warmup_epochs": 1.0, **ONECYCLE}, "warmup_epochs=1.0: expected 0.0 with onec"),
         ({"optim__nesterov": True, **SGD}, "optim.nesterov=True: expected False without momentum"),
+        ({"optim__name": "muon"}, r"momentum=0.0: expected more than 0.0 with muon. 0.95 is usual"),
+        (
+            {"optim__name": "muon", "optim__momentum": 0.9, "optim__muon_match": ("kernle",)},
+            r"optim.muon_match=\('kernle',\): expected regexes .*'kernle' is in none",
+        ),
+        ({"optim__name": FREE}, "schedule.name='cosine': expected 'constant' with schedule_free"),
+        (
+            {"optim__name": FREE, "schedule__name": "constant", "train__ema_decay": 0.9},
+            r"train.ema_decay=0.9: expected 0.0 with schedule_free_adamw",
+        ),
+        (
+            {"optim__name": FREE, "schedule__name": "constant", "optim__lookahead_steps": 5},
+            "lookahead_steps=5: expected 0 with schedule_free_adamw, which averages by itself",
+        ),
+        (
+            {"optim__lookahead_steps": 5, "train__ema_decay": 0.9},
+            r"train.ema_decay=0.9: expected 0.0 with config.optim.lookahead_steps",
+        ),
+        ({"schedule__name": "trapezoid"}, r"cooldown_epochs=0.0: .*above 0 up to 20.0.*A fifth to"),
+        (
+            {"schedule__length_epochs": 5.0, **ONECYCLE},
+            "length_epochs=5.0: expected 0.0, or with cosi",
+        ),
+        (
+            {"schedule__length_epochs": 5.0, "schedule__warmup_epochs": 5.0},
+            "not including config.schedule.length_epochs=5",
+        ),
+        (
+            {"optim__groups": (("head", {"beta1": 2.0}),)},
+            r"optim.groups\[0\].beta1=2.0: expected a number from 0 .*Change it in config.optim.gr",
+        ),
+        (
+            {"optim__groups": (("head", {"freeze": True}),)},
+            r"groups\[0\].freeze=True: expected none but name, .*, muon_normalize and fields of th",
+        ),
+        (
+            {"optim__groups": (("head", {"schedule.warmup_epochs": 30}),)},
+            r"groups\[0\], with all else as it is: config.schedule.warmup_epochs=30.0: expected",
+        ),
     ],
 )
 def test_what_is_refused_says_what_to_do(changes, message):
@@ -420,6 +487,8 @@ def test_values_that_go_together_pass():
     checks.check(changed())
     checks.check(changed(optim__weight_decay=1))  # whole numbers serve as numbers
     checks.check(changed(optim__nesterov=True, **SGD, **ONECYCLE))
+    groups = ["^head", {"name": "muon", "momentum": 0.9, "learning_rate": 1}]
+    checks.check(changed(optim__groups=(groups, (r"\.bias$", {"weight_decay": 0.0}))))
     checks.check(changed(train__epochs=1, schedule__warmup_epochs=0.5))
     checks.check(changed(model__patch_size=5))  # until the size of the images is known
     checks.check(changed(optim__decay_exclude=("nrom",)))  # nothing decays

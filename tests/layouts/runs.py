@@ -75,6 +75,7 @@ UNEVEN = {
     "train.probe_epochs": 1,
     "optim.layer_decay": 0.7,
     "optim.clip_norm": 0.5,
+    "optim.lookahead_steps": 4,
 }
 # Of the small CNN: what is drawn for pairs, batches and examples, and does not move pixels alone.
 MIXED = {
@@ -87,6 +88,8 @@ MIXED = {
     "augment.cutmix": 1.0,
     "augment.mix_mode": "elem",
 }
+# Of the small CNN: the average of the weights is what is compared.
+AVERAGED = {"train.ema_decay": 0.9, "optim.name": "muon", "optim.momentum": 0.8}
 # Those whose images and masks are looked at.
 INPUTS = ("one", "jit8", "pmap8", "fsdp2x4", "processes")
 
@@ -110,7 +113,7 @@ def make_config(model: str, full: bool, dtype: str):
             config.update_from_flattened_dict(UNEVEN)
         else:
             config.model.widths = (7, 13)
-            config.update_from_flattened_dict(MIXED)
+            config.update_from_flattened_dict(MIXED | AVERAGED)
     return config
 
 
@@ -215,7 +218,7 @@ def measure(name: str, model: str, full: bool, dtype: str, folder: Path) -> None
             if layout.saves and epoch == 0:
                 saved.save(Progress(run.state, run.zero), run.per_epoch, {})
     arrays["losses"] = np.array(losses)
-    arrays |= run.whole({"params": run.state.params, "stats": run.state.stats})
+    arrays |= run.whole(run.state.reported._asdict())
     if processes.is_main():
         np.savez(folder / f"{model}, {name}.npz", **arrays)
         out = {"hlo": run.step.as_text(), "memory": memory._asdict()}

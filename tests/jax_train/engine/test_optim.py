@@ -123,6 +123,49 @@ def test_warm_up_then_cosine_per_step_is_optaxs():
     np.testing.assert_allclose(rates, reference(np.arange(77)), rtol=1e-5, atol=1e-7 * PEAK)
 
 
+@pytest.mark.parametrize(("unit", "every"), [("step", 1), ("epoch", 7)])
+def test_linear_is_torchs(unit, every):
+    fields = {"schedule__name": "linear", "schedule__unit": unit, "schedule__final_factor": 0.2}
+    config = make_config(train__epochs=5, **fields)
+    expected, _ = torch_rates(
+        35,
+        lambda optimizer: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.2, 35 // every),
+        every,
+    )
+    assert_same_table(optim.schedule_tables(config, 7).learning_rate, expected)
+
+
+def test_linear_after_a_warm_up_is_airbenchs_triangle():
+    fields = {"schedule__name": "linear", "schedule__final_factor": 0.07}
+    fields |= {"schedule__warmup_epochs": 2.3, "schedule__warmup_factor": 0.2}
+    rates = optim.schedule_tables(make_config(train__epochs=10, **fields), 10).learning_rate
+    expected = np.interp(np.arange(100), [0, 23, 100], [0.2, 1, 0.07])
+    np.testing.assert_allclose(rates, PEAK * expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("unit", ["step", "epoch"])
+def test_trapezoid(unit):
+    fields = {"schedule__name": "trapezoid", "schedule__unit": unit, "schedule__final_factor": 0.1}
+    fields |= {"schedule__warmup_epochs": 1.0, "schedule__cooldown_epochs": 4.0}
+    rates = optim.schedule_tables(make_config(train__epochs=10, **fields), 10).learning_rate
+    steps = np.arange(100) if unit == "step" else np.arange(100) // 10 * 10
+    expected = np.interp(steps, [0, 10, 60, 100], [0, 1, 1, 0.1])
+    expected[:10] = np.arange(10) / 10  # the warm-up is by step
+    np.testing.assert_allclose(rates, PEAK * expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "trapezoid"])
+def test_a_shorter_schedule_stays_at_its_end_and_stops(name):
+    fields = {"schedule__name": name, "schedule__final_factor": 0.1}
+    fields |= {"schedule__cooldown_epochs": 0.5, "schedule__warmup_epochs": 0.3}
+    short = optim.schedule_tables(make_config(train__epochs=2, **fields), 10).learning_rate
+    fields |= {"schedule__length_epochs": 2.0, "schedule__stop_epochs": 4.0}
+    rates = optim.schedule_tables(make_config(train__epochs=5, **fields), 10).learning_rate
+    np.testing.assert_array_equal(rates[:20], short)
+    np.testing.assert_allclose(rates[20:40], 0.1 * PEAK, rtol=1e-12)
+    assert (rates[40:] == 0).all()
+
+
 @pytest.mark.parametrize("name", ["cosine", "constant"])
 def test_warm_up_rises_every_step_whatever_the_unit(name):
     config = make_config(
@@ -358,6 +401,7 @@ def test_excluded_parameters_do_not_decay(name):
     moved = jax.tree.map(lambda u: bool((u != 0).all()), updates)
     assert moved == optim.decay_mask(params, (r"bias$", "norm"))
     if name != "adam":  # adam turns a gradient of any size into a step of about the rate
+        decay = 1 if name == "lamb" else 0.3  # a step as long as the parameters are
         np.testing.assert_allclose(
-            updates["head"]["kernel"], -PEAK * 0.3 * params["head"]["kernel"], rtol=1e-6
+            updates["head"]["kernel"], -PEAK * decay * params["head"]["kernel"], rtol=1e-6
         )

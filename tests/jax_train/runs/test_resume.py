@@ -31,6 +31,9 @@ PER_EPOCH, STEPS = 4, 12
 # A probe of the head, then adapters, at rates by layer; a call of 3 steps stops at the border.
 PARTLY = {"train.probe_epochs": 1, "train.steps_per_call": 3, "optim.layer_decay": 0.7}
 PARTLY |= {"model.lora_rank": 2, "train.class_weights": ("balanced",), "optim.clip_norm": 1.0}
+MUON = {"optim.name": "muon", "optim.momentum": 0.9, "optim.groups": (("^head", {"name": "lamb"}),)}
+FREE = {"optim.name": "schedule_free_adamw", "schedule.name": "constant", "optim.beta1": 0.8}
+FREE |= {"optim.groups": (("bias$", {"learning_rate": 0.01}),)}
 
 # What follows from an image's place in the split, from the step and from the epoch.
 MIXED = {"augment.flip": True, "augment.flip_mode": "alternating", "augment.crop_mode": "reflect"}
@@ -72,7 +75,7 @@ def unbroken(tmp_path_factory):
     known = {}
 
     def get(**changes):
-        key = tuple(sorted(changes.items()))
+        key = repr(sorted(changes.items()))
         if key not in known:
             folder = tmp_path_factory.mktemp("unbroken") / "run"
             train(tiny.config(**changes), folder)
@@ -93,6 +96,8 @@ def unbroken(tmp_path_factory):
         ({"parallel": "pmap", "train.accumulate_steps": 2}, (6,)),
         ({"dtype": "bfloat16", "model.remat": True}, (5,)),
         (PARTLY, (3, 7)),
+        ({"model": "simple_cnn", "train.ema_decay": 0.8, **MUON}, (5,)),
+        (FREE, (5,)),
         ({"train.patience": 1, "optim.learning_rate": 1e-12}, (2, 6)),  # ends after step 8
     ],
 )

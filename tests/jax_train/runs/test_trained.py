@@ -1,9 +1,11 @@
 """Trained models read back from run folders give what training reported."""
 
+import jax
 import numpy as np
 import pytest
 
 from jax_train import data
+from jax_train.engine.state import TrainState
 from jax_train.errors import UserError
 from jax_train.runs import trained
 from jax_train.train import train
@@ -38,6 +40,26 @@ def test_the_model_can_be_called_by_itself(finished):
     logits = run.model(run.recipe.augmentation.evaluate(images))
     atol = 0.1 if run.config.dtype == "bfloat16" else 1e-5
     np.testing.assert_allclose(logits, run.logits(images), atol=atol)
+
+
+def test_the_average_of_the_weights_is_what_is_reported(tmp_path):
+    folder, seen = tmp_path / "run", []
+    config = tiny.config("simple_cnn", **{"train.ema_decay": 0.9, "train.epochs": 1})
+    config.checkpoint.report = "last"
+    reported = TrainState.reported.fget
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainState, "reported", property(lambda s: seen.append(s) or reported(s)))
+        results = train(config, folder)
+    run, last = trained.open_run(folder), jax.device_get(seen[-1])
+    for ours, theirs in zip(
+        *map(jax.tree.leaves, ((run.params, run.stats), last.averaged)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    kernel = run.params["head"]["layers"][0]["kernel"]
+    assert not np.array_equal(kernel, last.params["head"]["layers"][0]["kernel"])
+    test = data.load_split(run.config, run.config.data.test_split)
+    right = run.logits(test.images).argmax(axis=1) == test.labels
+    assert right.mean() == pytest.approx(results["test"]["top1"])
 
 
 def test_what_is_no_run_is_refused(tmp_path):
