@@ -109,9 +109,10 @@ def test_tensors_and_draws_are_independent(name):
         scale = bounds.get(tensor, 1.0) if is_uniform(name, tensor) else values.std()
         for seed, draw in enumerate(values):
             # Layers that were given the same key agree in ratio to their scale.
-            start = tuple(np.round(draw.ravel()[:5] / scale, 4).tolist())
-            assert start not in seen, (tensor, seed, seen[start])
-            seen[start] = tensor, seed
+            # The last values: the first ones may be those of the identity.
+            end = tuple(np.round(draw.ravel()[-5:] / scale, 4).tolist())
+            assert end not in seen, (tensor, seed, seen[end])
+            seen[end] = tensor, seed
 
 
 @pytest.mark.parametrize("name", COVERED)

@@ -187,6 +187,27 @@ CASES: dict[str, list[dict]] = {
             "num_classes": 7,
         },
     ],
+    "airbench94": [
+        {"batch": 2, "image": (32, 32)},
+        {
+            "batch": 3,
+            "image": (23, 29),
+            "in_channels": 2,
+            "widths": (19, 5, 11),
+            "depths": (3, 2, 3),
+            "norm_momentum": 0.3,
+            "head_scale": 0.7,
+            "num_classes": 13,
+        },
+        {
+            "batch": 5,
+            "image": (9, 7),
+            "in_channels": 1,
+            "widths": (7,),
+            "depths": (3,),
+            "num_classes": 3,
+        },
+    ],
     "resnet18": [
         {"batch": 2, "image": (48, 48), "depths": (1, 1, 1, 1)},
         {
