@@ -160,8 +160,7 @@ def get_config() -> ConfigDict:
     config.schedule = ConfigDict()
     config.schedule.name = "cosine"  # cosine | onecycle | constant
     config.schedule.unit = "step"  # the rate changes every 'step' or every 'epoch'
-    config.schedule.warmup_epochs = 0.0  # linear; cosine and constant
-    config.schedule.warmup_factor = 0.0  # where a warm-up starts, as a share of the peak
+    config.schedule.warmup_epochs = 0.0  # linear from 0; cosine and constant
     config.schedule.final_factor = 0.0  # cosine: last rate as a share of the peak
     # onecycle, as torch.optim.lr_scheduler.OneCycleLR (cosine annealing, two phases)
     config.schedule.pct_start = 0.3

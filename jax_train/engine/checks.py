@@ -76,7 +76,6 @@ _OPTIM = {
     "schedule.name": ranges.one_of(SCHEDULES),
     "schedule.unit": ranges.one_of(("step", "epoch")),
     "schedule.warmup_epochs": ranges.at_least(0),
-    "schedule.warmup_factor": ranges.share,
     "schedule.final_factor": ranges.share,
     "schedule.pct_start": ranges.share,
     "schedule.div_factor": ranges.above(0),

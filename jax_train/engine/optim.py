@@ -44,10 +44,9 @@ def schedule_tables(config: ConfigDict, steps_per_epoch: int) -> Schedule:
       (https://arxiv.org/abs/1708.07120).
     - `constant`.
 
-    `cosine` and `constant` may begin with a linear warm-up from a share f of the peak, 0 unless
-    given: step t of w warm-up steps has f + (1 - f) t/w of the peak. It changes every step,
-    whatever `config.schedule.unit`, so that no whole epoch is spent at rate 0; the cosine then runs
-    over what is left.
+    `cosine` and `constant` may begin with a linear warm-up from 0: step t of w warm-up steps has
+    t/w of the peak. It changes every step, whatever `config.schedule.unit`, so that no whole epoch
+    is spent at rate 0; the cosine then runs over what is left.
 
     Args:
       config: the whole config, checked; `schedule`, `optim` and `train.epochs` are read.
@@ -57,8 +56,7 @@ def schedule_tables(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     rates, momentum = SCHEDULES[config.schedule.name](config, steps_per_epoch, steps)
     warmup_steps = config.schedule.warmup_epochs * steps_per_epoch
     if warmup_steps > 0:
-        first = config.schedule.warmup_factor
-        rates = rates * np.minimum(first + (1 - first) * (steps / warmup_steps), 1)
+        rates = rates * np.minimum(steps / warmup_steps, 1)
     return Schedule(rates, momentum)
 
 

@@ -206,7 +206,6 @@ BAD = {
     "schedule.name": ("linear", None),
     "schedule.unit": ("batch", None),
     "schedule.warmup_epochs": (*NUMBERS, 20.0),
-    "schedule.warmup_factor": (1.1, -0.1, NAN),
     "schedule.final_factor": (1.1, -0.1, NAN),
     "schedule.pct_start": (1.1, -0.1, NAN),
     "schedule.div_factor": (*NUMBERS, 0.0),

@@ -83,9 +83,9 @@ def _cosine(optimizer, count: int, schedule, steps_per_epoch: int):
         return schedules.CosineAnnealingLR(optimizer, count)
 
     def factor(step):
-        first, last = schedule.warmup_factor, schedule.final_factor
+        last = schedule.final_factor
         if step < warmup_steps:
-            return first + (1 - first) * step / warmup_steps
+            return step / warmup_steps
         wave = 1 + np.cos(np.pi * (step - warmup_steps) / (count - warmup_steps))
         return last + (1 - last) * wave / 2
 
