@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
     config.model.norm_eps = placeholder(float)  # added to the variance in layer norms
     config.model.head_norm_eps = placeholder(float)  # the same in that of a ConvNeXt's head
     config.model.widths = placeholder(tuple)  # CNNs: channels of each stage
-    # Of each stage: number of blocks (ResNet, ConvNeXt) or of convolutions, 2 or 3 (airbench).
+    # Of each stage: number of blocks (ResNet, ConvNeXt) or of convolutions, 1 to 3 (airbench).
     config.model.depths = placeholder(tuple)
     config.model.stem = placeholder(str)  # ResNet's first layers: imagenet | cifar
     config.model.block = placeholder(str)  # ResNet: basic | bottleneck

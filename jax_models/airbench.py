@@ -18,7 +18,7 @@ from jax_models.registry import register_as
 from jax_models.rngs import Rngs
 
 _PATCH = 2  # side of the patches that are whitened, pixels
-_DEPTHS = (2, 3)  # convolutions that a stage may have
+_DEPTHS = (1, 2, 3)  # convolutions that a stage may have
 _EPSILON = 1e-12  # of batch norm
 
 
@@ -54,7 +54,7 @@ class Stage(nnx.Module):
     Args:
       in_features: channels of the input.
       width: channels of each convolution.
-      depth: 2 or 3, how many there are.
+      depth: how many there are, 1 to 3.
       norm_momentum: of batch norm.
       rngs: initial weights.
     """
@@ -144,7 +144,7 @@ def airbench(
       in_channels: C of the images.
       num_classes: K.
       widths: channels of each stage.
-      depths: convolutions of each stage: 2, or 3 with a sum around the last two.
+      depths: convolutions of each stage, 1 to 3; of 3 with a sum around the last two.
       norm_momentum: share of a new batch in the running statistics of batch norm.
       head_scale: factor of the logits.
       unit_head: the matrix of the head starts with a deviation of 1; with a `head_scale` of 1 over
@@ -171,7 +171,7 @@ def airbench(
 def _check(depths: Sequence[int], norm_momentum: float, unit_head: bool) -> None:
     for i, depth in enumerate(depths):
         if depth not in _DEPTHS:
-            raise ValueError(f"depths[{i}]={depth!r}: expected 2 or 3 convolutions in a stage.")
+            raise ValueError(f"depths[{i}]={depth!r}: expected 1, 2 or 3 convolutions in a stage.")
     layers.check_positive(norm_momentum=norm_momentum)
     if norm_momentum > 1:
         raise ValueError(f"norm_momentum={norm_momentum!r}: expected a share of at most 1.")

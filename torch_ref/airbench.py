@@ -31,6 +31,8 @@ class Group(nn.Module):
 
     def forward(self, x):
         x = self.activ(self.norm1(self.pool(self.conv1(x))))
+        if self.depth == 1:
+            return x, None
         y = self.norm2(self.conv2(x))
         if self.depth == 3:
             y = self.norm3(self.conv3(self.activ(y))) + x

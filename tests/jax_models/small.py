@@ -313,7 +313,7 @@ SMALL = {
         misfits=[
             ({"widths": ()}, ["widths=()"]),
             ({"depths": (2,)}, ["depths=(2,)", "widths=(23, 11)"]),
-            ({"depths": (2, 4)}, ["depths[1]=4", "2 or 3"]),
+            ({"depths": (2, 4)}, ["depths[1]=4", "1, 2 or 3"]),
             ({"norm_momentum": 0.0}, ["norm_momentum=0.0", "above 0"]),
             ({"norm_momentum": 1.5}, ["norm_momentum=1.5", "at most 1"]),
             ({"head_scale": -1.0}, ["head_scale=-1.0", "above 0"]),

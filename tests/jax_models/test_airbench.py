@@ -8,6 +8,8 @@ from flax import nnx
 
 import jax_models
 from jax_models import airbench, conv_layers, image_start, ops
+from jax_models.pretrained.adapt import adapt
+from jax_models.pretrained.description import Description
 from tests.jax_models import small
 from tests.with_torch import torch
 
@@ -135,3 +137,13 @@ def test_only_the_third_convolution_is_added_to_the_first():
         y, _ = stage(jnp.asarray(x), train=False, rngs=None)
         expected = ops.gelu(first) if depth == 3 else jnp.zeros_like(first)
         np.testing.assert_allclose(y, expected, atol=1e-6)
+
+
+def test_weights_take_other_classes_and_refuse_other_channels():
+    def changed(**changes):
+        found = Description("airbench94", small.SMALL["airbench94"].settings, None)
+        return adapt(small.build("airbench94"), found, changes, nnx.Rngs(0))
+
+    assert changed(num_classes=7).head.kernel.shape == (11, 7)
+    with pytest.raises(ValueError, match=r"airbench94 cannot go to in_channels=1 with its weights"):
+        changed(in_channels=1)

@@ -204,7 +204,7 @@ CASES: dict[str, list[dict]] = {
             "image": (9, 7),
             "in_channels": 1,
             "widths": (7,),
-            "depths": (3,),
+            "depths": (1,),
             "num_classes": 3,
         },
     ],
