@@ -303,7 +303,7 @@ SMALL = {
             "widths": (23, 11),
             "depths": (2, 3),
             "norm_momentum": 0.3,
-            "head_scale": 0.7,
+            "head_scale": 0.3,
             "unit_head": True,
         },
         image=(15, 11),

@@ -101,7 +101,8 @@ def test_a_convolution_starts_by_handing_its_inputs_on(inputs, outputs):
     x = np.random.default_rng(0).normal(size=(2, 7, 6, inputs)).astype(np.float32)
     y, first = conv(x), min(inputs, outputs)
     np.testing.assert_allclose(y[..., :first], x[..., :first], atol=1e-6)
-    assert (np.abs(y[..., first:] - x[..., :1]) > 1e-3).mean() > 0.9 or outputs <= inputs
+    if outputs > inputs:  # the others are no such thing
+        assert (np.abs(y[..., first:] - x[..., :1]) > 1e-3).mean() > 0.9
 
 
 def test_the_last_map_is_pooled_as_a_whole():
