@@ -30,6 +30,9 @@ def get_config() -> ConfigDict:
     config.model.init_revision = placeholder(str)  # on the hub; None: the newest, then its commit
     # Of the weights in init_from, which are refused if it is another; None: filled in.
     config.model.init_sha256 = placeholder(str)
+    # How many training images, the first ones, parts of a model start from that follow from images
+    # (the whitening of airbench); 0: from random numbers, as all else.
+    config.model.init_images = 5000
     # Constructor keywords of the model. Left at None, those of init_from or else the model's own
     # defaults hold; img_size, in_channels and num_classes then come from the data.
     config.model.img_size = placeholder(int)  # side of the square input, pixels
@@ -54,9 +57,13 @@ def get_config() -> ConfigDict:
     config.model.norm_eps = placeholder(float)  # added to the variance in layer norms
     config.model.head_norm_eps = placeholder(float)  # the same in that of a ConvNeXt's head
     config.model.widths = placeholder(tuple)  # CNNs: channels of each stage
-    config.model.depths = placeholder(tuple)  # ResNet, ConvNeXt: number of blocks of each stage
+    # Of each stage: number of blocks (ResNet, ConvNeXt) or of convolutions, 1 to 3 (airbench).
+    config.model.depths = placeholder(tuple)
     config.model.stem = placeholder(str)  # ResNet's first layers: imagenet | cifar
     config.model.block = placeholder(str)  # ResNet: basic | bottleneck
+    config.model.norm_momentum = placeholder(float)  # airbench: share of a batch in running means
+    config.model.head_scale = placeholder(float)  # airbench: factor of the logits
+    config.model.unit_head = placeholder(bool)  # airbench: the head starts with a deviation of 1
     config.model.head_dims = placeholder(tuple)  # hidden widths of an MLP head
     config.model.head_dropout = placeholder(float)  # rate in an MLP head
     # LoRA: the head trains, and beside frozen matrices adapters of this rank; None for none.

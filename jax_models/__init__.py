@@ -13,11 +13,14 @@ with what belongs to them:
 """
 
 from jax_models import (  # noqa: F401 - they register
+    airbench,
+    airbench_names,
     attention_cnn,
     cnn,
     cnn_names,
     convnext,
     convnext_names,
+    image_start,
     layer_numbers,
     resnet,
     resnet_names,

@@ -1,6 +1,6 @@
 """Convolutional classifiers; sizes in a row (`fmt: skip`), to be read beside torch_ref/cnn.py."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import nnx
@@ -9,6 +9,16 @@ from jax import Array
 from jax_models import conv_layers, layer_numbers, layers, stack
 from jax_models.registry import register
 from jax_models.rngs import Rngs
+
+
+def channel_means(x: Array) -> Array:
+    """[B,H,W,C] -> [B,C]."""
+    return x.mean((1, 2))
+
+
+def all_values(x: Array) -> Array:
+    """[B,H,W,C] -> [B,C·H·W], channel by channel, PyTorch's order."""
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
 
 
 class ConvNet(nnx.Module):
@@ -20,18 +30,17 @@ class ConvNet(nnx.Module):
       in_channels: C of the images.
       stem: what comes before the stages; it has a `conv` and `windows`.
       img_size: side of the square images, pixels; None where any size will do.
-      flatten: give the head all values of the last feature map (channel by channel, PyTorch's
-        order) instead of the mean of each channel.
+      pool: what the head is given of the last feature map, [B,H',W',C'] -> [B,F].
       remat: see `create_model`.
     """
 
     def __init__(
         self, stages: Sequence[nnx.Module], head: layers.Head, *, in_channels: int,
-        stem: nnx.Module | None = None, img_size: int | None = None, flatten: bool = False,
-        remat: bool = False,
+        stem: nnx.Module | None = None, img_size: int | None = None,
+        pool: Callable[[Array], Array] = channel_means, remat: bool = False,
     ):  # fmt: skip
         self.stem, self.stages, self.head, self.remat = stem, nnx.List(stages), head, remat
-        self.in_channels, self.img_size, self.flatten = in_channels, img_size, flatten
+        self.in_channels, self.img_size, self.pool = in_channels, img_size, pool
 
     def __call__(
         self, images: Array, *, train: bool = False, rngs: Rngs = None,
@@ -55,7 +64,7 @@ class ConvNet(nnx.Module):
         """
         how = {"train": train, "rngs": rngs}
         x, attention, features = self._maps(images, **how, maps=return_intermediates)
-        logits = self.head(self._pool(x), **how)
+        logits = self.head(self.pool(x), **how)
         if return_intermediates:
             attention = tuple(weights for weights in attention if weights is not None)
             return logits, {"attention": attention, "features": features}
@@ -67,7 +76,7 @@ class ConvNet(nnx.Module):
 
     def pooled_features(self, images: Array) -> Array:
         """images [B,H,W,C] -> what the layers of the head read [B,F]; evaluates."""
-        return self.head.read(self._pool(self._maps(images)[0]))
+        return self.head.read(self.pool(self._maps(images)[0]))
 
     def _maps(self, images, *, train=False, rngs=None, maps=False):
         """The map of the last stage, and attention and map of each."""
@@ -80,15 +89,11 @@ class ConvNet(nnx.Module):
         """What the first stage is given of images [B,H,W,C]: [B,H',W',C']."""
         return images if self.stem is None else self.stem(images, train=train)
 
-    def _pool(self, x):
-        """What the head is given of the last map [B,H',W',C']: [B,F]."""
-        return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1) if self.flatten else x.mean((1, 2))
-
     def after(self, stage: int, x: jax.Array) -> jax.Array:
         """Logits [B,K] of the output [B,H',W',C'] of a stage, whose number is from 0."""
         for part in list(self.stages)[stage + 1 :]:
             x, _ = part(x, train=False, rngs=None, maps=False)
-        return self.head(self._pool(x), train=False, rngs=None)
+        return self.head(self.pool(x), train=False, rngs=None)
 
     def stage_pixels(self, stage: int) -> tuple[float, int]:
         """Where a stage's output lies on the image: (first pixel, pixels per value).
@@ -192,7 +197,7 @@ def mnist_cnn(
     sizes = second * side**2, num_classes, head_dims, (jax.nn.relu,)
     head = layers.Head(*sizes, dropout=head_dropout, rngs=rngs)
     sizes = {"in_channels": in_channels, "img_size": img_size}
-    return ConvNet(stages, head, **sizes, flatten=True, remat=remat)
+    return ConvNet(stages, head, **sizes, pool=all_values, remat=remat)
 
 
 BY_STAGE = layer_numbers.Layers(stem=r"stem\.", block=r"stages\.(\d+)\.")

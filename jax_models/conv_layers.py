@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -33,6 +34,19 @@ class Window(NamedTuple):
     def places(self, pixels: int) -> int:
         """How many windows there are on so many pixels; below 1 where not one fits."""
         return (pixels + 2 * self.padding - self.size) // self.stride + 1
+
+
+def identity_start(key: Array, shape: Sequence[int], dtype=jnp.float32) -> Array:
+    """Kernels [h,w,C,D] whose first outputs, C or all D, are the inputs; the others are random.
+
+    As torch.nn.init.dirac_ on the first C filters of a torch.nn.Conv2d.
+    """
+    height, width, inputs, outputs = shape
+    first = min(inputs, outputs)
+    identity = np.zeros(shape, bool)
+    identity[height // 2, width // 2, range(first), range(first)] = True
+    random = layers.kernel_init(key, shape, dtype)
+    return jnp.where(np.arange(outputs) < first, identity.astype(dtype), random)
 
 
 class Conv(Adaptable, nnx.Conv):

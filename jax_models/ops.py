@@ -178,6 +178,16 @@ def max_pool3x3(x: Array) -> Array:
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, sides)
 
 
+def global_max_pool(x: Array) -> Array:
+    """The largest value of each channel, the first where they tie: [B,H,W,C] -> [B,C].
+
+    Its place is kept for the gradient, for the reason told in `cpu.functions`.
+    """
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    chosen = jnp.arange(x.shape[1])[:, None] == x.argmax(axis=1)[:, None]
+    return jnp.where(chosen, x, 0).sum(axis=1)
+
+
 def gelu(x: Array) -> Array:
     """Exact GELU, the erf form, which is PyTorch's default and not JAX's."""
     return functions.gelu(x) if cpu.active() else jax.nn.gelu(x, approximate=False)

@@ -152,9 +152,9 @@ def _check_patience(saver: Saver, workdir: Path, epoch: int) -> None:
 
 
 def _start(program: Program, saver: Saver) -> tuple[int, Progress, list]:
-    """Begin; weights from elsewhere are in the folder from the first step on."""
+    """Begin; what does not follow from the seed is in the folder from the first step on."""
     progress = program.start()
-    if program.config.model.init_from is not None:
+    if program.keeps_start:
         saver.save(progress, 0, [], None)
         saver.checkpoints.wait()
     return 0, progress, []

@@ -8,6 +8,7 @@ As in any PyTorch module, `mirror.train()` and `mirror.eval()` choose the mode.
 """
 
 from torch_ref import (  # noqa: F401 - they register their models
+    airbench,
     attention_cnn,
     cnn,
     convnext,

@@ -38,7 +38,7 @@ def adapt(
             variable.set_value(before.get_value())
         elif path[-1] == "pos_embed":
             variable.set_value(_positions(before, variable, found))
-        elif before is not None and _is_input(path, variable, changes):
+        elif before is not None and _is_input(path, before, variable, changes):
             variable.set_value(jnp.asarray(_channels(before, changes, found)))
         else:
             _check_is_head(path, before, variable, found, changes)
@@ -76,8 +76,9 @@ def _check_is_head(path: Path, before, variable, found: Description, changes) ->
     )
 
 
-def _is_input(path: Path, variable, changes: dict[str, Any]) -> bool:
-    return "in_channels" in changes and (len(variable.shape) == 4 or "patch_embed" in path)
+def _is_input(path: Path, before, variable, changes: dict[str, Any]) -> bool:
+    of_images = len(variable.shape) == 4 or "patch_embed" in path
+    return "in_channels" in changes and of_images and before.shape[-1] == variable.shape[-1]
 
 
 def _channels(before, changes: dict[str, Any], found: Description) -> np.ndarray:

@@ -121,7 +121,8 @@ def _about(run, evaluation) -> list[str]:
     ]
     if evaluation.tta:
         count, named = len(scoring.views(run, evaluation.tta)), " and ".join(evaluation.tta)
-        lines.append(f"  probabilities averaged over {count} views of each image ({named})")
+        what = "logits" if scoring.AIRBENCH in evaluation.tta else "probabilities"
+        lines.append(f"  {what} averaged over {count} views of each image ({named})")
     return lines
 
 

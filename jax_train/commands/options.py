@@ -111,5 +111,5 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     """Add --overwrite and --tta."""
     add_overwrite(parser)
     views = "test-time augmentation: average the probabilities over mirror images (flip), five "
-    views += "shifted views (crops), or both (flip,crops)"
+    views += "shifted views (crops), or both (flip,crops); airbench: the logits over its six views"
     parser.add_argument("--tta", default="", metavar="VIEWS", help=views)

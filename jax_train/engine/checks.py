@@ -203,6 +203,7 @@ _MODELS = {
             lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)),
         )
     ),
+    "model.init_images": ranges.whole(0),
     **dict.fromkeys(("model.img_size", "model.in_channels", "model.num_classes"), _SIZE),
     **dict.fromkeys(("model.patch_size", "model.embed_dim", "model.depth"), _SIZE),
     **dict.fromkeys(("model.num_heads", "model.mlp_dim"), _SIZE),
@@ -217,6 +218,9 @@ _MODELS = {
     "model.depths": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
     "model.stem": ranges.optional(ranges.one_of(("imagenet", "cifar"))),
     "model.block": ranges.optional(ranges.one_of(("basic", "bottleneck"))),
+    "model.norm_momentum": ranges.optional(ranges.share_above_0),
+    "model.head_scale": ranges.optional(ranges.above(0)),
+    "model.unit_head": _SWITCH,
     "model.head_dims": ranges.optional(ranges.each(ranges.whole(1), _SIZES)),
     "model.head_dropout": _RATE,
     "model.lora_rank": _SIZE,

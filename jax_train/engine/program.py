@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_train.data import Dataset
-from jax_train.engine import feed, metrics, optim, parallel, steps
+from jax_train.engine import feed, from_images, metrics, optim, parallel, steps
 from jax_train.engine.checks import mixes
 from jax_train.engine.recipe import (
     abstract_weights,
@@ -44,7 +44,8 @@ class Program:
       config: resolved (see `recipe.resolve`).
       train_set: whose size gives the steps of an epoch; its images must fit the model.
       layout: of the devices; None: what the config asks for.
-      given: weights that a run starts from, as they are stored, on the host; None: the seed's.
+      given: weights that a run starts from, as they are stored, on the host; None: the seed's, and
+        what follows from the training images (see `from_images`).
 
     Attributes:
       recipe: what the compiled steps close over.
@@ -86,7 +87,12 @@ class Program:
         # XLA's CPU convolutions are many times slower inside a loop.
         self.steps_per_call = train.steps_per_call or (1 if jax.default_backend() == "cpu" else 32)
         self._compiled_steps, self._compiled = {}, {}
-        self._calls, self._given = 0, given
+        self._calls, self._given, self._of_images = 0, given, None
+        if from_images.applies(config):
+            augmentation = self.recipe.augmentation
+            self._of_images = functools.partial(
+                from_images.weights, config, augmentation, train_set
+            )
         self._trace(train_set)
 
     def _trace(self, train_set: Dataset) -> None:
@@ -118,6 +124,11 @@ class Program:
         order = functools.partial(steps.epoch_order, self.recipe, num_examples=len(train_set))
         self._order = jax.jit(order, out_shardings=layout.replicated)
 
+    @property
+    def keeps_start(self) -> bool:
+        """Whether what it starts from follows from more than the seed, and is to be kept."""
+        return self.config.model.init_from is not None or self._of_images is not None
+
     def start(self) -> Progress:
         """What a run starts from.
 
@@ -130,7 +141,8 @@ class Program:
                 f"This run began from the weights of {source}, and no checkpoint of it is whole. "
                 "Delete the run folder, or choose another one, and begin anew."
             )
-        state = self._init(given=self._given)
+        given = self._of_images() if self._given is None and self._of_images else self._given
+        state = self._init(given=given)
         self._given = None  # memory for training
         return Progress(state, self.zero_sums())
 

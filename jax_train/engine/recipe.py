@@ -35,7 +35,7 @@ from jax_train.errors import UserError
 from jax_train.printing import counted, listing
 
 # Fields of `config.model` that say which model it is, and what it starts from.
-NO_KEYWORDS = ("name", "init_from", "init_revision", "init_sha256")
+NO_KEYWORDS = ("name", "init_from", "init_revision", "init_sha256", "init_images")
 
 
 @dataclass(frozen=True, kw_only=True)

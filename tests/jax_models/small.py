@@ -296,6 +296,37 @@ SMALL = {
             "head_dims": (37, 31),
         },
     ),
+    "airbench94": Small(
+        settings={
+            "in_channels": 2,
+            "num_classes": 19,
+            "widths": (23, 11),
+            "depths": (2, 3),
+            "norm_momentum": 0.3,
+            "head_scale": 0.3,
+            "unit_head": True,
+        },
+        image=(15, 11),
+        attention=(),
+        features=((7, 5, 23), (3, 2, 11)),
+        no_gradient={},
+        misfits=[
+            ({"widths": ()}, ["widths=()"]),
+            ({"depths": (2,)}, ["depths=(2,)", "widths=(23, 11)"]),
+            ({"depths": (2, 4)}, ["depths[1]=4", "1, 2 or 3"]),
+            ({"norm_momentum": 0.0}, ["norm_momentum=0.0", "above 0"]),
+            ({"norm_momentum": 1.5}, ["norm_momentum=1.5", "at most 1"]),
+            ({"head_scale": -1.0}, ["head_scale=-1.0", "above 0"]),
+            ({"unit_head": 1}, ["unit_head=1", "True or False"]),
+        ],
+        initial={
+            "in_channels": 3,
+            "num_classes": 29,
+            "widths": (37, 43),
+            "depths": (2, 3),
+            "unit_head": True,
+        },
+    ),
     "resnet18": Small(
         settings={
             "in_channels": 2,

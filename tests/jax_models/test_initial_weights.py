@@ -107,9 +107,10 @@ def test_tensors_and_draws_are_independent(name):
         if tensor in constant:
             continue
         scale = bounds.get(tensor, 1.0) if is_uniform(name, tensor) else values.std()
+        random = (values != values[:1]).any(axis=0)  # some filters start as the identity
         for seed, draw in enumerate(values):
             # Layers that were given the same key agree in ratio to their scale.
-            start = tuple(np.round(draw.ravel()[:5] / scale, 4).tolist())
+            start = tuple(np.round(draw[random][:5] / scale, 4).tolist())
             assert start not in seen, (tensor, seed, seen[start])
             seen[start] = tensor, seed
 

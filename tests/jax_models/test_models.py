@@ -435,6 +435,7 @@ def test_a_model_larger_than_any_memory_can_be_counted():
 
 
 PUBLISHED_SIZES = {
+    "airbench94": 1_972_792,
     "attention_cnn": 737_294,
     "convnext_tiny": 28_589_128,
     "deep_vit": 12_862_820,

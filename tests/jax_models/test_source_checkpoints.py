@@ -76,6 +76,12 @@ SOURCE_NAMES = {
         *linears("blocks.", "norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"),
         *(f"blocks.{i}.ls{k}.gamma" for i in (0, 1) for k in (1, 2)),
     ],
+    "airbench94": [
+        *weight_bias("whiten"),
+        *normed(*((f"layers.{n}.conv{k}", f"layers.{n}.norm{k}") for n in (1, 2) for k in (1, 2))),
+        *normed(("layers.2.conv3", "layers.2.norm3")),
+        "head.weight",
+    ],
     "resnet18": [  # timm's
         *normed(("conv1", "bn1")),
         *normed(

@@ -123,6 +123,7 @@ BAD = {
     "model.init_from": ("", 3, "auto", "nowhere/at/all", __file__),
     "model.init_revision": ("", 3, "main"),  # without init_from
     "model.init_sha256": ("12", 3, "a" * 64),
+    "model.init_images": (-1, 2.5, True, None),
     "model.img_size": (*OPTIONAL, 33),  # patches of 4 pixels do not tile it
     "model.in_channels": OPTIONAL,
     "model.num_classes": OPTIONAL,
@@ -145,6 +146,9 @@ BAD = {
     "model.stem": ("tiny", 3, "cifar"),
     "model.block": ("wide", True, "basic"),
     "model.widths": ((0,), (32, 0.5), ("a",), 64, (64, 128)),  # a vit has none
+    "model.norm_momentum": (0.0, 1.1, NAN, "0.4", 0.4),  # a vit has none
+    "model.head_scale": (0.0, -1.0, NAN, "1", 0.1),
+    "model.unit_head": ("yes", 1, True),
     "model.head_dims": ((0,), 64, (64,)),
     "model.head_dropout": (*RATES, 0.3),
     "model.lora_rank": OPTIONAL,

@@ -187,6 +187,28 @@ CASES: dict[str, list[dict]] = {
             "num_classes": 7,
         },
     ],
+    "airbench94": [
+        {"batch": 2, "image": (32, 32), "kernels": 0.3},
+        {
+            "batch": 3,
+            "image": (23, 29),
+            "kernels": 0.5,
+            "in_channels": 2,
+            "widths": (19, 5, 11),
+            "depths": (3, 2, 3),
+            "norm_momentum": 0.3,
+            "head_scale": 0.7,
+            "num_classes": 13,
+        },
+        {
+            "batch": 5,
+            "image": (9, 7),
+            "in_channels": 1,
+            "widths": (7,),
+            "depths": (1,),
+            "num_classes": 3,
+        },
+    ],
     "resnet18": [
         {"batch": 2, "image": (48, 48), "depths": (1, 1, 1, 1)},
         {
@@ -245,7 +267,9 @@ class Pair:
 
     Args:
       name: of the model.
-      case: settings, and `batch` and `image` (height, width).
+      case: settings, and `batch`, `image` (height, width) and `kernels`, a factor of them. Those
+        that start as the identity are to be smaller: each sum of theirs has one large term, at
+        whose size float32 rounds what is added after it.
       mutate: changes the Flax model after it was loaded.
       dropout: rate everywhere.
     """
@@ -255,6 +279,7 @@ class Pair:
     ):
         settings = dict(case)
         batch, image = settings.pop("batch"), settings.pop("image")
+        factor = settings.pop("kernels", 1.0)
         known = jax_models.model_keywords(name)
         settings = known | settings
         rates = {"dropout", "head_dropout", "drop_path"} & known.keys()
@@ -266,7 +291,7 @@ class Pair:
         torch.manual_seed(len(name) + batch)
         self.mirror = torch_ref.create_model(jax_models.family(name), **settings)
         self.mirror.to(torch.float64 if x64 else torch.float32)
-        self._randomise()
+        self._randomise(factor)
         # Shapes only: nothing is drawn or compiled before the mirror's weights are there.
         self.model = registry.abstract_model(name, **settings)
         as_dtype(self.model, self.dtype)
@@ -275,12 +300,13 @@ class Pair:
         self.classes = settings["num_classes"]
         self.shape = (batch, *image, settings["in_channels"])
 
-    def _randomise(self) -> None:
+    def _randomise(self, factor: float) -> None:
         """Move every tensor from its initial value: ones and zeros hide mistakes."""
         for name, tensor in self.mirror.state_dict().items():
             if tensor.is_floating_point():
                 noise = self.random.normal(size=tensor.shape) * (0.3 if tensor.ndim == 1 else 0.02)
                 tensor += torch.from_numpy(np.asarray(noise)).to(tensor)
+                tensor *= factor if tensor.ndim > 1 else 1.0
                 if name.endswith("running_var"):
                     tensor.abs_().add_(0.1)
 

@@ -45,10 +45,10 @@ BARS: dict[str, tuple[float | None, float | None]] = {
     "recipe, loss of 100 steps": (1e-5, 1e-12),
     "recipe, parameters after 100 steps": (1e-4, 1e-10),
 }
-BATCH_NORM = ("simple_cnn", "resnet18")
+BATCH_NORM = ("simple_cnn", "airbench94", "resnet18")
 # Rounding grows in float32 training: by batch norm, and by channels that are almost never active,
 # whose tiny gradients Adam turns into steps of full size (docs/parity.md).
-DRIFTING = ("simple_cnn", "attention_cnn", "resnet18")
+DRIFTING = ("simple_cnn", "attention_cnn", "airbench94", "resnet18")
 _DRIFTS = ("recipe, loss of 100 steps", "recipe, parameters after 100 steps")
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_models import conv_layers, layers, ops
+from jax_models import cnn, conv_layers, layers, ops
 from jax_models.cpu import functions
 from tests.parity.cases import CASES, PRIME
 from tests.parity.ladder import climb
@@ -307,6 +307,14 @@ MUTATIONS: dict[str, Mutation] = {
             "head.layers.0.kernel",
             lambda k: k.reshape(7, 6, 6, -1).transpose(1, 2, 0, 3).reshape(k.shape),
         ),
+    ),
+    "batch norm epsilon 1e-5 in an airbench": Mutation(
+        "airbench94", _WHOLE, set_everywhere(conv_layers.BatchNorm, "epsilon", 1e-5)
+    ),
+    "the mean of each channel before airbench's head": Mutation(
+        "airbench94",
+        ("logits", *_GRADIENTS),
+        lambda model: setattr(model, "pool", cnn.channel_means),
     ),
     "SAME padding of strided convolutions": Mutation(
         "resnet18", (*_WHOLE, *_DROPOUT, "running statistics, 3 steps"), context=same_padding

@@ -15,15 +15,16 @@ from tests.parity.measure import ROOT, measure, tables
 
 pytestmark = pytest.mark.xdist_group("parity")  # one process measures for all of them
 
+NO_DROPOUT = ("simple_cnn", "attention_cnn", "airbench94", "raster_vit")
 # Rungs a model does not have, each with the reason.
 ABSENT = {
     "embedding": ("simple_cnn", "mnist_cnn", "attention_cnn"),  # no tokens
-    "attention": ("simple_cnn", "mnist_cnn", "resnet18", "convnext_tiny"),
+    "attention": ("simple_cnn", "mnist_cnn", "airbench94", "resnet18", "convnext_tiny"),
     "running statistics, 3 steps": tuple(
         name for name in CASES if name not in ladder.BATCH_NORM
     ),  # no batch norm
-    "dropout with equal masks: logits": ("simple_cnn", "attention_cnn", "raster_vit"),
-    "dropout with equal masks: gradients": ("simple_cnn", "attention_cnn", "raster_vit"),
+    "dropout with equal masks: logits": NO_DROPOUT,
+    "dropout with equal masks: gradients": NO_DROPOUT,
 }
 
 

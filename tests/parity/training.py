@@ -12,10 +12,12 @@ from flax import nnx
 from torch.nn import functional
 
 from jax_models import torch_weights
-from jax_train.engine import optim, steps
+from jax_models.torch_weights import tensors
+from jax_train.engine import optim, steps, trainable
 from jax_train.engine.parallel import Layout
 from jax_train.engine.recipe import Recipe
-from jax_train.engine.state import init_state
+from jax_train.engine.state import init_state, leaf_paths
+from jax_train.engine.trainable import Plan, matched
 from tests import xla
 from tests.parity.cases import Pair, to_torch
 
@@ -31,6 +33,7 @@ RECIPES = {
     "mlp_head_vit": "mlp_head_vit_cifar100",
     "deit_tiny_distilled_patch16_224": "vit_tiny_cifar10",
     "vit_small_patch14_reg4_dinov2": "vit_tiny_cifar10",
+    "airbench94": "airbench94_cifar10",
     "resnet18": "resnet18_cifar10",
     "convnext_tiny": "convnext_cifar10",
 }
@@ -56,9 +59,8 @@ def torch_optimizer(config, parameters, steps_per_epoch: int):
     optim_, lr = config.optim, config.optim.learning_rate
     adam = {"lr": lr, "betas": (optim_.beta1, optim_.beta2), "eps": optim_.eps}
     if optim_.name == "sgd":
-        optimizer = torch.optim.SGD(
-            parameters, lr=lr, momentum=optim_.momentum, weight_decay=optim_.weight_decay
-        )
+        decay = {"weight_decay": optim_.weight_decay, "nesterov": optim_.nesterov}
+        optimizer = torch.optim.SGD(parameters, lr=lr, momentum=optim_.momentum, **decay)
     else:
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim_.name]
         optimizer = kind(parameters, **adam, weight_decay=optim_.weight_decay)
@@ -70,27 +72,49 @@ def torch_optimizer(config, parameters, steps_per_epoch: int):
         schedule = schedules.ConstantLR(optimizer, 1.0)
     else:
         count = epochs if by_epoch else epochs * steps_per_epoch
-        schedule = _cosine(optimizer, count, config.schedule.warmup_epochs * steps_per_epoch)
+        schedule = _cosine(optimizer, count, config.schedule, steps_per_epoch)
     return optimizer, schedule, by_epoch
 
 
-def _cosine(optimizer, count: int, warmup_steps: float):
+def _cosine(optimizer, count: int, schedule, steps_per_epoch: int):
+    warmup_steps = schedule.warmup_epochs * steps_per_epoch
     schedules = torch.optim.lr_scheduler
     if not warmup_steps:
         return schedules.CosineAnnealingLR(optimizer, count)
 
     def factor(step):
+        last = schedule.final_factor
         if step < warmup_steps:
             return step / warmup_steps
-        return (1 + np.cos(np.pi * (step - warmup_steps) / (count - warmup_steps))) / 2
+        wave = 1 + np.cos(np.pi * (step - warmup_steps) / (count - warmup_steps))
+        return last + (1 - last) * wave / 2
 
     return schedules.LambdaLR(optimizer, factor)
+
+
+def parameter_groups(config, pair: Pair, plan: Plan) -> list[dict]:
+    """Those of the mirror that train, by their rate and decay; the others are frozen."""
+    state = nnx.to_flat_state(nnx.state(pair.model, nnx.Param))
+    paths = {id(variable): ".".join(map(str, keys)) for keys, variable in state}
+    entries = tensors.named_entries(pair.model, None)
+    bare = matched(paths.values(), config.optim.decay_exclude)
+    groups = {}
+    for name, parameter in pair.mirror.named_parameters():
+        path = paths[id(entries[name].variable)]
+        parameter.requires_grad_(plan.trained is None or path in plan.trained)
+        if parameter.requires_grad:
+            rate = config.optim.learning_rate * plan.factors.get(path, 1.0)
+            decay = 0.0 if path in bare else config.optim.weight_decay
+            groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in groups.items()]
 
 
 def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
     """Losses and final parameters after 100 steps on identical batches, without dropout."""
     config = get_recipe(name)
-    transform = optim.create_optimizer(config, optim.schedule_tables(config, STEPS_PER_EPOCH))
+    plan = trainable.plan(config, leaf_paths(nnx.to_pure_dict(nnx.state(pair.model, nnx.Param))))
+    tables = optim.schedule_tables(config, STEPS_PER_EPOCH)
+    transform = optim.create_optimizer(config, tables, plan)
     recipe = Recipe(
         graphdef=nnx.split(pair.model, nnx.Param, ...)[0],
         optimizer=transform,
@@ -101,6 +125,7 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
         steps_per_epoch=STEPS_PER_EPOCH,
         label_smoothing=config.train.label_smoothing,
         dtype=str(pair.dtype.dtype),
+        trained=plan.trained,
     )
     state = jax.jit(lambda model: init_state(model, transform))(pair.model)
 
@@ -112,7 +137,7 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
         return steps.update(recipe, state, grads, stats), sums
 
     optimizer, schedule, by_epoch = torch_optimizer(
-        config, pair.mirror.parameters(), STEPS_PER_EPOCH
+        config, parameter_groups(config, pair, plan), STEPS_PER_EPOCH
     )
     pair.mirror.train()
     for i in range(EPOCHS * STEPS_PER_EPOCH):

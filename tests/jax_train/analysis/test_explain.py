@@ -214,8 +214,7 @@ def test_grad_cam_weights_are_finite_differences_of_the_model(name):
 
     def logit(maps):
         x = last(maps, train=False, rngs=None)[0]
-        x = x.transpose(0, 3, 1, 2).reshape(1, -1) if model.flatten else x.mean(axis=(1, 2))
-        return model.head(x, train=False, rngs=None)[0, 3]
+        return model.head(model.pool(x), train=False, rngs=None)[0, 3]
 
     weights = []
     for channel in range(features.shape[-1]):

@@ -298,7 +298,8 @@ def test_wrong_arguments_get_one_paragraph(folders, tmp_path, capsys):
         ([folders["vit"], "--split", "tset"], "The split 'tset' of digits cannot be read"),
         ([folders["vit"], "--split", "test[400:]"], "Requested slice [400:360]"),
         ([folders["vit"], "--split", ""], "The split '' of digits is empty"),
-        ([folders["vit"], "--tta", "flip,"], "'' is none of flip, crops"),
+        ([folders["vit"], "--tta", "flip,"], "'' is none of flip, crops, airbench"),
+        ([folders["vit"], "--tta", "flip,airbench"], "airbench has views of its own"),
         ([folders["vit"], "--csv", tmp_path / "old.csv"], "exists already"),
         ([folders["vit"], "--data", "digitz"], "Did you mean"),
     ):

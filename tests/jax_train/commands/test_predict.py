@@ -108,6 +108,22 @@ def test_augmented_probabilities_are_the_mean_over_the_views(tta, runs, digits):
     np.testing.assert_allclose(found.all_probabilities, expected, rtol=1e-4)
 
 
+def test_airbench_averages_the_logits_of_its_views(runs, digits):
+    folder, raw = digits
+    opened = trained.open_run(runs / "vit")
+    padded = np.pad(raw, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+
+    def both(y, x):
+        view = padded[:, y : y + 8, x : x + 8]
+        return (opened.logits(view) + opened.logits(view[:, :, ::-1])) / 2
+
+    shifted = (both(0, 0) + both(2, 2)) / 2
+    expected = softmax((both(1, 1) + shifted) / 2)
+    files = given_images.find_images([folder])
+    found = prediction.predict(opened, files, tta=("airbench",), keep_all=True)
+    np.testing.assert_allclose(found.all_probabilities, expected, rtol=1e-4)
+
+
 def test_crops_shift_what_the_model_sees_and_bring_in_black(runs):
     opened = trained.open_run(runs / "cnn")
     files = given_images.find_images([runs / "pets"])[:5]
@@ -268,7 +284,7 @@ def test_wrong_arguments_get_one_paragraph(runs, digits, tmp_path, capsys):
         ([tmp_path / "empty", image], "is no run folder"),
         ([vit, image, "--top", 0], "--top 0"),
         ([vit, image, "--top", "many"], "invalid int value: 'many'"),
-        ([vit, image, "--tta", "flop"], "'flop' is none of flip, crops"),
+        ([vit, image, "--tta", "flop"], "'flop' is none of flip, crops, airbench"),
         ([vit, image, "--all"], "give --csv FILE"),
         ([vit, image, "--csv", tmp_path], "is a folder"),
         ([vit, image, "--csv", tmp_path / "none" / "out.csv"], "none does not exist"),

@@ -129,6 +129,19 @@ def formula_of_resnet(model, side) -> tuple[float, float, int]:
     return first, rest, inputs
 
 
+def formula_of_airbench(model, side) -> tuple[float, float, int]:
+    """The same."""
+    inputs = 8 * model["in_channels"]
+    first, side = convolution(side, model["in_channels"], inputs, 2)
+    rest = 0
+    for depth, width in zip(model["depths"], model["widths"], strict=True):
+        rest += convolution(side, inputs, width, 3, 1, 1)[0]
+        side //= 2
+        rest += (depth - 1) * convolution(side, width, width, 3, 1, 1)[0]
+        inputs = width
+    return first, rest, inputs
+
+
 def formula_of_convnext(model, side) -> tuple[float, float, int]:
     """The same."""
     widths = model["widths"]
@@ -158,6 +171,9 @@ def formula(name, model, image_size) -> float:
     elif name in ("resnet18", "convnext_tiny"):
         of = {"resnet18": formula_of_resnet, "convnext_tiny": formula_of_convnext}[name]
         first, rest, width = of(model, image_size)
+        rest += head(width, model)
+    elif name == "airbench94":  # the first layer's kernel does not train
+        first, rest, width = formula_of_airbench(model, image_size)
         rest += head(width, model)
     elif name == "simple_cnn":
         first, rest, inputs, side = 0, 0, model["in_channels"], image_size
