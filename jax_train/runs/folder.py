@@ -24,6 +24,7 @@ _NO_RESULTS = {"reported_weights": "last", "notes": [], "images": {}, "versions"
 _NO_RESULTS |= dict.fromkeys(("model", "data", "parameters", "epochs", "steps", "reported_epoch"))
 _NO_RESULTS |= dict.fromkeys(("val", "test", "seconds", "train_images_per_sec", "device"))
 _NO_RESULTS |= {"git_commit": None, "ended": None}
+_SHOWN = 4  # fields in a note
 
 
 def check(
@@ -185,7 +186,9 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
 
 
 def _listed(what: list[str]) -> str:
-    return ", ".join(f"config.{one}" for one in what)
+    more = len(what) - _SHOWN if len(what) > _SHOWN + 1 else 0
+    text = ", ".join(f"config.{one}" for one in what[: len(what) - more])
+    return f"{text} and {more} other fields" if more else text
 
 
 def results(workdir: str | os.PathLike) -> dict | None:

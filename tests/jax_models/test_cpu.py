@@ -273,7 +273,7 @@ def test_without_the_package_xla_computes(monkeypatch):
     x = draw(31, 16, 16, 17)
     conv = conv_layers.Conv(17, 23, 3, padding=1, rngs=nnx.Rngs(0))
     plain = plain_convolution(x, conv.kernel[...], conv.bias[...], 1)
-    np.testing.assert_array_equal(conv(x), conv.__class__.__mro__[1].__call__(conv, x))
+    np.testing.assert_array_equal(conv(x), nnx.Conv.__call__(conv, x))
     np.testing.assert_allclose(conv(x), plain, atol=1e-5)
 
 

@@ -259,7 +259,11 @@ def test_errors_can_be_caught_from_python(tmp_path):
     with pytest.raises(UserError, match="there is no such file"):
         convert.run(
             argparse.Namespace(
-                model="vit", source=tmp_path / "a.pt", target=tmp_path / "b.npz", settings=[]
+                model="vit",
+                source=tmp_path / "a.pt",
+                target=tmp_path / "b.npz",
+                settings=[],
+                adapter=False,
             )
         )
 

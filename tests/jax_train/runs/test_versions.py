@@ -82,6 +82,14 @@ def test_a_missing_group_is_filled(run, group):
     trained.open_run(run)
 
 
+def test_of_many_missing_fields_some_are_told(run, capsys):
+    without(run, "augment")
+    run_folder.read_config(run)
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("config.augment.") == 4
+    assert f"and {sum(field.startswith('augment.') for field in DEFAULTS) - 4} other fields" in told
+
+
 def test_a_field_of_a_newer_version_is_told(run, capsys):
     stored = json.loads((run / "config.json").read_text())
     stored["optim"]["lookahead"] = 5
