@@ -3,11 +3,11 @@
 python train_jax.py --config configs/airbench94_cifar10.py --workdir runs/airbench94
 python -m jax_train evaluate runs/airbench94 --tta airbench
 
-Time: not measured yet. Result: not run yet; its source reports 94.01 % (mean of 1,000 runs) with those
-views. Not yet as there: a random flip for the alternating one, shifts onto black for reflected
-pixels, a rate that rises from 0 for a fifth and falls by a cosine for a straight line, no decay of
-the biases of batch norm, a bias of the whitening that trains to the end, no lookahead, and 10 whole
-epochs for 9.9.
+Time: not measured yet. Result: not run yet; its source reports 94.01 % (mean of 1,000 runs) with
+those views. Not yet as there: a random flip for the alternating one, shifts onto black for
+reflected pixels, a rate that rises from 0 for a fifth and falls by a cosine for a straight line, no
+decay of the biases of batch norm, a bias of the whitening that trains to the end, no lookahead, and
+10 whole epochs for 9.9.
 
 Operations, counted as two a multiplication with its addition, padding too, the backward pass as
 twice the forward one: 118.1 M multiplications an image, so 0.348 PFLOP for 10 epochs of 48 steps,

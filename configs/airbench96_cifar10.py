@@ -3,8 +3,8 @@
 python train_jax.py --config configs/airbench96_cifar10.py --workdir runs/airbench96
 python -m jax_train evaluate runs/airbench96 --tta airbench
 
-Time: not measured yet. Result: not run yet; its source reports 96.03 % (mean of 400 runs) with those
-views. What is not yet as there: no
+Time: not measured yet. Result: not run yet; its source reports 96.03 % (mean of 400 runs) with
+those views. What is not yet as there: no
 cutout, and see airbench94_cifar10.py.
 """
 
