@@ -64,9 +64,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *, extend: bool = Fals
     if source and not statistics:
         statistics = source.statistics(splits.train.image_shape[2])
     resolved = resolve(config, splits, **statistics)
-    weights, lines = None, initial.changed(config)
     if source:
         weights, lines = source.weights(resolved, splits.train.class_names)
+    else:
+        weights, lines = None, initial.changed(config)
     program = Program(resolved, splits.train, given=weights)  # refuses before a folder is made
     del source, weights
     return fit(program, splits, workdir, extend=extend, notes=lines)

@@ -8,7 +8,6 @@ copied, moved or named otherwise is the same.
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +18,11 @@ from jax_train.data import Splits
 from jax_train.data.contents import Contents
 from jax_train.data.crops import cuts_whole_files
 from jax_train.data.sources.by_name import scheme_of
+from jax_train.data.sources.huggingface import COMMIT
 from jax_train.errors import UserError
 from jax_train.printing import counted, readable, shorten
 
 FILE = "data.json"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAMED = 3  # files of each kind that a message names
 
 
@@ -82,7 +81,7 @@ def pinned(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     if record is None or not scheme_of(name).pins or not scheme_of(record.name).pins:
         return config
     base, _, revision = name.partition("@")
-    if base != record.name.partition("@")[0] or _COMMIT.fullmatch(revision):
+    if base != record.name.partition("@")[0] or COMMIT.fullmatch(revision):
         return config
     config = config.copy_and_resolve_references()
     config.data.name = record.name

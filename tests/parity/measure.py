@@ -10,7 +10,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests import xla
+
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment_of(x64: str, *, as_users: bool) -> dict[str, str]:
+    """Of a process that measures; compiled as users do where rounding matters, else quickly."""
+    return os.environ | {
+        "JAX_ENABLE_X64": x64,
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "" if as_users else xla.QUICK_FLAGS,
+    }
 
 
 def measure(full: bool = False, plain: bool = False) -> dict[str, dict]:
@@ -25,17 +37,11 @@ def measure(full: bool = False, plain: bool = False) -> dict[str, dict]:
         for precision, x64 in {"float32": "0", "float64": "1"}.items():
             out = Path(folder) / f"{precision}.json"
             command = [sys.executable, "-m", "tests.parity.ladder", "--out", str(out)]
-            environment = os.environ | {
-                "JAX_ENABLE_X64": x64,
-                "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-                "JAX_PLATFORMS": "cpu",
-            }
+            environment = environment_of(x64, as_users=full or plain or precision == "float32")
             if full or plain:
                 command += ["--full"] * full + ["--plain"] * plain
             elif precision == "float64":
                 command.append("--mutations")
-            if full or plain or precision == "float32":
-                environment["XLA_FLAGS"] = ""  # compiled as users do, not as quickly as tests
             processes[precision] = out, subprocess.Popen(command, cwd=ROOT, env=environment)
         for precision, (_, process) in processes.items():
             if process.wait():

@@ -5,15 +5,13 @@ python -m tests.world.measure        rewrites the table in docs/parity.md and th
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from tests import xla
-from tests.parity.measure import ROOT, rewrite
+from tests.parity.measure import ROOT, environment_of, rewrite
 from tests.world import references
 from tests.world.bars import BARS, bar
 
@@ -27,14 +25,8 @@ def measure() -> dict[str, dict]:
         for precision, x64 in {"float32": "0", "float64": "1"}.items():
             out = Path(folder) / f"{precision}.json"
             command = [sys.executable, "-m", "tests.world.climb", "--out", str(out)]
-            environment = os.environ | {
-                "JAX_ENABLE_X64": x64,
-                "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-                "JAX_PLATFORMS": "cpu",
-                "HF_HUB_OFFLINE": "1",
-                # Compiled as users do, where rounding matters.
-                "XLA_FLAGS": "" if precision == "float32" else xla.QUICK_FLAGS,
-            }
+            environment = environment_of(x64, as_users=precision == "float32")
+            environment |= {"HF_HUB_OFFLINE": "1"}
             more = ["--broken"] if precision == "float64" else []
             subprocess.run([*command, *more], cwd=ROOT, env=environment, check=True)
             found[precision] = json.loads(out.read_text())

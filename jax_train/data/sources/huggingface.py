@@ -21,7 +21,7 @@ from jax_train.files import expand
 from jax_train.printing import counted, listing, on_terminal
 
 _NAME = re.compile(r"([\w.-]+/[\w.-]+|[\w.-]+)(?:/([\w.-]+))?(?:@(\S+))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")  # a revision that never moves
 _PROBE_SECONDS = 8
 # Of columns that could be labels, beside those that have names of classes.
 _LABELS = ("label", "labels", "fine_label", "class", "target", "category")
@@ -54,7 +54,7 @@ def hub_source(name: str, *, download: bool, **options) -> Source:
     with _quietly(datasets, offline=bool(unreached)):
         builder = _built(datasets, f"hf:{name}", unreached, repository, config, revision=revision)
         commit = builder.hash
-        if revision and _COMMIT.fullmatch(revision) and revision != commit:
+        if revision and COMMIT.fullmatch(revision) and revision != commit:
             raise UserError(
                 f"config.data.name is hf:{name}, but the hub cannot be reached ({unreached}) and "
                 f"the newest revision in the cache is {commit}. Name that one, or connect."

@@ -241,6 +241,14 @@ def test_weights_come_from_a_run_whose_classes_are_others(finished, tmp_path):
     assert any("they were 0, 1, 2" in line for line in lines)
 
 
+def test_weights_are_read_through_for_their_checksum_once(sources, tmp_path, monkeypatch):
+    hashed, of_files = [], weights.of_files
+    monkeypatch.setattr(weights, "of_files", lambda files: hashed.append(1) or of_files(files))
+    with killed_after(1):
+        train(config(sources / "timm"), tmp_path / "run")
+    assert len(hashed) == 1
+
+
 def test_another_source_in_its_place_is_told_and_the_run_goes_on(orphan, tmp_path, capsys):
     run, asked = orphan
     place = run.parent / "source"
