@@ -194,13 +194,21 @@ class Operation:
         self._scratch += -(-self._library.size(layout) // _ALIGNMENT) * _ALIGNMENT
         return view
 
-    def ones(self, layout) -> View:
-        """An array of ones."""
+    def filled(self, layout, value: float) -> View:
+        """An array of one value."""
         view = self._library.view(layout)
-        values = np.ones(self._library.size(layout) // 4, np.float32)
+        values = np.full(self._library.size(layout) // 4, value, np.float32)
         self._constants.append(values)
         self._library.place(view.memory, values.ctypes.data)
         return view
+
+    def fill_diagonals(self, view: View, shape: tuple[int, ...], value: float) -> None:
+        """Add setting the diagonal of each matrix of a view [B,h,m,n] to one value."""
+        *stack, m, n = shape
+        entries = *stack, min(m, n)
+        strides = stack[1] * m * n, m * n, n + 1
+        place = View(view.memory, self._library.layout(entries, strides=strides))
+        self.copy(self.filled(self._library.layout(entries), value), place)
 
     def run(self, addresses: list[int]) -> None:
         """Compute."""

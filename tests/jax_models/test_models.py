@@ -437,6 +437,7 @@ def test_a_model_larger_than_any_memory_can_be_counted():
 PUBLISHED_SIZES = {
     "airbench94": 1_972_792,
     "attention_cnn": 737_294,
+    "cct_2_3x2": 283_723,
     "convnext_tiny": 28_589_128,
     "deep_vit": 12_862_820,
     "mlp_head_vit": 2_618_916,
@@ -445,6 +446,7 @@ PUBLISHED_SIZES = {
     "raster_vit": 159_498,
     "resnet18": 11_689_512,
     "simple_cnn": 4_694_346,
+    "sl_vit": 2_729_878,
     "vit": 1_205_898,
     "vit_tiny_patch16_224": 5_717_416,
 }

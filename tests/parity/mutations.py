@@ -178,6 +178,21 @@ def same_padding():
     return replaced(ops, "convolution", wrong)
 
 
+def norm_on_the_branch(model):
+    """As in other pre-norm blocks: the second norm is of what the MLP reads alone."""
+    for block in model.blocks:
+        block.norm2_in, block.norm1_out = block.norm1_out, layers.identity
+
+
+def every_token():
+    """Let tokens attend to themselves."""
+
+    def wrong(right):
+        return lambda *args, **how: right(*args, **how | {"others_only": False})
+
+    return replaced(ops, "attention", wrong)
+
+
 def without_layer_scale(model):
     """Branches that are added as they are."""
     for _, module in nnx.iter_modules(model):
@@ -299,6 +314,20 @@ MUTATIONS: dict[str, Mutation] = {
         "vit_small_patch14_reg4_dinov2",
         _WHOLE,
         change_kernel("blocks.1.mlp.fc1.kernel", swap_halves),
+    ),
+    "the second norm of a CCT on its branch": Mutation("cct_2_3x2", _WHOLE, norm_on_the_branch),
+    "the plain mean of a CCT's tokens": Mutation(
+        "cct_2_3x2",
+        ("logits", *_GRADIENTS),
+        change_kernel("pool.score.kernel", jnp.zeros_like),
+    ),
+    "tokens that attend to themselves": Mutation(
+        "sl_vit", (*_WHOLE, *_DROPOUT, "attention"), context=every_token
+    ),
+    "shifts in another order": Mutation(
+        "sl_vit",
+        ("embedding", "features", "logits", *_GRADIENTS),
+        set_everywhere(layers.PatchEmbed, "SHIFTS", layers.PatchEmbed.SHIFTS[::-1]),
     ),
     "flattened channels last": Mutation(
         "mnist_cnn",
