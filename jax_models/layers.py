@@ -161,8 +161,8 @@ class PatchEmbed(nnx.Module):
         starts = [(s + s * down, s + s * right) for down, right in self.SHIFTS]
         return jnp.concatenate([padded[:, i : i + h, j : j + w] for i, j in starts], axis=-1)
 
-    def __call__(self, images: Array) -> Array:
-        """images [B,H,W,C] -> tokens [B,N,D]."""
+    def __call__(self, images: Array, *, exact: bool = False) -> Array:
+        """images [B,H,W,C] -> tokens [B,N,D]; `exact` is for convolutions and changes nothing."""
         return self.projection(self.norm(self.cut(images)))
 
 

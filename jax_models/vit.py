@@ -155,7 +155,7 @@ class VisionTransformer(nnx.Module):
     ) -> tuple[Array, dict[str, tuple[Array, ...]]]:  # fmt: skip
         """What the last block gives, of the first tokens where `queries` says so; intermediates."""
         layers.check_images(images, self.patch_embed.in_channels, self.patch_embed.img_size)
-        x = self.dropout(self.embed(images), train=train, rngs=rngs)
+        x = self.dropout(self.embed(images, exact=maps), train=train, rngs=rngs)
         blocks = list(self.blocks)
         last = [] if maps else [blocks.pop()]
         run = stack.scan_parts if self.scan_layers and blocks else stack.run_parts
@@ -165,9 +165,12 @@ class VisionTransformer(nnx.Module):
             x, _ = stack.run_part(block, x, rngs, **how, queries=queries)
         return x, {"attention": attention, "features": features}
 
-    def embed(self, images: Array) -> Array:
-        """images [B,H,W,C] -> tokens [B,T,D]: the prefix, then the patches, plus positions."""
-        x = self.embed_activation(self.patch_embed(images))
+    def embed(self, images: Array, *, exact: bool = True) -> Array:
+        """images [B,H,W,C] -> tokens [B,T,D]: the prefix, then the patches, plus positions.
+
+        What is looked at is `exact`, see `ops.convolution`.
+        """
+        x = self.embed_activation(self.patch_embed(images, exact=exact))
         tokens = [getattr(self, name)[...] for name in self.prefix]
         tokens = [jnp.broadcast_to(t, (len(x), *t.shape[1:])).astype(x.dtype) for t in tokens]
         positions = self.positions.astype(x.dtype)

@@ -203,12 +203,21 @@ class Operation:
         return view
 
     def fill_diagonals(self, view: View, shape: tuple[int, ...], value: float) -> None:
-        """Add setting the diagonal of each matrix of a view [B,h,m,n] to one value."""
-        *stack, m, n = shape
-        entries = *stack, min(m, n)
-        strides = stack[1] * m * n, m * n, n + 1
-        place = View(view.memory, self._library.layout(entries, strides=strides))
-        self.copy(self.filled(self._library.layout(entries), value), place)
+        """Add setting the diagonal of each matrix of a view [B,h,m,n], m and n above 1, to a value.
+
+        The library takes no view whose last step leads out of a matrix, so the last entries of the
+        diagonals have one of their own.
+        """
+        b, h, m, n = shape
+        last = min(m, n) - 1
+        strides = h * m * n, m * n, n + 1
+        ends = longs(b, h, 1, 1), longs(0, 0, last, last)
+        for entries, layout in (
+            ((b, h, last), self._library.layout((b, h, last), strides=strides)),
+            ((b, h, 1, 1), self._library.new("memory_desc_create_submemory", view.layout, *ends)),
+        ):
+            values = self.filled(self._library.layout(entries), value)
+            self.copy(values, View(view.memory, layout))
 
     def run(self, addresses: list[int]) -> None:
         """Compute."""

@@ -195,18 +195,6 @@ CASES: dict[str, list[dict]] = {
             "mlp_dim": 53,
             "num_classes": 11,
         },
-        {
-            "batch": 5,
-            "image": (22, 22),
-            "img_size": 22,
-            "patch_size": 11,
-            "in_channels": 1,
-            "embed_dim": 10,
-            "num_heads": 5,
-            "depth": 3,
-            "mlp_dim": 17,
-            "num_classes": 7,
-        },
     ],
     "simple_cnn": [
         {"batch": 2, "image": (32, 32)},

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_models import cnn, conv_layers, layers, ops
+from jax_models import cnn, conv_layers, layers, ops, vit
 from jax_models.cpu import functions
 from tests.parity.cases import CASES, PRIME
 from tests.parity.ladder import climb
@@ -178,10 +178,18 @@ def same_padding():
     return replaced(ops, "convolution", wrong)
 
 
-def norm_on_the_branch(model):
+def norm_on_the_branch():
     """As in other pre-norm blocks: the second norm is of what the MLP reads alone."""
-    for block in model.blocks:
-        block.norm2_in, block.norm1_out = block.norm1_out, layers.identity
+
+    def wrong(right):
+        def call(self, x, *, maps=True, queries=None, **how):
+            y, weights = self.attn(self.norm1_in(x), **how, maps=maps, queries=queries)
+            x = x + y
+            return x + self.mlp(self.norm1_out(x), **how), weights
+
+        return call
+
+    return replaced(vit.Block, "__call__", wrong)
 
 
 def every_token():
@@ -315,7 +323,9 @@ MUTATIONS: dict[str, Mutation] = {
         _WHOLE,
         change_kernel("blocks.1.mlp.fc1.kernel", swap_halves),
     ),
-    "the second norm of a CCT on its branch": Mutation("cct_2_3x2", _WHOLE, norm_on_the_branch),
+    "the second norm of a CCT on its branch": Mutation(
+        "cct_2_3x2", _WHOLE, context=norm_on_the_branch
+    ),
     "the plain mean of a CCT's tokens": Mutation(
         "cct_2_3x2",
         ("logits", *_GRADIENTS),

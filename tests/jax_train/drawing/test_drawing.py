@@ -347,8 +347,8 @@ def test_every_model_is_explained(name, tmp_path):
 class Registers(VisionTransformer):
     """A ViT with two more tokens between the class token and the patches."""
 
-    def embed(self, images):
-        x = super().embed(images)
+    def embed(self, images, **how):
+        x = super().embed(images, **how)
         return jnp.concatenate([x[:, :1], 0 * x[:, 1:3], x[:, 1:]], axis=1)
 
 
