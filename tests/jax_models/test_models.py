@@ -22,6 +22,7 @@ from tests.jax_models.small import (
     draw_images,
     mirror_of,
     shared,
+    whole,
 )
 from tests.with_torch import torch
 
@@ -208,11 +209,13 @@ def test_scanned_layers_train_as_plain_ones(name, remat):
 
     (ours, logits), (theirs, expected) = run(scanned), run(plain)
     np.testing.assert_allclose(logits, expected, atol=1e-5)  # with the same dropout masks
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-6),
-        ours,
-        theirs,
-    )
+    by_rounding = tuple(end for end, (part, _) in SMALL[name].no_gradient.items() if part is whole)
+
+    def compare(path, a, b):
+        if not jax.tree_util.keystr(path, simple=True, separator=".").endswith(by_rounding):
+            np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-6)
+
+    jax.tree_util.tree_map_with_path(compare, ours, theirs)
 
 
 @vits
