@@ -1,6 +1,7 @@
 """Training runs by their commands: carried out in turn, gone on with, and read."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -34,21 +35,31 @@ class Run:
         return ["train_jax.py", "--config", recipe, "--workdir", workdir, *fields]
 
 
-def carry_out(runs: list[Run], folder: Path) -> None:
+def carry_out(runs: list[Run], folder: Path) -> dict[str, int | None]:
     """Carry out in turn what is not finished; an interrupted run goes on where it was.
 
     Args:
       runs: each may start from those before it.
       folder: of all run folders, absolute.
 
+    Returns:
+      By name the largest resident memory of the process in bytes; None of a run that was finished.
+
     Raises:
       subprocess.CalledProcessError: a run failed; it has said why.
     """
-    for run in runs:
-        if not is_finished(run, folder):
-            command = run.command(folder)
-            say(f"{run.name}: python {shlex.join(command)}")
-            subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    return {run.name: None if is_finished(run, folder) else _call(run, folder) for run in runs}
+
+
+def _call(run: Run, folder: Path) -> int:
+    command = run.command(folder)
+    say(f"{run.name}: python {shlex.join(command)}")
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return used.ru_maxrss * 1024
 
 
 def is_finished(run: Run, folder: Path) -> bool:
