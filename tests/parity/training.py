@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from jax_models import torch_weights
 from jax_models.torch_weights import tensors
-from jax_train.engine import optim, steps, trainable
+from jax_train.engine import average, optim, steps, trainable
+from jax_train.engine.checks import group_configs
 from jax_train.engine.parallel import Layout
 from jax_train.engine.recipe import Recipe
 from jax_train.engine.state import init_state, leaf_paths
@@ -46,10 +47,13 @@ _KEY_BIASES = ("key.bias", "phi.bias")
 _FUSED_BIASES = ("qkv.bias", "in_proj_bias")
 
 
-def get_recipe(name: str):
-    """The recipe of a model, cut to 100 steps."""
-    config = importlib.import_module(f"configs.{RECIPES[name]}").get_config()
-    config.train.epochs = EPOCHS
+def get_recipe(name: str, batch_size: int):
+    """The recipe of a model, cut to 100 steps, with batches of another size."""
+    module = importlib.import_module(f"configs.{RECIPES[name]}")
+    config = module.get_config()
+    config.train.epochs, config.train.batch_size = EPOCHS, batch_size
+    if name == "airbench94":  # its rates are of sums over a batch
+        module.set_rates(config, learning_rate=11.5, weight_decay=0.0153)
     return config
 
 
@@ -70,10 +74,22 @@ def torch_optimizer(config, parameters, steps_per_epoch: int):
         schedule = schedules.OneCycleLR(optimizer, lr, total_steps=epochs * steps_per_epoch)
     elif config.schedule.name == "constant":
         schedule = schedules.ConstantLR(optimizer, 1.0)
+    elif config.schedule.name == "linear":
+        count = epochs * steps_per_epoch
+        factors = [_triangle(group["schedule"], count, epochs) for group in optimizer.param_groups]
+        schedule = schedules.LambdaLR(optimizer, factors)
     else:
         count = epochs if by_epoch else epochs * steps_per_epoch
         schedule = _cosine(optimizer, count, config.schedule, steps_per_epoch)
     return optimizer, schedule, by_epoch
+
+
+def _triangle(schedule, count: int, epochs: int):
+    """Straight up to the peak and down, as airbench works it out."""
+    peak = schedule.warmup_epochs / epochs * count
+    stop = schedule.stop_epochs / epochs * count or count
+    known = [0, peak, count], [schedule.warmup_factor, 1, schedule.final_factor]
+    return lambda step: np.interp(step, *known) if step < stop else 0.0
 
 
 def _cosine(optimizer, count: int, schedule, steps_per_epoch: int):
@@ -83,35 +99,63 @@ def _cosine(optimizer, count: int, schedule, steps_per_epoch: int):
         return schedules.CosineAnnealingLR(optimizer, count)
 
     def factor(step):
-        last = schedule.final_factor
         if step < warmup_steps:
             return step / warmup_steps
-        wave = 1 + np.cos(np.pi * (step - warmup_steps) / (count - warmup_steps))
-        return last + (1 - last) * wave / 2
+        return (1 + np.cos(np.pi * (step - warmup_steps) / (count - warmup_steps))) / 2
 
     return schedules.LambdaLR(optimizer, factor)
 
 
 def parameter_groups(config, pair: Pair, plan: Plan) -> list[dict]:
-    """Those of the mirror that train, by their rate and decay; the others are frozen."""
+    """Those of the mirror that train, by the group and factor of their rate; the others freeze."""
     state = nnx.to_flat_state(nnx.state(pair.model, nnx.Param))
     paths = {id(variable): ".".join(map(str, keys)) for keys, variable in state}
     entries = tensors.named_entries(pair.model, None)
     bare = matched(paths.values(), config.optim.decay_exclude)
+    own = [*group_configs(config), config]
     groups = {}
     for name, parameter in pair.mirror.named_parameters():
         path = paths[id(entries[name].variable)]
         parameter.requires_grad_(plan.trained is None or path in plan.trained)
         if parameter.requires_grad:
-            rate = config.optim.learning_rate * plan.factors.get(path, 1.0)
-            decay = 0.0 if path in bare else config.optim.weight_decay
-            groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in groups.items()]
+            place = next((i for i, members in enumerate(plan.groups) if path in members), -1)
+            key = (place, plan.factors.get(path, 1.0), path in bare)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": own[place].optim.learning_rate * factor,
+            "weight_decay": 0.0 if without else own[place].optim.weight_decay,
+            "schedule": own[place].schedule,
+        }
+        for (place, factor, without), parameters in groups.items()
+    ]
+
+
+class Lookahead:
+    """airbench's: https://github.com/KellerJordan/cifar10-airbench, legacy/airbench94.py."""
+
+    def __init__(self, model: torch.nn.Module, config):
+        self._optim, self._model = config.optim, model
+        self._slow = [tensor.clone() for tensor in self._tensors()]
+
+    def _tensors(self) -> list[torch.Tensor]:
+        return [t for t in self._model.state_dict().values() if t.is_floating_point()]
+
+    def update(self, done: int, count: int) -> None:
+        """After `done` of `count` steps: every so many of them both become their average."""
+        if done % self._optim.lookahead_steps:
+            return
+        over = (done / count) ** self._optim.lookahead_power
+        kept = (1 - self._optim.lookahead_alpha) * over
+        for slow, fast in zip(self._slow, self._tensors(), strict=True):
+            slow.mul_(kept).add_(fast, alpha=1 - kept)
+            fast.copy_(slow)
 
 
 def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
     """Losses and final parameters after 100 steps on identical batches, without dropout."""
-    config = get_recipe(name)
+    config = get_recipe(name, pair.shape[0])
     plan = trainable.plan(config, leaf_paths(nnx.to_pure_dict(nnx.state(pair.model, nnx.Param))))
     tables = optim.schedule_tables(config, STEPS_PER_EPOCH)
     transform = optim.create_optimizer(config, tables, plan)
@@ -126,8 +170,10 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
         label_smoothing=config.train.label_smoothing,
         dtype=str(pair.dtype.dtype),
         trained=plan.trained,
+        average=average.create(config, tables),
     )
-    state = jax.jit(lambda model: init_state(model, transform))(pair.model)
+    averages = recipe.average is not None
+    state = jax.jit(lambda model: init_state(model, transform, averages=averages))(pair.model)
 
     @functools.partial(jax.jit, compiler_options=xla.for_many_steps())
     def step(state, images, labels):
@@ -140,6 +186,7 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
         config, parameter_groups(config, pair, plan), STEPS_PER_EPOCH
     )
     pair.mirror.train()
+    lookahead = Lookahead(pair.mirror, config) if config.optim.lookahead_steps else None
     for i in range(EPOCHS * STEPS_PER_EPOCH):
         images, labels = pair.batch()
         state, sums = step(state, jnp.asarray(images), jnp.asarray(labels))
@@ -151,13 +198,15 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
         )
         loss.backward()
         optimizer.step()
+        if lookahead:
+            lookahead.update(i + 1, EPOCHS * STEPS_PER_EPOCH)
         if not by_epoch or (i + 1) % STEPS_PER_EPOCH == 0:
             schedule.step()
         error = abs(float(sums.loss) / pair.shape[0] - loss.item()) / abs(loss.item())
         yield "recipe, loss of 100 steps", error
         if i < 5:
             yield "recipe, loss of the first 5 steps", error
-    ours = torch_weights.export(nnx.merge(recipe.graphdef, state.params, state.stats))
+    ours = torch_weights.export(nnx.merge(recipe.graphdef, *state.reported))
     theirs = {name: tensor.numpy() for name, tensor in pair.mirror.state_dict().items()}
     yield "recipe, parameters after 100 steps", relative_error(ours, theirs)
 
