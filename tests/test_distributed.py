@@ -12,6 +12,7 @@ import pytest
 from configs import vit_digits
 from jax_train.runs.folder import read_config
 from jax_train.train import train
+from tests.pictures import make
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -26,6 +27,17 @@ TINY = [
     "--config.eval.every_epochs=1",
     "--config.log.every_steps=1",
 ]
+# Random boxes of whole files, two of each in a batch, mixed with those of other files.
+STREAMED = (
+    "--config.data.memory_limit=0",
+    "--config.data.image_size=12",
+    "--config.data.test_split=train[100:]",
+    "--config.augment.crop_size=8",
+    "--config.augment.random_resized_crop=0.3,1.0",
+    "--config.augment.mixup=0.8",
+    "--config.augment.repeats=2",
+    "--config.train.batch_size=48",
+)
 
 pytestmark = pytest.mark.xdist_group("layouts")  # not beside other groups of processes
 
@@ -72,19 +84,21 @@ def losses(folder):
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    """The run of one process."""
-    folder = tmp_path_factory.mktemp("one")
-    process = start("--workdir", folder / "run", folder=folder)
+@pytest.fixture(scope="module", params=["in memory", "streamed"])
+def one(request, tmp_path_factory):
+    """The run of one process, and what it is told: of photos that stream their crops are mixed."""
+    folder, how = tmp_path_factory.mktemp("one"), ()
+    if request.param == "streamed":
+        photos = make(folder / "photos", {"cat": 75, "dog": 75}, size=(15, 21))
+        how = (f"--config.data.name=folder:{photos}", *STREAMED)
+    process = start("--workdir", folder / "run", *how, folder=folder)
     assert process.communicate(timeout=120)[1] == ""
-    return folder / "run"
+    return folder / "run", how
 
 
-@pytest.mark.parametrize("limit", [16, 0])
-def test_two_processes_make_one_run(tmp_path, one, limit):
-    workdir = tmp_path / "run"
-    arguments = ("--workdir", workdir, f"--config.data.memory_limit={limit}")
+def test_two_processes_make_one_run(tmp_path, one):
+    (one, how), workdir = one, tmp_path / "run"
+    arguments = ("--workdir", workdir, *how)
     (code, out, err), (other_code, other_out, other_err) = run_two(*arguments, folder=tmp_path)
     assert (code, err, other_code, other_err) == (0, [], 0, [])
     assert "cpu, 2 devices (jit) in 2 processes" in "\n".join(out)

@@ -20,7 +20,7 @@ from jax_models import registry
 from jax_models.pretrained import Preprocessing, SourceError
 from jax_models.pretrained.description import Description
 from jax_train.config import fields, ranges
-from jax_train.data.sources.by_name import scheme_of
+from jax_train.data.sources.by_name import resizes
 from jax_train.data.split import AUTO
 from jax_train.engine.checks import INTERPOLATIONS
 from jax_train.engine.recipe import NO_KEYWORDS
@@ -231,7 +231,7 @@ def _fill_images(config: ConfigDict, steps: Preprocessing) -> None:
     """
     fields, augment = config.data, config.augment
     side = config.model.img_size or augment.crop_size or augment.resize or steps.size
-    if not scheme_of(fields.name).resizes:
+    if not resizes(fields.name, fields.data_dir):
         augment.resize = augment.resize or side
     elif fields.image_size is None:
         whole = steps.at(side).resize

@@ -106,6 +106,22 @@ def _cosine(optimizer, count: int, schedule, steps_per_epoch: int):
     return schedules.LambdaLR(optimizer, factor)
 
 
+def torch_loss(config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean training loss of a config; binary cross-entropy as timm defines it."""
+    train = config.train
+    weights, smoothing = train.class_weights, train.label_smoothing
+    weights = weights and torch.tensor(weights, dtype=logits.dtype)
+    if train.loss == "cross_entropy":
+        return functional.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
+    hot = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    shares = (1 - smoothing) * hot + smoothing / logits.shape[1]
+    if train.bce_threshold is not None:
+        shares = shares > train.bce_threshold
+    how = {"weight": weights, "reduction": "none"}
+    losses = functional.binary_cross_entropy_with_logits(logits, shares.to(logits.dtype), **how)
+    return (losses.sum(-1) if train.bce_sum else losses).mean()
+
+
 def parameter_groups(config, pair: Pair, plan: Plan) -> list[dict]:
     """Those of the mirror that train, by the group and factor of their rate; the others freeze."""
     state = nnx.to_flat_state(nnx.state(pair.model, nnx.Param))
@@ -167,7 +183,10 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
         seed=0,
         batch_size=pair.shape[0],
         steps_per_epoch=STEPS_PER_EPOCH,
+        loss=config.train.loss,
         label_smoothing=config.train.label_smoothing,
+        bce_threshold=config.train.bce_threshold,
+        bce_sum=config.train.bce_sum,
         dtype=str(pair.dtype.dtype),
         trained=plan.trained,
         average=average.create(config, tables),
@@ -191,11 +210,7 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
         images, labels = pair.batch()
         state, sums = step(state, jnp.asarray(images), jnp.asarray(labels))
         optimizer.zero_grad()
-        loss = functional.cross_entropy(
-            pair.mirror(to_torch(images)),
-            torch.from_numpy(labels),
-            label_smoothing=config.train.label_smoothing,
-        )
+        loss = torch_loss(config, pair.mirror(to_torch(images)), torch.from_numpy(labels))
         loss.backward()
         optimizer.step()
         if lookahead:
