@@ -87,7 +87,9 @@ def get_config() -> ConfigDict:
     )  # tfds folder; None: $TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.download = True  # fetch and prepare missing data on first use
     config.data.memory_limit = 16.0  # GB of decoded images in a split; above it they stream
-    # Of image files (folder:, parquet:, hf:) only: side in pixels to resize and crop them to.
+    # That decode what streams, in each process; None: one per CPU, at most 8.
+    config.data.threads = placeholder(int)
+    # Of files and records of photos only: side in pixels to resize and crop them to.
     config.data.image_size = placeholder(int)
     # Of that resizing: nearest | box | bilinear | hamming | bicubic | lanczos. None: bilinear, or
     # what the weights say.
@@ -163,9 +165,15 @@ def get_config() -> ConfigDict:
     config.train.ema_decay = 0.0
     # At first less is kept: none | tf (at most (1 + t) / (10 + t) at step t) | timm (ModelEmaV3)
     config.train.ema_warmup = "none"
+    # Of training: cross_entropy | binary_cross_entropy, by which each class is a question of its
+    # own, as timm has it. Evaluations tell cross-entropy.
+    config.train.loss = "cross_entropy"
+    config.train.bce_threshold = placeholder(float)  # shares above it count as 1, others as 0
+    config.train.bce_sum = False  # the sum over the classes in place of their mean
     config.train.label_smoothing = 0.0  # share of the target spread over all classes
-    # Of each class in the training loss, as in torch.nn.CrossEntropyLoss: ("balanced",) for
-    # scikit-learn's n / (K · n_k), or a number for each; None: all count alike.
+    # Of each class in the training loss, as in torch.nn.CrossEntropyLoss (binary: in
+    # BCEWithLogitsLoss): ("balanced",) for scikit-learn's n / (K · n_k), or a number for each;
+    # None: all count alike.
     config.train.class_weights = placeholder(tuple)
     config.train.freeze = ()  # regexes of parameter paths that stay as they are: (r'^(?!head)',)
     config.train.probe_epochs = 0  # in which the head trains alone, before all that is not frozen

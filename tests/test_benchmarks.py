@@ -13,6 +13,7 @@ PARTS = [
     "epoch",
     "memory",
     "host",
+    "input",
     *(pytest.param(part, marks=slow) for part in ("train", "eval", "world", "startup", "growth")),
 ]
 

@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from configs import vit_digits
+from jax_train.runs.folder import read_config
+from jax_train.train import train
+from tests.pictures import make
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     "--config.model.embed_dim=8",
@@ -22,6 +27,17 @@ TINY = [
     "--config.eval.every_epochs=1",
     "--config.log.every_steps=1",
 ]
+# Random boxes of whole files, two of each in a batch, mixed with those of other files.
+STREAMED = (
+    "--config.data.memory_limit=0",
+    "--config.data.image_size=12",
+    "--config.data.test_split=train[100:]",
+    "--config.augment.crop_size=8",
+    "--config.augment.random_resized_crop=0.3,1.0",
+    "--config.augment.mixup=0.8",
+    "--config.augment.repeats=2",
+    "--config.train.batch_size=48",
+)
 
 pytestmark = pytest.mark.xdist_group("layouts")  # not beside other groups of processes
 
@@ -68,19 +84,21 @@ def losses(folder):
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    """The run of one process."""
-    folder = tmp_path_factory.mktemp("one")
-    process = start("--workdir", folder / "run", folder=folder)
+@pytest.fixture(scope="module", params=["in memory", "streamed"])
+def one(request, tmp_path_factory):
+    """The run of one process, and what it is told: of photos that stream their crops are mixed."""
+    folder, how = tmp_path_factory.mktemp("one"), ()
+    if request.param == "streamed":
+        photos = make(folder / "photos", {"cat": 75, "dog": 75}, size=(15, 21))
+        how = (f"--config.data.name=folder:{photos}", *STREAMED)
+    process = start("--workdir", folder / "run", *how, folder=folder)
     assert process.communicate(timeout=120)[1] == ""
-    return folder / "run"
+    return folder / "run", how
 
 
-@pytest.mark.parametrize("limit", [16, 0])
-def test_two_processes_make_one_run(tmp_path, one, limit):
-    workdir = tmp_path / "run"
-    arguments = ("--workdir", workdir, f"--config.data.memory_limit={limit}")
+def test_two_processes_make_one_run(tmp_path, one):
+    (one, how), workdir = one, tmp_path / "run"
+    arguments = ("--workdir", workdir, *how)
     (code, out, err), (other_code, other_out, other_err) = run_two(*arguments, folder=tmp_path)
     assert (code, err, other_code, other_err) == (0, [], 0, [])
     assert "cpu, 2 devices (jit) in 2 processes" in "\n".join(out)
@@ -105,3 +123,24 @@ def test_a_mistake_ends_all_processes(tmp_path):
     assert code == other_code == 2
     assert "is not empty and holds no run" in " ".join(err)
     assert other_err == []
+
+
+def test_two_processes_start_from_the_weights_of_a_run(tmp_path, one):
+    fields = {"model.init_from": str(one), "train.epochs": 1}
+    flags = [f"--config.{field}={value}" for field, value in fields.items()]
+    outputs = run_two("--workdir", tmp_path / "run", *flags, folder=tmp_path)
+    assert [(code, err) for code, _, err in outputs] == [(0, []), (0, [])]
+    config = vit_digits.get_config()
+    config.update_from_flattened_dict(dict(map(field_of, TINY)) | fields)
+    train(config, tmp_path / "alone")
+    together, alone = tmp_path / "run", tmp_path / "alone"
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
+    assert losses(together)[0] < losses(one)[0]
+    pins = [read_config(folder).model.init_sha256 for folder in (together, alone)]
+    assert pins[0] == pins[1]
+
+
+def field_of(flag):
+    """A field and its value, of '--config.FIELD=VALUE'."""
+    field, value = flag.removeprefix("--config.").split("=", 1)
+    return field, int(value) if value.isdigit() else value

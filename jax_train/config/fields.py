@@ -13,7 +13,7 @@ from jax_train.files import json_text
 
 # Fields, or what they begin with; see `is_free`.
 _FREE = ("compare", "data.data_dir", "data.download", "data.memory_limit", "data.on_change")
-_FREE += ("parallel", "mesh.", "log.", "checkpoint.every_", "train.on_nonfinite")
+_FREE += ("parallel", "mesh.", "log.", "checkpoint.every_", "train.on_nonfinite", "data.threads")
 _AUTO = "auto"  # filled in from the data in any field that knows it
 # Filled in from the data where they are None.
 FROM_DATA = ("model.img_size", "model.in_channels", "model.num_classes", "data.mean", "data.std")

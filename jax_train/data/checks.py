@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from jax_train.config import ranges
 from jax_train.data.image_files import INTERPOLATIONS
-from jax_train.data.sources.by_name import meant_folder, scheme_of
+from jax_train.data.sources.by_name import meant_folder, resizes, scheme_of
 from jax_train.data.split import AUTO, SYNTAX, is_split
 
 
@@ -29,6 +29,7 @@ CHECKS = {
     "data.image_column": ranges.optional(_COLUMN),
     "data.label_column": ranges.optional(_COLUMN),
     "data.memory_limit": ranges.at_least(0, "gigabytes, a number"),
+    "data.threads": ranges.optional(ranges.whole(1)),
     "data.on_damaged": ranges.one_of(("stop", "skip")),
     "data.max_megapixels": ranges.optional(ranges.above(0)),
     "data.on_change": ranges.one_of(("refuse", "accept")),
@@ -50,7 +51,7 @@ def check(config: ConfigDict) -> None:
     if meant := meant_folder(name):
         cure = f"For a folder of images write --config.data.name={shlex.quote(meant)}."
         raise ranges.refusal("data.name", name, "a data set's name", cure)
-    if size is not None and not scheme_of(name).resizes:
+    if size is not None and not resizes(name, config.data.data_dir):
         cure = "To train on another size set config.augment.resize."
         if os.sep in name or os.path.isdir(name):
             folder = shlex.quote(f"folder:{name}")

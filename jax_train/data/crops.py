@@ -13,7 +13,7 @@ from jax_train.data.image_files import pixels_of, resampling
 
 @dataclass(frozen=True, kw_only=True)
 class Crops:
-    """The crops of an epoch: those of (seed, epoch, example), whatever is decoded before.
+    """The crops of an epoch: those of (seed, epoch, example, copy), whatever is decoded before.
 
     Attributes:
       seed, epoch: of the run.
@@ -29,20 +29,23 @@ class Crops:
     aspect: Sequence[float]
     interpolation: str
 
-    def fit(self, example: int) -> Callable:
-        """What brings Pillow's image of an example, by its index in the split, to its crop."""
+    def fit(self, example: int, copy: int = 0) -> Callable:
+        """What brings Pillow's image of an example, by its index in the split, to its crop.
+
+        With repeated augmentation each `copy` of it has one of its own.
+        """
 
         def cut(image) -> np.ndarray:
-            box = draw_boxes(self._draws(example), *image.size[::-1], self.area, self.aspect)
+            box = draw_boxes(self._draws(example, copy), *image.size[::-1], self.area, self.aspect)
             top, left, height, width = box.tolist()
             image = image.crop((left, top, left + width, top + height))
             return pixels_of(image.resize(self.size[::-1], resampling(self.interpolation)))
 
         return cut
 
-    def _draws(self, example: int) -> np.ndarray:
+    def _draws(self, example: int, copy: int) -> np.ndarray:
         # Numbers of the generator itself: NumPy may change what it makes of them.
-        random = np.random.Philox(key=[self.seed, self.epoch], counter=[0, example, 0, 0])
+        random = np.random.Philox(key=[self.seed, self.epoch], counter=[0, example, copy, 0])
         bits = random.random_raw(np.prod(DRAWS)) >> np.uint64(40)
         return (bits.astype(np.float32) / np.float32(2**24)).reshape(DRAWS)
 

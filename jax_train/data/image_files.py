@@ -461,10 +461,11 @@ def decode_image(
     """
     from PIL import Image, ImageOps
 
-    with open_image(file, max_megapixels) as opened:
-        opened.load()
+    mode = "L" if channels == 1 else "RGB"
+    with open_image(file, max_megapixels) as image:
+        image.load()
         try:
-            image = ImageOps.exif_transpose(opened)
+            ImageOps.exif_transpose(image, in_place=True)  # a copy takes time
         except Exception as error:  # readers of EXIF raise many kinds too
             raise ValueError("its EXIF data is damaged; save it without") from error
         if image.mode.startswith("I"):  # Pillow's own conversion of 16 bits clips them to white
@@ -476,5 +477,4 @@ def decode_image(
             raise ValueError("floating-point pixels; expected 8 or 16 bits")
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
-        image = image.convert("L" if channels == 1 else "RGB")
-        return (fit or pixels_of)(image)
+        return (fit or pixels_of)(image if image.mode == mode else image.convert(mode))

@@ -14,8 +14,8 @@ from jax_train.data.cache import Arrays, cached, find_cached
 from jax_train.data.checks import CHECKS
 from jax_train.data.examples import Dataset
 from jax_train.data.image_files import allocate
-from jax_train.data.source import Fit, Records, Source
-from jax_train.data.sources.by_name import open_source, scheme_of
+from jax_train.data.source import Fit, Records
+from jax_train.data.sources.by_name import open_source, resizes, scheme_of
 from jax_train.data.split import resolve_split, with_view
 from jax_train.data.streamed import StreamedDataset, whole_pass
 from jax_train.errors import UserError
@@ -35,6 +35,7 @@ def load(
     max_megapixels: float | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    threads: int | None = None,
 ) -> Dataset | StreamedDataset:
     """Load a split of a data set.
 
@@ -58,6 +59,7 @@ def load(
         them out.
       max_megapixels: for image files only: see `image_files.open_image`.
       image_column, label_column: for 'hf:' and 'parquet:' only; None: found by their types.
+      threads: how many decode a split that streams; None: one per CPU, at most 8.
 
     Returns:
       The images and labels. A split that is one range is a view of the cached base split; of a
@@ -70,7 +72,7 @@ def load(
     options |= {"max_megapixels": max_megapixels, "cache_dir": cache_dir}
     options |= {"interpolation": interpolation}
     options |= {"image_column": image_column, "label_column": label_column}
-    return Store(name, data_dir, memory_limit=memory_limit, **options).load(split)
+    return Store(name, data_dir, memory_limit=memory_limit, threads=threads, **options).load(split)
 
 
 class Store:
@@ -84,7 +86,7 @@ class Store:
 
     def __init__(
         self, name: str, data_dir: str | None, *, memory_limit: float | None, image_size, cache_dir,
-        fit: Fit | None = None, **options,
+        fit: Fit | None = None, threads: int | None = None, **options,
     ):  # fmt: skip
         if memory_limit not in (None, math.inf):
             check_value("data.memory_limit", memory_limit, CHECKS["data.memory_limit"])
@@ -92,6 +94,7 @@ class Store:
         self._limit, self._fit = 0 if fit else self._limit, fit
         options |= {"image_size": image_size, "cache_dir": cache_dir, "fit": fit}
         self.source = open_source(name, data_dir, **options)
+        self._resizes, self._threads = resizes(name, data_dir), threads
         self._image_size, self._cache_dir = image_size, cache_dir
         self._open, self._contents = cache(self._open_base), cache(self.source.contents)
         self._whole = cache(lambda base: self._decoded(base, 0, self._size(base), ""))
@@ -102,7 +105,7 @@ class Store:
         ranges, limit = resolve_split(split, self.source), self._limit
         if limit < math.inf:
             shapes = {base: self.image_shape(base) for base, _, _ in ranges}
-            _check_shapes(split, self.source, shapes)
+            self._check_shapes(split, shapes)
             image_bytes = math.prod(self.image_shape(ranges[0][0]))
             if image_bytes * sum(stop - start for _, start, stop in ranges) > limit:
                 return self.stream(split, ranges)
@@ -110,7 +113,7 @@ class Store:
         parts = [self.arrays(*part, whole=self._size(part[0]) <= limit) for part in ranges]
         shapes = zip(ranges, parts, strict=True)
         found = {base: part.images.shape[1:] for (base, _, _), part in shapes}
-        _check_shapes(split, self.source, found)
+        self._check_shapes(split, found)
         images, labels, (class_names, *_) = zip(*parts, strict=True)
         return Dataset(
             **self.facts(split, ranges, class_names),
@@ -130,6 +133,7 @@ class Store:
         records = {base: self._open(base) for base, _, _ in ranges}
         facts = self.facts(split, ranges, records[ranges[0][0]].class_names)
         how = {"fingerprint": self.source.fingerprint, "cache_dir": self._cache_dir}
+        how["threads"] = self._threads
         return StreamedDataset(**facts, records=records, labels=self._labels(ranges), **how)
 
     def _labels(self, ranges: tuple[tuple[str, int, int], ...]) -> np.ndarray | None:
@@ -155,14 +159,21 @@ class Store:
         found = self._find(base)
         return found.images.shape[1:] if found else self._open(base).image_shape
 
+    def _check_shapes(self, split: str, shapes: dict[str, tuple[int, ...]]) -> None:
+        if len(set(shapes.values())) > 1:
+            cure = ", or set one size, such as --config.data.image_size=64" * self._resizes
+            raise UserError(
+                f"The split {split!r} of {self.source.name} joins images of different shapes "
+                f"(height, width, channels): {shapes}. Load the splits one by one{cure}."
+            )
+
     def _size(self, base: str) -> int:
         return sum(self.source.splits[base])
 
     def _open_base(self, base: str) -> Records:
         if base not in self.source.views:
             records = self.source.open(base)
-            fits_itself = self._fit is None or scheme_of(self.source.name).resizes
-            return records if fits_itself else _fitted(records, self._fit)
+            return records if self._fit is None or self._resizes else _fitted(records, self._fit)
         whole, index = self.source.views[base]
         records, fitted = self._open(whole), None
         if records.read_fitted:
@@ -206,13 +217,3 @@ def _gather(dataset: StreamedDataset) -> Arrays:
         images[done:end], labels[done:end] = some_images, some_labels
         done = end
     return Arrays(images, labels, dataset.class_names)
-
-
-def _check_shapes(split: str, source: Source, shapes: dict[str, tuple[int, ...]]) -> None:
-    if len(set(shapes.values())) > 1:
-        resizes = scheme_of(source.name).resizes
-        raise UserError(
-            f"The split {split!r} of {source.name} joins images of different shapes "
-            f"(height, width, channels): {shapes}. Load the splits one by one"
-            + (", or set one size, such as --config.data.image_size=64." if resizes else ".")
-        )

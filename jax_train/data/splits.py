@@ -16,7 +16,7 @@ from jax_train.printing import counted, listing
 
 _NAMES = {"train": "training", "val": "validation", "test": "test"}
 _OPTIONS = ("image_size", "interpolation", "download", "memory_limit", "on_damaged")
-_OPTIONS += ("max_megapixels", "image_column", "label_column")
+_OPTIONS += ("max_megapixels", "image_column", "label_column", "threads")
 _LOOKED_AT = 100  # images of a split, spread over it, whose pixels are looked at
 _LOOKED_AT_BYTES = 30e6
 _NARROW = 32  # of 256 values: less than this span holds nearly all pixels

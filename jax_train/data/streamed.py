@@ -32,6 +32,7 @@ class StreamedDataset(Examples):
       labels: int32 [N], where they are known without reading images.
       fingerprint: changes with the source's files; None: nothing of it is cached.
       cache_dir: see `files.cache_root`.
+      threads: how many decode; None: one per CPU, at most 8.
     """
 
     streamed: ClassVar[bool] = True
@@ -39,6 +40,7 @@ class StreamedDataset(Examples):
     fingerprint: str | None
     cache_dir: str | os.PathLike | None
     labels: np.ndarray | None = None
+    threads: int | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -83,6 +85,7 @@ class StreamedDataset(Examples):
         order: np.ndarray,
         *,
         crops: Crops | None = None,
+        copies: np.ndarray | None = None,
         threads: int | None = None,
         prefetch: int = 2,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -94,7 +97,9 @@ class StreamedDataset(Examples):
         Args:
           order: indices of examples within the split, [steps, ...rows]; any may stand repeatedly.
           crops: to cut out of whole files, instead of `image_shape`; see `can_fit`.
-          threads: how many decode; None: one per CPU, at most 8.
+          copies: which copy of its example, from 0 on, each of the order is, in its shape: copies
+            have different crops. None: all are the first.
+          threads: how many decode; None: those of the data set.
           prefetch: steps decoded ahead; at least one block per thread, of up to 256 images and
             about 4 MB, is decoded ahead also where this is more.
 
@@ -106,10 +111,13 @@ class StreamedDataset(Examples):
           UserError: while iterating, if a file or record is damaged; names it.
         """
         order = checked_order(order, len(self))
-        threads = _cpus() if threads is None else threads
+        copies = np.zeros_like(order) if copies is None else np.asarray(copies, np.int64)
+        if copies.shape != order.shape:
+            raise ValueError(f"copies of shape {copies.shape}: expected {order.shape}")
+        threads = self.threads or _cpus() if threads is None else threads
         if threads < 1 or prefetch < 1:
             raise ValueError(f"threads={threads}, prefetch={prefetch}: expected at least 1")
-        return self._steps(order, crops, threads, prefetch)
+        return self._steps(order, copies, crops, threads, prefetch)
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield images and labels of all examples in order, a few megabytes at once.
@@ -117,7 +125,9 @@ class StreamedDataset(Examples):
         Raises:
           UserError: examples are damaged; of files it names all of the data.
         """
-        with contextlib.closing(self._decode(np.arange(len(self)), None, _cpus(), 0)) as decoded:
+        order, threads = np.arange(len(self)), self.threads or _cpus()
+        decoding = self._decode(order, np.zeros_like(order), None, threads, 0)
+        with contextlib.closing(decoding) as decoded:
             for block in decoded:
                 try:
                     yield block.result()
@@ -129,14 +139,20 @@ class StreamedDataset(Examples):
         raise damage(found)
 
     def _steps(
-        self, order: np.ndarray, crops: Crops | None, threads: int, prefetch: int
+        self,
+        order: np.ndarray,
+        copies: np.ndarray,
+        crops: Crops | None,
+        threads: int,
+        prefetch: int,
     ) -> Iterator:
         """Yield the steps, cut from the blocks that the threads decode."""
         rows = order.shape[1:]
         size = math.prod(rows)
         more_images, more_labels = (), ()  # the rest of a block
         ahead = prefetch * size
-        with contextlib.closing(self._decode(order.ravel(), crops, threads, ahead)) as decoded:
+        decoding = self._decode(order.ravel(), copies.ravel(), crops, threads, ahead)
+        with contextlib.closing(decoding) as decoded:
             for _ in range(len(order)):
                 images, labels = self._room(size, crops)
                 filled = 0
@@ -155,7 +171,7 @@ class StreamedDataset(Examples):
         return np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
 
     def _decode(
-        self, order: np.ndarray, crops: Crops | None, threads: int, ahead: int
+        self, order: np.ndarray, copies: np.ndarray, crops: Crops | None, threads: int, ahead: int
     ) -> Iterator[Future]:
         """Yield consecutive parts of `order` [n], decoded in threads: their images and labels."""
         share = math.ceil(len(order) / (4 * threads))  # so that all threads have work to the end
@@ -164,7 +180,8 @@ class StreamedDataset(Examples):
         pool, waiting = ThreadPoolExecutor(threads, "decode"), deque()
         try:
             for start in range(0, len(order), size):
-                waiting.append(pool.submit(self._read, order[start : start + size], crops))
+                part = slice(start, start + size)
+                waiting.append(pool.submit(self._read, order[part], copies[part], crops))
                 if len(waiting) > depth:
                     yield waiting.popleft()
             while waiting:
@@ -172,15 +189,17 @@ class StreamedDataset(Examples):
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, indices: np.ndarray, crops: Crops | None) -> tuple[np.ndarray, np.ndarray]:
-        """Decode the examples at these indices within the split."""
+    def _read(
+        self, indices: np.ndarray, copies: np.ndarray, crops: Crops | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Decode the examples at these indices within the split, or crops of them."""
         images, labels = self._room(len(indices), crops)
         parts, places = self.places(indices)
         for part in np.unique(parts):
             here = np.flatnonzero(parts == part)
             records = self.records[self.ranges[part][0]]
             if crops:
-                fits = [crops.fit(int(example)) for example in indices[here]]
+                fits = list(map(crops.fit, indices[here].tolist(), copies[here].tolist()))
                 found = records.read_fitted(places[here], fits, crops.size)
             else:
                 found = records.read(places[here])

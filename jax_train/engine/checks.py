@@ -19,6 +19,8 @@ SCHEDULE_FREE = "schedule_free_adamw"
 OPTIMIZERS = ("adamw", "adam", "sgd", "lion", "lamb", "muon", SCHEDULE_FREE)  # of `optim`
 MUON_SCALES = ("shape", "rms", "none")  # the keys of `muon.SCALES`
 EMA_WARMUPS = ("none", "tf", "timm")  # the keys of `average.WARMUPS`
+CROSS_ENTROPY = "cross_entropy"
+LOSSES = (CROSS_ENTROPY, "binary_cross_entropy")  # the names of functions in `metrics`
 BALANCED = ("balanced",)  # of config.train.class_weights
 INTERPOLATIONS = ("bilinear", "bicubic")  # the keys of `resample.KERNELS`
 POOLS = ("token", "avg", "token_and_avg")  # of `jax_models.tokens`
@@ -63,6 +65,9 @@ _WEIGHTS = "'balanced', or a number above 0 for each class, such as 1.0,2.5"
 _RECIPE = {
     "seed": ranges.whole(0, 2**32 - 1),  # JAX takes 32 bits: a larger one is another
     "dtype": ranges.one_of(("float32", "bfloat16", "float64")),
+    "train.loss": ranges.one_of(LOSSES),
+    "train.bce_threshold": ranges.optional(ranges.rate),
+    "train.bce_sum": ranges.switch,
     "train.label_smoothing": ranges.rate,
     "train.class_weights": ranges.optional(ranges.Check(_WEIGHTS, _are_weights)),
     "train.on_nonfinite": ranges.one_of(("stop", "skip")),
@@ -257,6 +262,7 @@ def check(config: ConfigDict) -> None:
     if weights not in (None, BALANCED) and classes not in (None, len(weights)):
         expected = f"a weight for each of {counted(classes, 'class', 'classes')}, or 'balanced'"
         raise ranges.refusal("train.class_weights", weights, expected)
+    _check_loss(config)
     check_lengths(config.data.mean, config.data.std)
     repeats, batch = config.augment.repeats, config.train.batch_size
     if repeats > batch:
@@ -284,6 +290,19 @@ def _check_source(config: ConfigDict) -> None:
         cure += "python -m jax_train compare RUN RUN."
         expected = "no further models with config.model.init_from, whose weights fit one"
         raise ranges.refusal("compare", config.compare, expected, cure)
+
+
+def _check_loss(config: ConfigDict) -> None:
+    train = config.train
+    for field, off in (("bce_threshold", None), ("bce_sum", False)):
+        if train[field] != off and train.loss == CROSS_ENTROPY:
+            expected = f"{off} with config.train.loss={CROSS_ENTROPY!r}"
+            cure = f"It is for --config.train.loss={LOSSES[1]}."
+            raise ranges.refusal(f"train.{field}", train[field], expected, cure)
+    if train.bce_threshold == 0 and train.label_smoothing:
+        expected = f"a number above 0 with config.train.label_smoothing={train.label_smoothing}"
+        cure = "Smoothing leaves every class a share above 0, so that each would count as true."
+        raise ranges.refusal("train.bce_threshold", train.bce_threshold, expected, cure)
 
 
 def _check_schedule(config: ConfigDict) -> None:

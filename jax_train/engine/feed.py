@@ -10,7 +10,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_train import data
-from jax_train.config import ranges
 from jax_train.data.crops import Crops, cuts_whole_files
 from jax_train.engine import steps
 from jax_train.engine.checks import follows_examples, output_size
@@ -101,9 +100,12 @@ class Streamed:
 
     def train_calls(self, order: jax.Array, epoch: int, first: int, steps_per_call: int) -> Calls:
         """As in `Resident`; a call is one step."""
-        order = np.asarray(order)[first:]
-        order = order[:, :, self._layout.local_places(order.shape[2])]
-        how = {"crops": self._crops(epoch)} if self._crops else {}
+        order = np.asarray(order)
+        here = np.s_[first:, :, self._layout.local_places(order.shape[2])]
+        how = {}
+        if self._crops:
+            how = {"crops": self._crops(epoch), "copies": _copies(order)[here]}
+        order = order[here]
         with contextlib.closing(self._split.batches(order, **how)) as batches:
             for batch, index in zip(batches, order, strict=True):
                 if self._with_index:
@@ -126,30 +128,32 @@ class Streamed:
                 yield spread, self._layout.replicate(np.int32(min(batch_size, count - start)))
 
 
+def _copies(order: np.ndarray) -> np.ndarray:
+    """Which one of those of its example, from 0 on, each entry of an epoch's order is."""
+    flat = order.ravel()
+    by_example = np.argsort(flat, kind="stable")
+    ranked = flat[by_example]
+    copies = np.empty(flat.size, np.int64)
+    copies[by_example] = np.arange(flat.size) - np.searchsorted(ranked, ranked)
+    return copies.reshape(order.shape)
+
+
 def create(split, layout: Layout) -> Resident | Streamed:
     """The feed that fits a split, for evaluation."""
     return (Streamed if split.streamed else Resident)(split, layout)
 
 
 def create_training(split, layout: Layout, config: ConfigDict) -> Resident | Streamed:
-    """The feed that fits a training split.
-
-    Raises:
-      UserError: images are to be repeated whose crops are cut out of whole files.
-    """
+    """The feed that fits a training split."""
     if not split.streamed:
         return Resident(split, layout)
-    crops = _crops(config, split) if cuts_whole_files(config, split) else None
+    crops = crops_of(config, split) if cuts_whole_files(config, split) else None
     return Streamed(split, layout, crops, follows_examples(config.augment))
 
 
-def _crops(config: ConfigDict, split) -> Callable[[int], Crops]:
-    """Epoch -> the crops of whole files."""
+def crops_of(config: ConfigDict, split) -> Callable[[int], Crops]:
+    """Epoch -> the crops of a split's whole files."""
     fields = config.augment
-    if fields.repeats > 1:
-        expected = "1 where crops are cut out of streamed files, one of each in an epoch"
-        cure = "Leave it, or keep the images in memory: --config.data.memory_limit=…"
-        raise ranges.refusal("augment.repeats", fields.repeats, expected, cure)
     size = output_size(fields, *split.image_shape[:2])
     how = {"size": size, "area": fields.random_resized_crop, "aspect": fields.aspect_ratio}
     how |= {"seed": config.seed, "interpolation": fields.interpolation or "bilinear"}

@@ -71,11 +71,46 @@ def cross_entropy(
 
 
 def _weighted_cross_entropy(logits, targets, label_smoothing, weights):
-    classes = logits.shape[-1]
-    shares = jax.nn.one_hot(targets, classes, dtype=logits.dtype) if targets.ndim == 1 else targets
-    shares = (1 - label_smoothing) * shares + label_smoothing / classes
+    shares = _smoothed_shares(logits, targets, label_smoothing)
     weights = jnp.asarray(weights, logits.dtype)
     return -(shares * weights * jax.nn.log_softmax(logits)).sum(axis=-1)
+
+
+def _smoothed_shares(logits, targets, label_smoothing):
+    """The shares of the classes [B,K] that targets come to, with a part spread over all classes."""
+    classes = logits.shape[-1]
+    shares = jax.nn.one_hot(targets, classes, dtype=logits.dtype) if targets.ndim == 1 else targets
+    return (1 - label_smoothing) * shares + label_smoothing / classes
+
+
+def binary_cross_entropy(
+    logits: jax.Array,
+    targets: jax.Array,
+    label_smoothing: float = 0.0,
+    weights=None,
+    threshold: float | None = None,
+    sum_classes: bool = False,
+) -> jax.Array:
+    """Sigmoid cross-entropy of each example, as timm.loss.BinaryCrossEntropy computes it.
+
+    Each class is a question of its own, of which its share is the probability of a yes.
+
+    Args:
+      logits, targets, label_smoothing, weights: as of `cross_entropy`; the mean is not to be
+        divided by anything.
+      threshold: shares above it, after smoothing, count as 1 and others as 0; None: as they are.
+      sum_classes: add the losses of the classes up, instead of taking their mean.
+
+    Returns:
+      [B], in nats.
+    """
+    shares = _smoothed_shares(logits, targets, label_smoothing)
+    if threshold is not None:
+        shares = (shares > threshold).astype(logits.dtype)
+    losses = optax.losses.sigmoid_binary_cross_entropy(logits, shares)
+    if weights is not None:
+        losses = losses * jnp.asarray(weights, logits.dtype)
+    return losses.sum(axis=-1) if sum_classes else losses.mean(axis=-1)
 
 
 def mean_weight(labels: jax.Array, weights) -> jax.Array:

@@ -16,7 +16,7 @@ from jax_train.config import ranges
 from jax_train.data import Dataset, Splits
 from jax_train.data.split import AUTO
 from jax_train.data.statistics import channel_statistics, class_counts
-from jax_train.engine import augment, average, checks, optim, seeds, trainable
+from jax_train.engine import augment, average, checks, metrics, optim, seeds, trainable
 from jax_train.engine.augment import Augmentation
 from jax_train.engine.average import Average
 from jax_train.engine.checks import BALANCED, follows_examples
@@ -76,8 +76,10 @@ class Recipe(Model):
       seed: see `seeds`.
       batch_size: of the whole batch, over all devices.
       steps_per_epoch: full batches in an epoch.
+      loss: one of `checks.LOSSES`.
       label_smoothing: of the training loss.
       class_weights: of the training loss, [K]; None: all 1.
+      bce_threshold, bce_sum: see `metrics.binary_cross_entropy`.
       accumulate_steps: parts a batch is worked through in, one after the other.
       skip_nonfinite: go on after a step whose loss or gradient is not finite; otherwise nothing
         changes from that step on. Such a step itself never changes the state.
@@ -91,14 +93,29 @@ class Recipe(Model):
     seed: int
     batch_size: int
     steps_per_epoch: int
+    loss: str = checks.CROSS_ENTROPY
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    bce_threshold: float | None = None
+    bce_sum: bool = False
     accumulate_steps: int = 1
     skip_nonfinite: bool = False
     trained: Paths | None = None
     repeats: int = 1
     follows_examples: bool = False
     average: Average | None = None
+
+    @property
+    def divides_by_weight(self) -> bool:
+        """Whether losses are divided by the mean weight of the labels; see `metrics`."""
+        return self.class_weights is not None and self.loss == checks.CROSS_ENTROPY
+
+    def losses(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
+        """The training loss of each example [B], before that division; see `metrics`."""
+        how = self.label_smoothing, self.class_weights
+        if self.loss == checks.CROSS_ENTROPY:
+            return metrics.cross_entropy(logits, targets, *how)
+        return metrics.binary_cross_entropy(logits, targets, *how, self.bce_threshold, self.bce_sum)
 
 
 def resolve(config: ConfigDict, splits: Splits, mean=None, std=None) -> ConfigDict:
@@ -276,7 +293,10 @@ def create_recipe(
         seed=config.seed,
         batch_size=config.train.batch_size,
         steps_per_epoch=steps_per_epoch,
+        loss=config.train.loss,
         label_smoothing=config.train.label_smoothing,
+        bce_threshold=config.train.bce_threshold,
+        bce_sum=config.train.bce_sum,
         class_weights=class_weights,
         accumulate_steps=config.train.accumulate_steps,
         skip_nonfinite=config.train.on_nonfinite == "skip",

@@ -64,7 +64,7 @@ def train_on_batch(
     if recipe.follows_examples:
         parts += (batch.index,)
     mean_weight = None
-    if recipe.class_weights is not None:  # of the whole batch, however it is divided
+    if recipe.divides_by_weight:  # of the whole batch, however it is divided
         mean_weight = metrics.mean_weight(batch.labels, recipe.class_weights)
         mean_weight = recipe.layout.mean(mean_weight)
     params = average.gradient_params(recipe.average, state)
@@ -125,7 +125,8 @@ def gradients(recipe: Recipe, params, stats, images, targets, keys, mean_weight=
       images: [B,H,W,C].
       targets: class indices [B], or shares of the classes [B,K].
       keys: for dropout, typed PRNG keys [B]; None where nothing is dropped.
-      mean_weight: of the labels of the whole batch, see `metrics.mean_weight`; with class weights.
+      mean_weight: of the labels of the whole batch, see `metrics.mean_weight`; where the recipe
+        divides by it.
 
     Returns:
       (gradients of the parameters that train, new batch statistics, TrainSums of these images).
@@ -138,9 +139,8 @@ def gradients(recipe: Recipe, params, stats, images, targets, keys, mean_weight=
         rngs = None if keys is None else ExampleRngs(keys)
         logits = model(images.astype(recipe.dtype), train=True, rngs=rngs)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        how = recipe.label_smoothing, recipe.class_weights
-        losses = metrics.cross_entropy(logits, targets, *how)
-        if recipe.class_weights is not None and targets.ndim == 1:
+        losses = recipe.losses(logits, targets)
+        if recipe.divides_by_weight and targets.ndim == 1:
             losses = losses / mean_weight.astype(losses.dtype)
         new_stats = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
         return losses.mean(), (new_stats, metrics.train_sums(losses, logits, targets))

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from jax_models import low_rank
 from jax_train import data
 from jax_train.data.image_files import fitted
-from jax_train.data.sources.by_name import scheme_of
+from jax_train.data.sources.by_name import resizes, scheme_of
 from jax_train.data.splits import open_store
 from jax_train.engine import average, feed, steps
 from jax_train.engine import recipe as build
@@ -126,7 +126,7 @@ class TrainedRun:
           UserError: it cannot be loaded.
         """
         config = self.config.copy_and_resolve_references()
-        side = image_shape(self)[0] if scheme_of(name).resizes else None
+        side = image_shape(self)[0] if resizes(name, data_dir) else None
         with config.ignore_type():
             config.data.update(name=name, data_dir=data_dir, image_size=side)
         return data.load_split(config, split)

@@ -18,7 +18,7 @@ from jax_models import tokens
 from jax_train import checks, several
 from jax_train.config.fields import flatten
 from jax_train.data import loading
-from jax_train.engine import augment, average, muon, optim, resample, schedules, seeds
+from jax_train.engine import augment, average, metrics, muon, optim, resample, schedules, seeds
 from jax_train.engine import checks as engine_checks
 from jax_train.engine.models import leave_out_sizes, model_configs
 from jax_train.engine.recipe import create_model
@@ -33,6 +33,7 @@ SHAPES = {
     "cifar10": (32, 3, 10),
     "cifar100": (32, 3, 100),
     "mnist": (28, 1, 10),
+    "imagenet2012": (256, 3, 1000),
 }
 
 
@@ -169,6 +170,7 @@ BAD = {
     "data.on_damaged": ("refuse", True, None),
     "data.max_megapixels": (0, -1.0, NAN, "90"),
     "data.memory_limit": NUMBERS,
+    "data.threads": OPTIONAL,
     "data.on_change": ("ask", None),
     "data.train_split": ("train[", "", "train[:10%]+", "train[:200%]", None),
     "data.val_split": ("train[::2]", 3),
@@ -205,6 +207,9 @@ BAD = {
     "train.accumulate_steps": (*NATURAL, 3),  # of a batch of 128
     "train.ema_decay": RATES,
     "train.ema_warmup": ("linear", None),
+    "train.loss": ("bce", None),
+    "train.bce_threshold": (*RATES, 0.2),  # with cross_entropy
+    "train.bce_sum": (*SWITCH, True),
     "train.label_smoothing": RATES,
     "train.class_weights": ((), "balanced", (0.0, 1.0), ("even",), (1.0, "2"), (NAN,)),
     "train.freeze": ((3,), ("(norm",), "norm", ("nrom",), ("",)),
@@ -280,6 +285,7 @@ def test_names_that_are_refused_without_jax_are_those_there_are():
     assert tuple(optim.OPTIMIZERS) == engine_checks.OPTIMIZERS
     assert tuple(schedules.SCHEDULES) == engine_checks.SCHEDULES
     assert tuple(muon.SCALES) == engine_checks.MUON_SCALES
+    assert all(callable(getattr(metrics, name)) for name in engine_checks.LOSSES)
     assert tuple(average.WARMUPS) == engine_checks.EMA_WARMUPS
     assert tuple(resample.KERNELS) == engine_checks.INTERPOLATIONS
 
@@ -340,6 +346,7 @@ def test_every_field_is_refused_before_any_data_is_looked_up(field, offline, tmp
     assert not list(tmp_path.iterdir())
 
 
+BINARY = {"train__loss": "binary_cross_entropy"}
 FREE = "schedule_free_adamw"
 ONECYCLE = {"schedule__name": "onecycle"}
 SGD = {"optim__name": "sgd"}
@@ -394,6 +401,14 @@ SGD = {"optim__name": "sgd"}
         (
             {"train__class_weights": (1.0, 2.0), "model__num_classes": 3},
             r"class_weights=\(1.0, 2.0\): expected a weight for each of 3 classes, or 'balanced'",
+        ),
+        (
+            {"train__bce_threshold": 0.2},
+            r"threshold=0.2: expected None with .*'cross_entropy'.*loss=binary_cross_entropy",
+        ),
+        (
+            {**BINARY, "train__bce_threshold": 0.0, "train__label_smoothing": 0.1},
+            r"bce_threshold=0.0: expected a number above 0 .*label_smoothing=0.1. Smoothing leaves",
         ),
         (
             {"train__freeze": ("^head",), "train__probe_epochs": 2},
@@ -501,6 +516,8 @@ def test_values_that_go_together_pass():
     checks.check(changed(model__patch_size=5))  # until the size of the images is known
     checks.check(changed(optim__decay_exclude=("nrom",)))  # nothing decays
     checks.check(changed(data__name="folder:x", data__image_size=64, data__val_split=""))
+    checks.check(changed(data__name="imagenet2012", data__image_size=64))  # not known by now
+    checks.check(changed(**BINARY, train__bce_threshold=0.0, train__bce_sum=True))
 
 
 def test_a_comparison_is_refused_before_any_data_is_looked_up(offline, tmp_path):

@@ -14,6 +14,7 @@ WEIGHTED = {
     "train.label_smoothing": 0.1,
     "train.class_weights": tuple(0.3 + 0.1 * i for i in range(19)),
 }
+BINARY = {"train.loss": "binary_cross_entropy", "train.bce_sum": True, "train.label_smoothing": 0.2}
 PROBED = {"train.probe_epochs": 1}
 
 
@@ -39,7 +40,12 @@ def stem_and_first_stage(name):
         ),
         (
             "resnet18",
-            LAYERWISE | SGD | CLIPPED | PROBED | {"train.freeze": (r"^stem\.", r"^stages\.0")},
+            LAYERWISE
+            | SGD
+            | CLIPPED
+            | PROBED
+            | BINARY
+            | {"train.freeze": (r"^stem\.", r"^stages\.0")},
             {"head": "fc", "frozen": stem_and_first_stage},
         ),
         (

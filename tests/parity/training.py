@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from jax_models import torch_weights
 from jax_models.torch_weights import tensors
-from jax_train.engine import optim, steps, trainable
+from jax_train.engine import average, optim, steps, trainable
+from jax_train.engine.checks import group_configs
 from jax_train.engine.parallel import Layout
 from jax_train.engine.recipe import Recipe
 from jax_train.engine.state import init_state, leaf_paths
@@ -48,11 +49,14 @@ _KEY_BIASES = ("key.bias", "phi.bias", "attention_pool.bias")
 _FUSED_BIASES = ("qkv.bias", "in_proj_bias")
 
 
-def get_recipe(name: str):
-    """The recipe of a model, its warm-up too, cut to 100 steps."""
-    config = importlib.import_module(f"configs.{RECIPES[name]}").get_config()
+def get_recipe(name: str, batch_size: int):
+    """The recipe of a model, its warm-up too, cut to 100 steps, with batches of another size."""
+    module = importlib.import_module(f"configs.{RECIPES[name]}")
+    config = module.get_config()
     config.schedule.warmup_epochs *= EPOCHS / config.train.epochs
-    config.train.epochs = EPOCHS
+    config.train.epochs, config.train.batch_size = EPOCHS, batch_size
+    if name == "airbench94":  # its rates are of sums over a batch
+        module.set_rates(config, learning_rate=11.5, weight_decay=0.0153)
     return config
 
 
@@ -74,10 +78,22 @@ def torch_optimizer(config, parameters, steps_per_epoch: int):
         schedule = schedules.OneCycleLR(optimizer, lr, total_steps=epochs * steps_per_epoch)
     elif config.schedule.name == "constant":
         schedule = schedules.ConstantLR(optimizer, 1.0)
+    elif config.schedule.name == "linear":
+        count = epochs * steps_per_epoch
+        factors = [_triangle(group["schedule"], count, epochs) for group in optimizer.param_groups]
+        schedule = schedules.LambdaLR(optimizer, factors)
     else:
         count = epochs if by_epoch else epochs * steps_per_epoch
         schedule = _cosine(optimizer, count, config.schedule, steps_per_epoch)
     return optimizer, schedule, by_epoch
+
+
+def _triangle(schedule, count: int, epochs: int):
+    """Straight up to the peak and down, as airbench works it out."""
+    peak = schedule.warmup_epochs / epochs * count
+    stop = schedule.stop_epochs / epochs * count or count
+    known = [0, peak, count], [schedule.warmup_factor, 1, schedule.final_factor]
+    return lambda step: np.interp(step, *known) if step < stop else 0.0
 
 
 def _cosine(optimizer, count: int, schedule, steps_per_epoch: int):
@@ -98,26 +114,72 @@ def _cosine(optimizer, count: int, schedule, steps_per_epoch: int):
     return schedules.LambdaLR(optimizer, factor)
 
 
+def torch_loss(config, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean training loss of a config; binary cross-entropy as timm defines it."""
+    train = config.train
+    weights, smoothing = train.class_weights, train.label_smoothing
+    weights = weights and torch.tensor(weights, dtype=logits.dtype)
+    if train.loss == "cross_entropy":
+        return functional.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
+    hot = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    shares = (1 - smoothing) * hot + smoothing / logits.shape[1]
+    if train.bce_threshold is not None:
+        shares = shares > train.bce_threshold
+    how = {"weight": weights, "reduction": "none"}
+    losses = functional.binary_cross_entropy_with_logits(logits, shares.to(logits.dtype), **how)
+    return (losses.sum(-1) if train.bce_sum else losses).mean()
+
+
 def parameter_groups(config, pair: Pair, plan: Plan) -> list[dict]:
-    """Those of the mirror that train, by their rate and decay; the others are frozen."""
+    """Those of the mirror that train, by the group and factor of their rate; the others freeze."""
     state = nnx.to_flat_state(nnx.state(pair.model, nnx.Param))
     paths = {id(variable): ".".join(map(str, keys)) for keys, variable in state}
     entries = tensors.named_entries(pair.model, None)
     bare = matched(paths.values(), config.optim.decay_exclude)
+    own = [*group_configs(config), config]
     groups = {}
     for name, parameter in pair.mirror.named_parameters():
         path = paths[id(entries[name].variable)]
         parameter.requires_grad_(plan.trained is None or path in plan.trained)
         if parameter.requires_grad:
-            rate = config.optim.learning_rate * plan.factors.get(path, 1.0)
-            decay = 0.0 if path in bare else config.optim.weight_decay
-            groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": p, "lr": rate, "weight_decay": d} for (rate, d), p in groups.items()]
+            place = next((i for i, members in enumerate(plan.groups) if path in members), -1)
+            key = (place, plan.factors.get(path, 1.0), path in bare)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": own[place].optim.learning_rate * factor,
+            "weight_decay": 0.0 if without else own[place].optim.weight_decay,
+            "schedule": own[place].schedule,
+        }
+        for (place, factor, without), parameters in groups.items()
+    ]
+
+
+class Lookahead:
+    """airbench's: https://github.com/KellerJordan/cifar10-airbench, legacy/airbench94.py."""
+
+    def __init__(self, model: torch.nn.Module, config):
+        self._optim, self._model = config.optim, model
+        self._slow = [tensor.clone() for tensor in self._tensors()]
+
+    def _tensors(self) -> list[torch.Tensor]:
+        return [t for t in self._model.state_dict().values() if t.is_floating_point()]
+
+    def update(self, done: int, count: int) -> None:
+        """After `done` of `count` steps: every so many of them both become their average."""
+        if done % self._optim.lookahead_steps:
+            return
+        over = (done / count) ** self._optim.lookahead_power
+        kept = (1 - self._optim.lookahead_alpha) * over
+        for slow, fast in zip(self._slow, self._tensors(), strict=True):
+            slow.mul_(kept).add_(fast, alpha=1 - kept)
+            fast.copy_(slow)
 
 
 def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
     """Losses and final parameters after 100 steps on identical batches, without dropout."""
-    config = get_recipe(name)
+    config = get_recipe(name, pair.shape[0])
     plan = trainable.plan(config, leaf_paths(nnx.to_pure_dict(nnx.state(pair.model, nnx.Param))))
     tables = optim.schedule_tables(config, STEPS_PER_EPOCH)
     transform = optim.create_optimizer(config, tables, plan)
@@ -129,11 +191,16 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
         seed=0,
         batch_size=pair.shape[0],
         steps_per_epoch=STEPS_PER_EPOCH,
+        loss=config.train.loss,
         label_smoothing=config.train.label_smoothing,
+        bce_threshold=config.train.bce_threshold,
+        bce_sum=config.train.bce_sum,
         dtype=str(pair.dtype.dtype),
         trained=plan.trained,
+        average=average.create(config, tables),
     )
-    state = jax.jit(lambda model: init_state(model, transform))(pair.model)
+    averages = recipe.average is not None
+    state = jax.jit(lambda model: init_state(model, transform, averages=averages))(pair.model)
 
     @functools.partial(jax.jit, compiler_options=xla.for_many_steps())
     def step(state, images, labels):
@@ -146,24 +213,23 @@ def training(name: str, pair: Pair) -> Iterator[tuple[str, float]]:
         config, parameter_groups(config, pair, plan), STEPS_PER_EPOCH
     )
     pair.mirror.train()
+    lookahead = Lookahead(pair.mirror, config) if config.optim.lookahead_steps else None
     for i in range(EPOCHS * STEPS_PER_EPOCH):
         images, labels = pair.batch()
         state, sums = step(state, jnp.asarray(images), jnp.asarray(labels))
         optimizer.zero_grad()
-        loss = functional.cross_entropy(
-            pair.mirror(to_torch(images)),
-            torch.from_numpy(labels),
-            label_smoothing=config.train.label_smoothing,
-        )
+        loss = torch_loss(config, pair.mirror(to_torch(images)), torch.from_numpy(labels))
         loss.backward()
         optimizer.step()
+        if lookahead:
+            lookahead.update(i + 1, EPOCHS * STEPS_PER_EPOCH)
         if not by_epoch or (i + 1) % STEPS_PER_EPOCH == 0:
             schedule.step()
         error = abs(float(sums.loss) / pair.shape[0] - loss.item()) / abs(loss.item())
         yield "recipe, loss of 100 steps", error
         if i < 5:
             yield "recipe, loss of the first 5 steps", error
-    ours = torch_weights.export(nnx.merge(recipe.graphdef, state.params, state.stats))
+    ours = torch_weights.export(nnx.merge(recipe.graphdef, *state.reported))
     theirs = {name: tensor.numpy() for name, tensor in pair.mirror.state_dict().items()}
     yield "recipe, parameters after 100 steps", relative_error(ours, theirs)
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
-from torch.nn import functional
 
 from jax_models import low_rank, torch_weights
 from jax_train.engine import metrics, optim, seeds, steps
@@ -20,7 +19,7 @@ from jax_train.engine.state import cast, init_state
 from tests import tiny
 from tests.jax_models.small import SMALL, mirror_of
 from tests.parity.cases import to_torch
-from tests.parity.training import relative_error
+from tests.parity.training import relative_error, torch_loss
 
 EPOCHS, STEPS_PER_EPOCH, BATCH = 3, 2, 5
 
@@ -197,12 +196,7 @@ def errors(
             if isinstance(module, torch.nn.BatchNorm2d) and not module.weight.requires_grad:
                 module.eval()
         logits = mirror(to_torch(images))
-        theirs = functional.cross_entropy(
-            logits,
-            torch.from_numpy(labels),
-            weight=weights and torch.tensor(weights, dtype=torch.float64),
-            label_smoothing=config.train.label_smoothing,
-        )
+        theirs = torch_loss(config, logits, torch.from_numpy(labels))
         theirs.backward()
         if config.optim.clip_norm:
             torch.nn.utils.clip_grad_norm_(mirror.parameters(), config.optim.clip_norm)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jax_train.data.source import Source
+from jax_train.data.sources import tfds
 from jax_train.data.sources.archives import PHOTOS
 from jax_train.data.sources.digits import digits_source
 from jax_train.data.sources.folder import folder_source
 from jax_train.data.sources.huggingface import hub_source, parquet_source
 from jax_train.data.sources.photos import photos_source
-from jax_train.data.sources.tfds import tfds_source
 from jax_train.data.sources.tfds_folder import data_root
 from jax_train.errors import UserError
 from jax_train.files import expand
@@ -28,7 +28,7 @@ class Scheme(NamedTuple):
 
     Attributes:
       open: (name, **options) -> the source, with the options of `open_source`. Raises UserError.
-      resizes: whether it brings images to `image_size`.
+      resizes: (name, data_dir) -> whether it brings images to `image_size`.
       title: name -> that of the data for people, without the path to it.
       located: (name, data_dir) -> the same, understood in every working folder.
       is_path: whether the name says where the data lies and not what it is.
@@ -38,7 +38,7 @@ class Scheme(NamedTuple):
     """
 
     open: Callable[..., Source]
-    resizes: bool = False
+    resizes: Callable[[str, str | None], bool] = lambda name, data_dir: False
     title: Callable[[str], str] = str
     located: Callable[[str, str | None], tuple[str, str | None]] = lambda name, data_dir: (
         name,
@@ -50,6 +50,10 @@ class Scheme(NamedTuple):
     root: Callable[[str], Path | None] = lambda name: None
 
 
+def _always(name: str, data_dir: str | None) -> bool:
+    return True
+
+
 def _path(name: str) -> str:
     return name.partition(":")[2]
 
@@ -58,7 +62,7 @@ def _of_files(open_path: Callable[..., Source], scheme: str, **more) -> Scheme:
     """A kind of source that is named by the path to a folder."""
     return Scheme(
         lambda name, *, data_dir, download, progress, **how: open_path(_path(name), **how),
-        resizes=True,
+        resizes=_always,
         title=lambda name: Path(_path(name)).name or name,
         located=lambda name, _: (f"{scheme}:{_absolute(_path(name))}", None),
         is_path=True,
@@ -72,7 +76,7 @@ _SCHEMES = {  # by how their names are written
     "parquet:PATH": _of_files(parquet_source, "parquet", has_columns=True),
     "hf:ORG/NAME": Scheme(
         lambda name, *, data_dir, progress, **how: hub_source(_path(name), **how),
-        resizes=True,
+        resizes=_always,
         title=lambda name: name.partition("@")[0],
         pins=True,
         has_columns=True,
@@ -80,13 +84,14 @@ _SCHEMES = {  # by how their names are written
 }
 _PHOTOS = Scheme(
     photos_source,
-    resizes=True,
+    resizes=_always,
     located=lambda name, data_dir: (name, _absolute(data_root(data_dir))),
 )
 _PREPARED = Scheme(
-    lambda name, *, data_dir, download, progress, **_: tfds_source(
-        name, data_dir, download=download, progress=progress, others=(*_SCHEMES, *PHOTOS)
+    lambda name, *, data_dir, **how: tfds.tfds_source(
+        name, data_dir, others=(*_SCHEMES, *PHOTOS), **how
     ),
+    resizes=tfds.resizes,
     located=lambda name, data_dir: (name, _absolute(data_root(data_dir))),
 )
 
@@ -109,9 +114,14 @@ def scheme_of(name: str) -> Scheme:
     return next(fitting, _PREPARED)
 
 
+def resizes(name: str, data_dir: str | None) -> bool:
+    """Whether a data set's images are brought to `image_size`."""
+    return scheme_of(name).resizes(name, data_dir)
+
+
 def meant_folder(name: str) -> str | None:
     """Return `folder:PATH` where a data set's name is a path without that; else None."""
-    if not isinstance(name, str) or scheme_of(name).resizes:
+    if not isinstance(name, str) or scheme_of(name) is not _PREPARED:
         return None
     scheme, _, rest = name.partition(":")
     if scheme.casefold() in ("folder", "file", "dir", "path", "images") and rest:
@@ -139,7 +149,7 @@ def open_source(
             f"--config.data.name={shlex.quote(meant)}."
         )
     scheme = scheme_of(name)
-    if image_size is not None and not scheme.resizes:
+    if image_size is not None and not scheme.resizes(name, data_dir):
         raise UserError(
             f"config.data.image_size is {image_size!r}, but the images of {name} have one size "
             "already: the field is for folder:PATH, parquet:PATH and hf:ORG/NAME. Leave it out, "

@@ -5,36 +5,116 @@ import fnmatch
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
-from jax_train.data.cache import fingerprint_of
+from jax_train.config.ranges import refusal
+from jax_train.data.cache import Folder, fingerprint_of
 from jax_train.data.contents import contents_of
-from jax_train.data.image_files import open_image
-from jax_train.data.source import Records, Source
+from jax_train.data.image_files import Encoded, decode_image, fitted, open_image, try_decoding
+from jax_train.data.source import Fit, Records, Source
 from jax_train.data.sources import prepare
 from jax_train.data.sources.archives import RECIPES
-from jax_train.data.sources.tfds_folder import data_root, find_prepared, quiet_tfds, read_splits
+from jax_train.data.sources.tfds_folder import (
+    data_root,
+    find_prepared,
+    has_photos,
+    quiet_tfds,
+    read_splits,
+)
 from jax_train.errors import UserError, close
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def tfds_source(
-    name: str, data_dir: str | None, *, download: bool, progress: bool, others: tuple[str, ...]
-) -> Source:
-    """Return a TFDS data set of images of one shape, prepared in the array_record format.
+def resizes(name: str, data_dir: str | None) -> bool:
+    """Whether the images of a TFDS data set are brought to `image_size`: photos of many sizes.
 
-    Arguments are those of `jax_train.data.load`; `others` are names of other sources, for errors.
+    One that is not prepared may be of them, unless its name is also that of a folder.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None or match["name"] in RECIPES:
+        return False
+    folder = find_prepared(match["name"], data_root(data_dir), match["config"], match["version"])
+    if folder is None:
+        return os.sep not in name and not os.path.isdir(name)
+    return has_photos(folder)
+
+
+def tfds_source(
+    name: str,
+    data_dir: str | None,
+    *,
+    download: bool,
+    progress: bool,
+    others: tuple[str, ...],
+    image_size: int | None = None,
+    interpolation: str | None = None,
+    fit: Fit | None = None,
+    on_damaged: str = "stop",
+    max_megapixels: float | None = None,
+    cache_dir: Folder = None,
+) -> Source:
+    """Return a TFDS data set of images, prepared in the array_record format.
+
+    Photos of many sizes are brought to `image_size`, as those of a folder are. A split `validation`
+    answers to `val` as well.
+
+    Arguments are those of `jax_train.data.load`; `others` are names of other sources, for errors,
+    and `fit` brings photos to its shape instead.
 
     Raises:
-      UserError: the data set is unknown, not prepared, or not one of images with class labels.
+      UserError: the data set is unknown, not prepared, or not one of images with class labels; or
+        its photos need an `image_size`.
     """
-    root = data_root(data_dir)
+    folder = _find_folder(name, data_root(data_dir), download, progress, others)
+    files = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
+    form, settings = None, ()
+    if has_photos(folder):
+        form = _form(name, image_size, interpolation, fit, on_damaged)
+        settings = (image_size, interpolation, max_megapixels)
+    splits = read_splits(folder)
+    return Source(
+        name=name,
+        identity=f"tfds {folder.resolve()}",
+        splits=splits,
+        open=lambda split: _open_tfds(folder, split, form, max_megapixels),
+        fingerprint=fingerprint_of(files, *settings),
+        contents=lambda split: contents_of(
+            (file, folder / file, stat.st_size)
+            for file, stat in files
+            if f"-{split}.array_record" in file
+        ),
+        aliases={} if "val" in splits or "validation" not in splits else {"val": "validation"},
+    )
+
+
+def _form(
+    name: str, image_size: int | None, interpolation: str | None, fit: Fit | None, on_damaged: str
+) -> Callable[[int], Fit]:
+    """What brings photos of so many channels to one shape."""
+    if on_damaged != "stop":
+        expected = f"'stop' for {name}, whose records are whole or not to be trusted"
+        raise refusal("data.on_damaged", on_damaged, expected)
+    if fit:
+        return lambda channels: fit
+    if image_size is None:
+        expected = f"a side in pixels, because the images of {name} have many sizes"
+        cure = "For example --config.data.image_size=256."
+        raise refusal("data.image_size", None, expected, cure)
+    apply = partial(fitted, size=(image_size, image_size), interpolation=interpolation)
+    return lambda channels: Fit((image_size, image_size, channels), apply)
+
+
+def _find_folder(
+    name: str, root: Path, download: bool, progress: bool, others: tuple[str, ...]
+) -> Path:
+    """The folder of a data set, prepared now where that can be."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise _refusal(name, None, root, others)
@@ -53,23 +133,16 @@ def tfds_source(
                 f"--config.data.name={match['name']}."
             )
         folder = prepare.prepare(match["name"], root, progress=progress)
-    files = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
-    return Source(
-        name=name,
-        identity=f"tfds {folder.resolve()}",
-        splits=read_splits(folder),
-        open=lambda split: _open_tfds(folder, split),
-        fingerprint=fingerprint_of(files),
-        contents=lambda split: contents_of(
-            (file, folder / file, stat.st_size)
-            for file, stat in files
-            if f"-{split}.array_record" in file
-        ),
-    )
+    return folder
 
 
-def _open_tfds(folder: Path, split: str) -> Records:
-    """Return random access to one split of a prepared data set."""
+def _open_tfds(
+    folder: Path,
+    split: str,
+    form: Callable[[int], Fit] | None = None,
+    max_megapixels: float | None = None,
+) -> Records:
+    """Return random access to one split of a prepared data set; see `_form`."""
     with quiet_tfds() as tfds, _readable(folder, split):
         builder = tfds.builder_from_directory(folder)
         image_key, label_key = _find_features(tfds, builder.info, folder)
@@ -84,15 +157,16 @@ def _open_tfds(folder: Path, split: str) -> Records:
         records = builder.as_data_source(split).data_source
         shape = builder.info.features[image_key].shape
         names = tuple(builder.info.features[label_key].names)
+    fit = form and form(shape[2])
 
-    def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def decoded(indices: np.ndarray, decode: Callable, shape: Sequence[int], fits: Iterable):
         images = np.empty((len(indices), *shape), np.uint8)
         labels = np.empty(len(indices), np.int64)
         with _readable(folder, split):
             found = records.__getitems__(indices.tolist())
-            for i, (index, record) in enumerate(zip(indices, found, strict=True)):
+            for i, (index, record, how) in enumerate(zip(indices, found, fits, strict=False)):
                 example = parse(record)
-                images[i] = _decode(example[image_key], shape, index)
+                images[i] = decode(example[image_key], index, how)
                 labels[i] = example[label_key]
         wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
         if len(wrong):
@@ -103,7 +177,20 @@ def _open_tfds(folder: Path, split: str) -> Records:
             )
         return images, labels.astype(np.int32)
 
-    return Records(shape, names, read)
+    if fit is None:
+        return Records(
+            shape, names, lambda rows: decoded(rows, partial(_decode, shape), shape, repeat(None))
+        )
+    channels = fit.image_shape[2]
+    decode = partial(_decode_photo, channels, max_megapixels)
+
+    def read(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return decoded(rows, decode, fit.image_shape, repeat(fit.apply))
+
+    def read_fitted(rows: np.ndarray, fits: Sequence[Callable], size: tuple[int, int]):
+        return decoded(rows, decode, (*size, channels), fits)
+
+    return Records(fit.image_shape, names, read, read_fitted=read_fitted)
 
 
 @contextlib.contextmanager
@@ -120,7 +207,17 @@ def _readable(folder: Path, split: str) -> Iterator[None]:
         ) from error
 
 
-def _decode(encoded: bytes, shape: tuple[int, int, int], index: int) -> np.ndarray:
+def _decode_photo(
+    channels: int, max_megapixels: float | None, encoded: bytes, index: int, fit: Callable
+) -> np.ndarray:
+    decode = partial(decode_image, channels=channels, fit=fit, max_megapixels=max_megapixels)
+    found = try_decoding(Encoded(f"example {index}", encoded), decode)
+    if isinstance(found, str):
+        raise ValueError(f"the image of example {index} is damaged ({found})")
+    return found
+
+
+def _decode(shape: tuple[int, int, int], encoded: bytes, index: int, fit: None) -> np.ndarray:
     try:
         image = open_image(io.BytesIO(encoded))
         if image.mode != _MODES[shape[2]]:
@@ -152,10 +249,11 @@ def _find_features(tfds, info, folder: Path) -> tuple[str, str]:
         found.append(keys[0])
     feature = info.features[found[0]]
     shape = feature.shape
-    if feature.np_dtype != np.uint8 or None in shape or len(shape) != 3 or shape[2] not in _MODES:
+    modes = (1, 3) if None in shape else _MODES  # photos become grey or RGB
+    if feature.np_dtype != np.uint8 or len(shape) != 3 or shape[2] not in modes:
         raise UserError(
             f"The images of {folder} have shape {shape} and type {np.dtype(feature.np_dtype)}; "
-            "expected one fixed height and width, 1, 3 or 4 channels, and uint8. Write the images "
+            "expected 1 or 3 channels, of images of one size also 4, and uint8. Write the images "
             "out as files by class and read them with --config.data.name=folder:PATH "
             "--config.data.image_size=64."
         )

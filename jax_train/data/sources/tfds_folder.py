@@ -95,6 +95,17 @@ def read_splits(folder: str | os.PathLike) -> dict[str, tuple[int, ...]]:
     return splits
 
 
+def has_photos(folder: str | os.PathLike) -> bool:
+    """Whether images of a prepared data set have no fixed size, by its features.json."""
+    try:
+        features = json.loads((Path(folder) / "features.json").read_text("utf-8"))
+        features = features["featuresDict"]["features"].values()
+        shapes = [one["image"]["shape"]["dimensions"] for one in features if "image" in one]
+        return any(int(side) < 0 for shape in shapes for side in shape[:2])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # what is wrong with it is told when it is opened
+
+
 @contextlib.contextmanager
 def quiet_tfds():
     """Import TFDS and keep its log lines below errors away from the user."""

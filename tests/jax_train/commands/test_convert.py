@@ -16,6 +16,7 @@ import jax_models
 from jax_models import low_rank
 from jax_train import __main__, data
 from jax_train.commands import convert
+from jax_train.engine.recipe import NO_KEYWORDS
 from jax_train.errors import UserError
 from jax_train.runs import initial, trained
 from jax_train.train import train
@@ -353,8 +354,8 @@ def test_a_run_with_adapters_is_written_whole_or_apart(tmp_path, capsys):
     images = data.load_split(found.config, "test[:5]").images
     whole = tmp_path / "whole.safetensors"
     assert __main__.main(["convert", "--from", str(run), "--to", str(whole)]) == 0
-    settings = {k: v for k, v in found.config.model.items() if k != "name" and "lora" not in k}
-    settings = {key: value for key, value in settings.items() if value is not None}
+    settings = {k: v for k, v in found.config.model.items() if "lora" not in k and v is not None}
+    settings = {key: settings[key] for key in settings if key not in NO_KEYWORDS}
     model = jax_models.create_model("vit", rngs=nnx.Rngs(0), **settings)
     jax_models.torch_weights.load_file(model, whole)
     logits = found.logits(images)

@@ -1,5 +1,7 @@
 """Photos of many sizes: streamed, their crops are of the whole files; in memory, of squares."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -148,6 +150,34 @@ def test_a_run_that_goes_on_sees_the_crops_it_would_have_seen(photos):
     first, second = (np.concatenate(found, 1)[0] for found in epochs)
     changed = (first[order[0]] != second[order[1]]).any((1, 2, 3))
     assert changed.mean() > 0.8  # of a very long photo no box may fit: it is the central one
+
+
+def batches(photos, places, **changes):
+    """The training batches of an epoch of a process that supplies these places of each."""
+    config = recipe(photos, **changes)
+    splits = loop.load(config)
+    order = Program(resolve(config, splits), splits.train).order(0)
+    layout = SimpleNamespace(local_places=places, put_batch=lambda array, axis: array)
+    calls = feed.create_training(splits.train, layout, config).train_calls(order, 0, 0, 1)
+    return np.asarray(order)[:, 0], [batch for _, (batch,) in calls]
+
+
+def test_processes_read_their_shares_of_the_same_batches(photos):
+    """Of repeated images too, whose copies are on several processes."""
+    how = {"augment.repeats": 3, "train.batch_size": 6}
+    how["augment.random_resized_crop"] = (0.1, 0.25)  # that some box of the longest photo fits
+    order, whole = batches(photos, np.arange, **how)
+    shares = [
+        batches(photos, lambda size, start=start: np.arange(size)[start : start + 2], **how)[1]
+        for start in (0, 2, 4)
+    ]
+    for one, *parts in zip(whole, *shares, strict=True):
+        np.testing.assert_array_equal(np.concatenate([p.images for p in parts], 1), one.images)
+        np.testing.assert_array_equal(np.concatenate([p.labels for p in parts], 1), one.labels)
+    for rows, batch in zip(order, whole, strict=True):
+        copies = {row: batch.images[0, rows == row] for row in rows}
+        assert {len(images) for images in copies.values()} == {3}
+        assert all(len(np.unique(images, axis=0)) == 3 for images in copies.values())
 
 
 @pytest.fixture(scope="module")

@@ -261,7 +261,10 @@ def _other_size(features):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_open_shape, "expected one fixed height and width.*--config.data.image_size=64"),
+        (
+            _open_shape,
+            "image_size=None: expected a side .*many sizes.*--config.data.image_size=256",
+        ),
         (_other_size, r"has shape \(32, 32, 3\), not \(16, 16, 3\)"),
         (lambda features: features.pop("label"), "0 features that can be the class label"),
     ],

@@ -29,6 +29,45 @@ def test_cross_entropy_equals_torch(batch, smoothing):
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-6)
 
 
+def timms(logits, targets, smoothing, threshold, weights, sum_classes):
+    """`timm.loss.BinaryCrossEntropy`, in PyTorch."""
+    if targets.ndim == 1:
+        spread = smoothing / logits.shape[-1]
+        smooth = torch.full(logits.shape, spread, dtype=logits.dtype)
+        targets = smooth.scatter_(1, targets[:, None], 1 - smoothing + spread)
+    if threshold is not None:
+        targets = targets.gt(threshold).to(dtype=targets.dtype)
+    how = {"weight": weights, "reduction": "none" if sum_classes else "mean"}
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, **how)
+    return loss.sum(-1).mean() if sum_classes else loss
+
+
+@pytest.mark.parametrize("sum_classes", [False, True])
+@pytest.mark.parametrize("threshold", [None, 0.2])
+@pytest.mark.parametrize(("kind", "smoothing"), [("labels", 0.1), ("mixed", 0.0), ("mixed", 0.1)])
+def test_binary_cross_entropy_and_its_gradient_equal_timms(kind, smoothing, threshold, sum_classes):
+    random = np.random.default_rng(3)
+    logits, labels = random.normal(size=(24, 7)) * 5, random.integers(0, 7, 24)
+    weights = random.random(7) + 0.5
+    share = random.random((24, 1))
+    targets, theirs = labels, torch.from_numpy(labels)
+    if kind == "mixed":  # timm smooths both labels of a pair, and then mixes them
+        hot = np.eye(7)[labels]
+        targets = share * hot + (1 - share) * hot[::-1]
+        smooth = (1 - smoothing) * hot + smoothing / 7
+        theirs = torch.from_numpy(share * smooth + (1 - share) * smooth[::-1])
+    scores = torch.tensor(logits, requires_grad=True)
+    expected = timms(scores, theirs, smoothing, threshold, torch.from_numpy(weights), sum_classes)
+    expected.backward()
+    how = smoothing, weights, threshold, sum_classes
+    with jax.enable_x64(True):
+        loss, gradient = jax.value_and_grad(
+            lambda x: metrics.binary_cross_entropy(x, jnp.asarray(targets), *how).mean()
+        )(jnp.asarray(logits))
+        assert float(loss) == pytest.approx(expected.item(), rel=1e-10)
+        np.testing.assert_allclose(gradient, scores.grad.numpy(), rtol=1e-10, atol=1e-14)
+
+
 @pytest.mark.parametrize("k", [1, 2, 5, 7, 9])
 def test_top_k_counts_labels_among_the_k_largest(batch, k):
     logits, labels = batch

@@ -41,6 +41,14 @@ MIXED |= {"augment.mixup": 0.8, "augment.cutmix": 1.0, "augment.mix_off_epoch": 
 MIXED |= {"augment.auto_augment": "ta_wide", "augment.repeats": 2, "augment.erase_probability": 0.5}
 
 
+# Crops of whole files, several of each in a batch, on another loss.
+CROPPED = {"data.memory_limit": 0.0, "data.image_size": 12, "data.train_split": "train[:40]"}
+CROPPED |= {"data.val_split": "train[40:]", "data.test_split": "train[40:]"}
+CROPPED |= {"augment.random_resized_crop": (0.3, 1.0), "augment.crop_size": 8}
+CROPPED |= {"augment.mixup": 0.8, "augment.repeats": 3, "train.batch_size": 10}
+CROPPED |= {"train.loss": "binary_cross_entropy", "train.bce_threshold": 0.2, "optim.name": "lamb"}
+
+
 def state_of(folder):
     """Bits of the last checkpoint, rows without times, and the other files' text."""
     import orbax.checkpoint as ocp
@@ -70,6 +78,12 @@ def stop_after(monkeypatch, *steps):
 
 
 @pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of 48 images."""
+    return make(tmp_path_factory.mktemp("photos"), {"cat": 24, "dog": 24}, size=(15, 21))
+
+
+@pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """State of a run that was not stopped, for each config asked for."""
     known = {}
@@ -93,6 +107,7 @@ def unbroken(tmp_path_factory):
         ({"train.steps_per_call": 2}, (2, 6)),
         ({"optim.name": "sgd", "optim.momentum": 0.9, "schedule.name": "onecycle"}, (5,)),
         ({"data.memory_limit": 0.0, **MIXED}, (3, 7)),
+        (CROPPED, (6,)),
         ({"parallel": "pmap", "train.accumulate_steps": 2}, (6,)),
         ({"dtype": "bfloat16", "model.remat": True}, (5,)),
         (PARTLY, (3, 7)),
@@ -102,8 +117,10 @@ def unbroken(tmp_path_factory):
     ],
 )
 def test_stopped_at_any_step_a_run_ends_with_the_same_bits(
-    unbroken, tmp_path, monkeypatch, changes, stops
+    unbroken, photos, tmp_path, monkeypatch, changes, stops
 ):
+    if changes is CROPPED:
+        changes = {"data.name": f"folder:{photos}", **changes}
     expected = unbroken(**changes)
     stop_after(monkeypatch, *stops)
     for step in stops:

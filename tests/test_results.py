@@ -1,0 +1,99 @@
+"""The runs that the documentation shows figures of: their commands are taken, their tables made."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from jax_train import checks
+from results import recipes, runs, transfer
+from results.runs import ROOT
+
+MODELS = ["resnet", "vit"]
+
+
+def parsed(command: list[str], monkeypatch):
+    """The config that train_jax.py takes of a command's flags."""
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    assert command[:2] == ["train_jax.py", "--config"]
+    given = ["", f"--config={ROOT / command[2]}", *command[3:]]
+    monkeypatch.setattr(sys, "argv", given)  # where ml_collections looks
+    values(given)
+    return config.value
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_command_is_taken(model, tmp_path, monkeypatch):
+    trained = transfer.all_runs([model], "DIR", tmp_path)
+    assert len({run.name for run in trained}) == len(trained) == {"resnet": 10, "vit": 11}[model]
+    for run in trained:
+        config = parsed(run.command(tmp_path), monkeypatch)
+        checks.check_fields(config)
+        for name, value in run.fields.items():
+            group, field = name.split(".")
+            found = config[group][field]
+            assert (
+                found == value or str(found).replace(" ", "") == value or (found, value) == ((), "")
+            )
+
+
+def test_from_weights_and_from_scratch_have_equal_steps(tmp_path):
+    trials = transfer._trials("vit", {}, tmp_path)
+    for share in transfer.SHARES:
+        lengths = {
+            (
+                run.fields["train.epochs"],
+                run.fields["data.train_split"],
+                run.fields["train.batch_size"],
+            )
+            for (of, _), run in trials.items()
+            if of == share
+        }
+        assert len(lengths) == 1
+
+
+def test_tables_hold_what_the_runs_reached(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "PICTURE", tmp_path / "transfer.png")
+    trained = transfer.all_runs(MODELS, None, tmp_path)
+    for i, run in enumerate(trained):
+        assert not runs.is_finished(run, tmp_path)
+        (tmp_path / run.name).mkdir()
+        found = {"test": {"top1": i / 1000}, "steps": 100 + i, "device": "cpu"}
+        found["versions"] = {"jax": "1.2", "flax": "3.4"}
+        (tmp_path / run.name / "results.json").write_text(json.dumps(found))
+    text = transfer.record(tmp_path)
+    assert all(f"{i / 1000:.2%}" in text for i in range(len(trained)))
+    assert (tmp_path / "transfer.png").stat().st_size > 10_000
+    runs.carry_out(trained, tmp_path)  # nothing is left to do
+
+
+def test_a_recipe_is_trained_once_and_told(tmp_path, monkeypatch):
+    small = {"train.epochs": 1, "schedule.warmup_epochs": 0, "model.depth": 1}
+    monkeypatch.setattr(recipes, "RECORDS", tmp_path / "records")
+    (tmp_path / "records").mkdir()
+    rows = {"small": recipes.Recipe("12.34 %", small, ("flip",), "vit_digits")}
+    monkeypatch.setattr(recipes, "RECIPES", rows)
+    recipes.train(["small"], [7], None, tmp_path)
+    first = recipes.read("small")
+    results = runs.read(recipes._run("small", rows["small"], 7, None), tmp_path)
+    assert first["7"]["top1_one_view"] == results["test"]["top1"]
+    assert first["7"]["peak_bytes"] > 1e8
+    assert first["7"]["train_flops"] > 0
+    recipes.train(["small"], [7], None, tmp_path / "elsewhere")  # nothing is left to do
+    assert recipes.read("small") == first
+    twice = {**first, "8": {**first["7"], "top1": first["7"]["top1"] + 0.02}}
+    (tmp_path / "records" / "small.json").write_text(json.dumps(twice))
+    mean = 100 * first["7"]["top1"] + 1
+    assert f"| 12.34 % | **{mean:.2f} ± 1.41 %** | 2 |" in recipes.table()
+
+
+def test_an_unknown_recipe_is_refused():
+    command = [sys.executable, "-m", "results", "recipes", "nope"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 2
+    assert "no recipe nope" in done.stderr
