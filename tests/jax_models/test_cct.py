@@ -11,6 +11,7 @@ from jax_models.rngs import InitRngs
 from jax_models.tokens import SequencePool, sine_positions
 from tests.jax_models.small import SMALL, abstract, build, count, draw_images, mirror_of
 from tests.with_torch import torch
+from tests.xla import QUICK
 
 NAME = "cct_2_3x2"
 
@@ -54,7 +55,8 @@ def test_a_token_sees_the_pixels_around_its_own():
     embed = ConvEmbed(29, 1, 3, count=2, size=3, rngs=InitRngs(jax.random.key(0)))
     first, step, seen = embed.token_pixels
     images = jax.random.normal(jax.random.key(1), (60, 29, 29, 1))  # a maximum looks at one pixel
-    moved = jax.grad(lambda x: embed(x)[:, 3 * embed.grid + 3].sum())(images)
+    gradient = jax.grad(lambda x: embed(x)[:, 3 * embed.grid + 3].sum())
+    moved = jax.jit(gradient, compiler_options=QUICK)(images)
     places = np.flatnonzero(np.asarray(moved).any(axis=(0, 1, 3)))
     assert (places[0] + places[-1]) / 2 == first + 3.5 * step - 0.5
     assert places[-1] - places[0] + 1 == seen
@@ -95,7 +97,7 @@ def test_positions_that_do_not_train_are_the_mirrors():
     torch.testing.assert_close(mirror.classifier.positional_emb, own, rtol=0, atol=0)
     with torch.no_grad():
         theirs = mirror(torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy()))
-    evaluate = jax.jit(lambda model, images: model(images))
+    evaluate = jax.jit(lambda model, images: model(images), compiler_options=QUICK)
     np.testing.assert_allclose(evaluate(model, images), theirs, atol=1e-5)
     again = build(NAME, seed=1, positions="sine")
     torch_weights.load(again, mirror.state_dict())  # its sines are left out
