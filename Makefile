@@ -48,10 +48,10 @@ parity: $(VENV)/.installed-test
 
 # Beside the libraries themselves: an environment of several GB of its own, newer PyTorch included.
 WORLD := .venv-world
-$(WORLD)/.installed: pyproject.toml
+$(WORLD)/.installed: pyproject.toml Makefile
 	$(PYTHON) -m venv $(WORLD)
 	$(WORLD)/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1
-	$(WORLD)/bin/python -m pip install --quiet timm transformers
+	$(WORLD)/bin/python -m pip install --quiet timm transformers peft
 	$(WORLD)/bin/python -m pip install --quiet -e .
 	@touch $@
 

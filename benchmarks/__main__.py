@@ -48,7 +48,8 @@ def table(task: str, cases: list[str], rounds: int, changes: dict) -> str:
     ]
     taken = kept = 0
     for case in cases:
-        absent = {"fused attention"} if "vit" not in case else set()
+        has_tokens = any(word in case for word in ("vit", "cct"))
+        absent = set() if has_tokens else {"fused attention"}
         if task == "epoch" and case != "attention_cnn":  # the one that compiling makes faster
             absent |= {"compiled"}
         sides = {name: side for name, side in SIDES.items() if name not in absent}

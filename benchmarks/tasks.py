@@ -32,6 +32,8 @@ CASES = {
     "attention_cnn": Case("attention_cnn_cifar10", 100, 15),
     "mnist_cnn": Case("cnn_mnist", 32, 1800),
     "airbench94": Case("airbench94_cifar10", 1024, 8),
+    "cct_2_3x2": Case("cct2_cifar10", 128, 80),
+    "sl_vit": Case("sl_vit_cifar10", 128, 20),
     "vit_tiny_patch16_224": Case("vit_tiny_cifar10", 128, 10),
     "resnet18": Case("resnet18_cifar10", 128, 10),
     "convnext_tiny": Case("convnext_cifar10", 32, 20),

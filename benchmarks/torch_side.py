@@ -41,11 +41,15 @@ def create_model(config: ConfigDict, *, fused_attention: bool = True) -> torch.n
     return torch_ref.create_model(jax_models.family(name), **given)
 
 
-def _fused(qkv, num_heads, dropout=None):
+def _fused(qkv, num_heads, dropout=None, *, scale=None, others_only=False):
     b, t, three = qkv.shape
     q, k, v = qkv.view(b, t, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
-    rate = dropout.p if dropout is not None and dropout.training else 0.0
-    y = functional.scaled_dot_product_attention(q, k, v, dropout_p=rate)
+    how = {"dropout_p": dropout.p if dropout is not None and dropout.training else 0.0}
+    if scale is not None:
+        q, how["scale"] = q * scale[:, None, None], 1.0
+    if others_only:
+        how["attn_mask"] = ~torch.eye(t, dtype=torch.bool)
+    y = functional.scaled_dot_product_attention(q, k, v, **how)
     return y.transpose(1, 2).reshape(b, t, three // 3), None
 
 

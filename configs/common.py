@@ -44,7 +44,11 @@ def get_config() -> ConfigDict:
     config.model.num_heads = placeholder(int)
     config.model.mlp_dim = placeholder(int)  # hidden width of the transformer's MLP
     config.model.dropout = placeholder(float)  # rate, from 0 up to but not including 1
+    config.model.attention_dropout = placeholder(float)  # CCT: rate on the attention weights
     config.model.drop_path = placeholder(float)  # rate of whole branches left out, last block
+    config.model.conv_layers = placeholder(int)  # CCT: convolutions that make the tokens
+    config.model.conv_size = placeholder(int)  # CCT: side of their kernels, pixels
+    config.model.positions = placeholder(str)  # CCT: learned | sine, which do not train
     # What the head of a standard ViT reads: token | avg | token_and_avg.
     config.model.pool = placeholder(str)
     config.model.class_token = placeholder(bool)  # standard ViTs: False goes with pool='avg'

@@ -122,7 +122,7 @@ def convnext(
     norm = layers.LayerNorm(inputs, epsilon=head_eps, rngs=rngs)
     head = layers.linear_head(inputs, num_classes, norm=norm, rngs=rngs)
     model = ConvNet(stages, head, stem=stem, in_channels=in_channels)
-    layers.start_from_normal(model, rngs)
+    layers.start_layers(model, rngs)
     return model
 
 

@@ -38,12 +38,12 @@ def truncated_normal(key, shape):
     return jnp.clip(0.02 * jax.random.normal(key, shape, jnp.float32), -2.0, 2.0)
 
 
-def start_from_normal(model: nnx.Module, rngs: nnx.Rngs) -> None:
-    """Start all Linear layers and convolutions of a model from `truncated_normal`, and biases 0."""
+def start_layers(model: nnx.Module, rngs: nnx.Rngs, kernel: Callable = truncated_normal) -> None:
+    """Start all Linear layers and convolutions of a model from `kernel(key, shape)`, biases 0."""
     # New variables: JAX looks long for the sharding of a traced value that replaces another.
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, nnx.Linear | nnx.Conv):
-            layer.kernel = nnx.Param(truncated_normal(rngs.params(), layer.kernel.shape))
+            layer.kernel = nnx.Param(kernel(rngs.params(), layer.kernel.shape))
             if layer.bias is not None:
                 layer.bias = nnx.Param(jnp.zeros(layer.bias.shape, jnp.float32))
 
@@ -57,15 +57,21 @@ class Linear(Adaptable, nnx.Linear):
     """A Linear layer that starts as torch.nn.Linear does, or from other initializers."""
 
     def __init__(
-        self, in_features: int, out_features: int, *, kernel=kernel_init, bias=None, rngs: nnx.Rngs
-    ):
+        self, in_features: int, out_features: int, *, kernel=kernel_init, bias=None,
+        use_bias: bool = True, rngs: nnx.Rngs,
+    ):  # fmt: skip
         start = {"kernel_init": kernel, "bias_init": bias or bias_init(in_features)}
-        super().__init__(in_features, out_features, **start, rngs=rngs)
+        super().__init__(in_features, out_features, use_bias=use_bias, **start, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """x [..., D] -> [..., F]."""
-        (y,) = ops.linear(x, (self.kernel[...],), (self.bias[...],))
+        (y,) = ops.linear(x, (self.kernel[...],), (self.offset,))
         return y if self.lora_a is None else y + self.low_rank(x)
+
+    @property
+    def offset(self) -> Array | None:
+        """The bias [F]; None without one."""
+        return None if self.bias is None else self.bias[...]
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -91,15 +97,22 @@ class PatchEmbed(nnx.Module):
       in_channels: C.
       embed_dim: D.
       raster: instead of P×P squares take runs of C·P·P values of the image's memory in C,H,W order.
+      shifted: shifted patch tokenization: a token is made of five patches, of the image and of
+        copies moved by half a patch towards each corner, zero where they end; of their values in
+        the order (P, P, 5, C) there is a layer norm first. Source: Lee et al. 2021,
+        https://arxiv.org/abs/2112.13492.
       rngs: initial weights.
 
     Raises:
-      ValueError: the patches do not tile the image.
+      ValueError: the patches do not tile the image, or have no half to be shifted by.
     """
+
+    # Where the five patches lie, in half patches down and to the right.
+    SHIFTS = ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
 
     def __init__(
         self, img_size: int, patch_size: int, in_channels: int, embed_dim: int, *,
-        raster: bool = False, rngs: nnx.Rngs,
+        raster: bool = False, shifted: bool = False, rngs: nnx.Rngs,
     ):  # fmt: skip
         check_sizes(img_size=img_size, patch_size=patch_size)
         check_sizes(in_channels=in_channels, embed_dim=embed_dim)
@@ -107,24 +120,50 @@ class PatchEmbed(nnx.Module):
             fitting = ", ".join(str(p) for p in range(1, img_size + 1) if img_size % p == 0)
             wrong = f"patch_size={patch_size} does not divide img_size={img_size}"
             raise ValueError(f"{wrong}: choose one of {fitting}.")
+        if shifted and patch_size < 2:
+            raise ValueError(f"patch_size={patch_size}: expected at least 2, to shift it by half.")
         self.img_size, self.in_channels, self.patch_size = img_size, in_channels, patch_size
-        self.raster = raster
-        self.num_patches = (img_size // patch_size) ** 2
-        self.projection = Linear(in_channels * patch_size**2, embed_dim, rngs=rngs)
+        self.raster, self.shift = raster, patch_size // 2 * shifted
+        self.grid = img_size // patch_size
+        self.num_patches = self.grid**2
+        values = in_channels * patch_size**2 * (len(self.SHIFTS) if shifted else 1)
+        self.norm = LayerNorm(values, rngs=rngs) if shifted else identity
+        self.projection = Linear(values, embed_dim, rngs=rngs)
+
+    @property
+    def embed_dim(self) -> int:
+        """D."""
+        return self.projection.out_features
+
+    @property
+    def token_pixels(self) -> tuple[int, int, int]:
+        """(first pixel, pixels per token, side of what a token sees), see `ConvEmbed`."""
+        return 0, self.patch_size, self.patch_size + 2 * self.shift
 
     def cut(self, images: Array) -> Array:
-        """images [B,H,W,C] -> patches [B,N,C·P·P] in row-major order."""
+        """images [B,H,W,C] -> patches row by row [B,N,C·P·P]; with `shifted` [B,N,P·P·5·C]."""
+        if self.shift:
+            images = self._with_shifts(images)
         b, h, w, c = images.shape
         p = self.patch_size
         if self.raster:
             patches = images.transpose(0, 3, 1, 2)
         else:
-            patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 5, 2, 4)
+            patches = images.reshape(b, h // p, p, w // p, p, c)
+            order = (0, 1, 3, 2, 4, 5) if self.shift else (0, 1, 3, 5, 2, 4)
+            patches = patches.transpose(order)
         return patches.reshape(b, self.num_patches, c * p * p)
 
-    def __call__(self, images: Array) -> Array:
-        """images [B,H,W,C] -> tokens [B,N,D]."""
-        return self.projection(self.cut(images))
+    def _with_shifts(self, images):
+        """The five images one after the other: [B,H,W,C] -> [B,H,W,5·C]."""
+        (h, w), s = images.shape[1:3], self.shift
+        padded = jnp.pad(images, ((0, 0), (s, s), (s, s), (0, 0)))
+        starts = [(s + s * down, s + s * right) for down, right in self.SHIFTS]
+        return jnp.concatenate([padded[:, i : i + h, j : j + w] for i, j in starts], axis=-1)
+
+    def __call__(self, images: Array, *, exact: bool = False) -> Array:
+        """images [B,H,W,C] -> tokens [B,N,D]; `exact` is for convolutions and changes nothing."""
+        return self.projection(self.norm(self.cut(images)))
 
 
 class Attention(nnx.Module):
@@ -136,6 +175,10 @@ class Attention(nnx.Module):
       dropout: rate on the attention weights.
       torch_multihead: start as torch.nn.MultiheadAttention does (Xavier over the fused kernel,
         zero biases) and not as Linear layers do.
+      qkv_bias: whether that projection has a bias.
+      locality: locality self-attention: the scores of each head are scaled by a factor that is
+        learned, from 1/√(D/h), and no token attends to itself. Source: Lee et al. 2021,
+        https://arxiv.org/abs/2112.13492.
       rngs: initial weights.
 
     Raises:
@@ -143,20 +186,25 @@ class Attention(nnx.Module):
     """
 
     def __init__(
-        self, embed_dim: int, num_heads: int, *, dropout=0.0, torch_multihead=False, rngs: nnx.Rngs
-    ):
+        self, embed_dim: int, num_heads: int, *, dropout: float = 0.0,
+        torch_multihead: bool = False, qkv_bias: bool = True, locality: bool = False,
+        rngs: nnx.Rngs,
+    ):  # fmt: skip
         check_sizes(embed_dim=embed_dim, num_heads=num_heads)
         if embed_dim % num_heads:
             raise ValueError(
                 f"num_heads={num_heads} does not divide embed_dim={embed_dim}: every head takes "
                 "an equal share of the width, so choose a divisor of it."
             )
-        self.num_heads = num_heads
+        self.num_heads, self.locality = num_heads, locality
         xavier = nnx.initializers.xavier_uniform(), nnx.initializers.zeros
         kernel, bias = xavier if torch_multihead else (kernel_init, None)
-        self.qkv = Linear(embed_dim, 3 * embed_dim, kernel=kernel, bias=bias, rngs=rngs)
+        start = {"kernel": kernel, "bias": bias, "use_bias": qkv_bias}
+        self.qkv = Linear(embed_dim, 3 * embed_dim, **start, rngs=rngs)
         self.dropout = Dropout(dropout)
         self.projection = Linear(embed_dim, embed_dim, bias=bias, rngs=rngs)
+        start = (embed_dim // num_heads) ** -0.5
+        self.score_scale = nnx.Param(jnp.full(num_heads, start, jnp.float32)) if locality else None
 
     def __call__(
         self, x: Array, *, train: bool, rngs: Rngs, maps: bool = True, queries: int | None = None
@@ -166,10 +214,12 @@ class Attention(nnx.Module):
         Without `maps` the attention may be None. With `queries` only so many tokens, the first
         ones, attend (to all): (output [B,Q,D], attention [B,h,Q,T]).
         """
-        kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
         how = {"drop": self.dropout.drop(train, rngs), "maps": maps, "queries": queries}
         how["added"] = self.qkv.low_rank(x)
-        y, weights = ops.attention(x, kernel, bias, self.num_heads, **how)
+        if self.locality:
+            how |= {"scale": self.score_scale[...], "others_only": True}
+        kernel = self.qkv.kernel[...]
+        y, weights = ops.attention(x, kernel, self.qkv.offset, self.num_heads, **how)
         return self.projection(y), weights
 
 

@@ -16,11 +16,15 @@ from jax_models.cpu import functions, kernels
 from jax_models.dropout import Drop
 
 
-def linear(x: Array, weights: Sequence[Array], biases: Sequence[Array]) -> tuple[Array, ...]:
-    """x [..., D] @ kernel [D,F] + bias [F] -> [..., F], for each kernel and bias."""
+def linear(x: Array, weights: Sequence[Array], biases: Sequence[Array | None]) -> tuple[Array, ...]:
+    """x [..., D] @ kernel [D,F] + bias [F] -> [..., F], for each kernel and bias.
+
+    Biases are all None where there are none.
+    """
     if cpu.active() and kernels.linear_fits(x, *weights):
         return kernels.linear(x, tuple(weights), tuple(biases))
-    return tuple(x @ kernel + bias for kernel, bias in zip(weights, biases, strict=True))
+    pairs = zip(weights, biases, strict=True)
+    return tuple(x @ kernel if bias is None else x @ kernel + bias for kernel, bias in pairs)
 
 
 def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
@@ -95,42 +99,61 @@ def convolution(
 def attention(
     x: Array,
     kernel: Array,
-    bias: Array,
+    bias: Array | None,
     num_heads: int,
     *,
     drop: Drop | None = None,
     maps: bool = True,
     queries: int | None = None,
     added: Array | None = None,
+    scale: Array | None = None,
+    others_only: bool = False,
 ) -> tuple[Array, Array | None]:
     """Multi-head self-attention of tokens x [B,T,D], heads split head-major.
 
     Kernel [D,3D] and bias [3D] give queries, keys and values; with `queries` only so many tokens,
-    the first ones, attend (to all); `drop` and `maps` as in `attend`. What is `added` to them, if
-    anything, is [B,T,3D].
+    the first ones, attend (to all); `drop`, `maps` and `others_only` as in `attend`. What is
+    `added` to them, if anything, is [B,T,3D]. The scores of each head are scaled by `scale` [h], or
+    by 1/√d.
 
     Returns:
       (output [B,Q,D], attention [B,h,Q,T] or None).
     """
     b, tokens, width = x.shape
+    d = width // num_heads
+    if scale is None:
+        factor = d**-0.5
+    else:
+        factor = jnp.repeat(scale, d)
     if not maps and queries is None and cpu.active() and kernels.self_attention_fits(x, num_heads):
-        return kernels.self_attention(x, kernel, bias, num_heads, drop, added), None
+        how = drop, added, factor, others_only
+        return kernels.self_attention(x, kernel, bias, num_heads, *how), None
     if queries is None:
         parts = jnp.split(linear(x, (kernel,), (bias,))[0], 3, axis=-1)
     else:
-        three, biases = (jnp.split(array, 3, axis=-1) for array in (kernel, bias))
+        three = jnp.split(kernel, 3, axis=-1)
+        biases = [None] * 3 if bias is None else jnp.split(bias, 3, axis=-1)
         first = linear(x[:, :queries], three[:1], biases[:1])
         parts = (*first, *linear(x, three[1:], biases[1:]))
     if added is not None:
         more = jnp.split(added, 3, axis=-1)
         parts = [part + also[:, : part.shape[1]] for part, also in zip(parts, more, strict=True)]
-    q, k, v = (part.reshape(b, -1, num_heads, width // num_heads) for part in parts)
+    q, k, v = (part.reshape(b, -1, num_heads, d) for part in parts)
+    if scale is not None:
+        q, factor = q * scale[:, None], 1.0
     drop = drop and functools.partial(drop, shape=(b, num_heads, tokens, tokens))
-    return attend(q, k, v, scale=q.shape[-1] ** -0.5, drop=drop, maps=maps)
+    return attend(q, k, v, scale=factor, drop=drop, maps=maps, others_only=others_only)
 
 
 def attend(
-    q: Array, k: Array, v: Array, *, scale: float, drop: Callable | None = None, maps: bool = True
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    drop: Callable | None = None,
+    maps: bool = True,
+    others_only: bool = False,
 ) -> tuple[Array, Array | None]:
     """Dot-product attention. Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
 
@@ -139,20 +162,24 @@ def attend(
       scale: factor of the scores.
       drop: applied to the attention weights.
       maps: return the attention; without it an accelerator may use a fused kernel.
+      others_only: leave out the key of a query's own number.
 
     Returns:
       (output [B,Q,h·d], attention [B,h,Q,K] as applied to the values, or None).
     """
+    wanted = ~jnp.eye(q.shape[1], k.shape[1], dtype=bool) if others_only else None
     if not (maps or drop):
         if cpu.active() and kernels.attention_fits(q, k, v):
-            y = kernels.attention(q if scale == 1 else q * scale, k, v, None)
+            y = kernels.attention(q if scale == 1 else q * scale, k, v, None, others_only)
             return y.reshape(*y.shape[:2], -1), None
         if not cpu.active() and q.dtype != jnp.float64:  # its softmax is float32 at most
-            y = jax.nn.dot_product_attention(q, k, v, scale=scale)
+            mask = wanted if wanted is None else wanted[None, None]
+            y = jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale)
             return y.reshape(*y.shape[:2], -1), None
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * scale
     # A softmax needs more digits than bfloat16 has.
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    scores = scores if wanted is None else jnp.where(wanted, scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     if drop:
         weights = drop(weights)

@@ -130,7 +130,7 @@ def vision_transformer(
     blocks = [block(rate) for rate in layers.DropPath.rates(drop_path, depth)]
     heads = layers.MeanHead([head(), head()]) if distilled else head()
     for part in (*blocks, heads):
-        layers.start_from_normal(part, rngs)
+        layers.start_layers(part, rngs)
     if swiglu:
         _open_gates(blocks, rngs)
     prefix = [Prefix("cls_token", layers.near_zero)] if class_token else []

@@ -151,6 +151,12 @@ _AROUND, _NORMS = ("layernorm_before", "layernorm_after"), ("norm1", "norm2")
 _MLP = _layers("mlp.fc1", "mlp.fc2")
 _HIDDEN = {r"pooler\..*": _POOLER, r"embeddings\.mask_token": _MASK}
 
+
+def _used(like, in_files):
+    """Of a table of names in files or in memory, which models have them there."""
+    return {"writes": like} if in_files else {"writes": _never, "in_memory": like}
+
+
 _VIT_FILES = _huggingface(_OLD, _AROUND, _IN_FILES, _layers("intermediate.dense", "output.dense"))
 _VIT_MEMORY = _huggingface(_NEW, _AROUND, _IN_MEMORY, _MLP)
 for _root, _prefix in {"vit.": ("cls_token",), "deit.": ("cls_token", "dist_token")}.items():
@@ -160,11 +166,11 @@ for _root, _prefix in {"vit.": ("cls_token",), "deit.": ("cls_token", "dist_toke
             {_FAMILY: _table},
             root=_root,
             left_out=_HIDDEN,
-            writes=(lambda m, p=_prefix: _has(m, prefix=p)) if _table is _VIT_FILES else _never,
+            **_used(lambda m, p=_prefix: _has(m, prefix=p), in_files=_table is _VIT_FILES),
         )
 
 
-def _dinov2(attention, mlp, root, writes):
+def _dinov2(attention, mlp, root, used):
     table = _huggingface(_OLD, _NORMS, attention, mlp)
     place = TorchTensor(table["pos_embed"].name, _with_class_token, converted=True)
     token = "embeddings.cls_token"
@@ -180,19 +186,19 @@ def _dinov2(attention, mlp, root, writes):
         {_FAMILY: table | {"pos_embed": place}},
         root=root,
         left_out=_HIDDEN,
-        writes=writes,
-        **convert | {"before_save": before_save},
+        **used | convert | {"before_save": before_save},
     )
 
 
 _READ_BOTH = {"scaled": True, "pool": "token_and_avg"}
 _WITH_REGISTERS = {"prefix": ("cls_token", "reg_token"), "cover": False}
+_IN_AND_OUT = _layers("mlp.weights_in", "mlp.weights_out")
 for _root, _tokens in {"dinov2.": {}, "dinov2_with_registers.": _WITH_REGISTERS}.items():
-    for _mlp, _gated in ((_MLP, False), (_layers("mlp.weights_in", "mlp.weights_out"), True)):
-        _like = _READ_BOTH | _tokens | {"gated": _gated}
-        _dinov2(_IN_FILES, _mlp, _root, lambda model, like=_like: _has(model, **like))
-    for _mlp in (_MLP, _gate_and_up):
-        _dinov2(_IN_MEMORY, _mlp, _root, _never)
+    for _names, _gated_mlp in ((_IN_FILES, _IN_AND_OUT), (_IN_MEMORY, _gate_and_up)):
+        for _mlp, _gated in ((_MLP, False), (_gated_mlp, True)):
+            _like = _READ_BOTH | _tokens | {"gated": _gated}
+            _used_by = _used(lambda m, like=_like: _has(m, **like), in_files=_names is _IN_FILES)
+            _dinov2(_names, _mlp, _root, _used_by)
 
 # The originals of DeiT-3 and DINOv2
 

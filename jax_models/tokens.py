@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
-from jax_models.layers import identity
+from jax_models.layers import Linear, identity
 
 POOLS = ("token", "avg", "token_and_avg")
 
@@ -62,3 +64,45 @@ class Pool(nnx.Module):
         x = self.norm(x)
         mean = self.fc_norm(x[:, self.prefix :].mean(axis=1))
         return mean if self.kind == "avg" else jnp.concatenate([x[:, 0], mean], axis=-1)
+
+
+class SequencePool(nnx.Module):
+    """The mean of the tokens, weighted by a softmax over a learned score of each.
+
+    Source: Hassani et al. 2021, https://arxiv.org/abs/2104.05704.
+
+    Args:
+      embed_dim: D.
+      norm: of every token beforehand.
+      rngs: initial weights.
+    """
+
+    queries = None  # all tokens are needed
+
+    def __init__(self, embed_dim: int, *, norm: Callable = identity, rngs: nnx.Rngs):
+        self.norm = norm
+        self.score = Linear(embed_dim, 1, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        """x [B,T,D] -> [B,D]."""
+        x = self.norm(x)
+        return jnp.einsum("bt,btd->bd", self._weigh(x), x)
+
+    def weights(self, x: Array) -> Array:
+        """What each token counts: x [B,T,D] -> [B,T], of sum 1."""
+        return self._weigh(self.norm(x))
+
+    def _weigh(self, x):
+        scores = self.score(x)[..., 0]
+        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        return jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+
+
+def sine_positions(places: int, embed_dim: int) -> np.ndarray:
+    """Positions that do not train: float32 [1,places,D], sine and cosine in turns.
+
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5.
+    """
+    features = np.arange(embed_dim)
+    angles = np.arange(places)[:, None] / 10000 ** (features // 2 * 2 / embed_dim)
+    return np.where(features % 2, np.cos(angles), np.sin(angles))[None].astype(np.float32)

@@ -15,7 +15,7 @@ from jax import Array
 from jax_models import layer_numbers, layers, ops, stack
 from jax_models.registry import register
 from jax_models.rngs import Rngs
-from jax_models.tokens import Pool, Prefix
+from jax_models.tokens import Pool, Prefix, SequencePool, sine_positions
 
 
 class Block(nnx.Module):
@@ -76,14 +76,14 @@ DOUBLE_NORM = ("norm1_in", "norm1_out", "norm2_out")
 
 
 class VisionTransformer(nnx.Module):
-    """Patches, class token, learned positions, blocks, and a head.
+    """Patches, class token, positions, blocks, and a head.
 
     Args:
-      patch_embed: images to N tokens.
+      patch_embed: images to N tokens; a `layers.PatchEmbed` or what has its attributes.
       blocks: the transformer blocks.
       head: from what `pool` gives to logits.
       prefix: the tokens before the patches, the class token, if any, first.
-      position_init: `f(key, shape)` for the positions.
+      position_init: `f(key, shape)` for learned positions; None for `tokens.sine_positions`.
       cover_prefix: whether the tokens before the patches have positions too.
       embed_activation: after the patch projection.
       unit_columns: divide each feature of an image by its L2 norm over the tokens.
@@ -97,19 +97,22 @@ class VisionTransformer(nnx.Module):
     def __init__(
         self, patch_embed: layers.PatchEmbed, blocks: Sequence[Block], head: layers.Head, *,
         prefix: Sequence[Prefix] = (Prefix("cls_token", layers.standard_normal),),
-        position_init: Callable = layers.standard_normal, cover_prefix: bool = True,
+        position_init: Callable | None = layers.standard_normal, cover_prefix: bool = True,
         embed_activation: Callable = layers.identity, unit_columns: bool = False,
-        dropout: float = 0.0, pool: Pool | None = None, norm: Callable = layers.identity,
-        remat: bool = False, scan_layers: bool = False, rngs: nnx.Rngs,
+        dropout: float = 0.0, pool: Pool | SequencePool | None = None,
+        norm: Callable = layers.identity, remat: bool = False, scan_layers: bool = False,
+        rngs: nnx.Rngs,
     ):  # fmt: skip
         self.patch_embed, self.blocks, self.head = patch_embed, nnx.List(blocks), head
         self.embed_activation, self.unit_columns = embed_activation, unit_columns
         self.prefix, self.cover_prefix = tuple(name for name, _, _ in prefix), cover_prefix
-        places, width = patch_embed.num_patches, patch_embed.projection.out_features
+        places, width = patch_embed.num_patches, patch_embed.embed_dim
         for name, init, count in prefix:
             setattr(self, name, nnx.Param(init(rngs.params(), (1, count, width))))
             places += count * cover_prefix
-        self.pos_embed = nnx.Param(position_init(rngs.params(), (1, places, width)))
+        shape, learns = (1, places, width), position_init is not None
+        self.pos_embed = nnx.Param(position_init(rngs.params(), shape)) if learns else None
+        self.places = places
         self.dropout, self.pool, self.norm = layers.Dropout(dropout), pool or Pool(), norm
         self.remat, self.scan_layers = remat, scan_layers
 
@@ -152,7 +155,7 @@ class VisionTransformer(nnx.Module):
     ) -> tuple[Array, dict[str, tuple[Array, ...]]]:  # fmt: skip
         """What the last block gives, of the first tokens where `queries` says so; intermediates."""
         layers.check_images(images, self.patch_embed.in_channels, self.patch_embed.img_size)
-        x = self.dropout(self.embed(images), train=train, rngs=rngs)
+        x = self.dropout(self.embed(images, exact=maps), train=train, rngs=rngs)
         blocks = list(self.blocks)
         last = [] if maps else [blocks.pop()]
         run = stack.scan_parts if self.scan_layers and blocks else stack.run_parts
@@ -162,20 +165,31 @@ class VisionTransformer(nnx.Module):
             x, _ = stack.run_part(block, x, rngs, **how, queries=queries)
         return x, {"attention": attention, "features": features}
 
-    def embed(self, images: Array) -> Array:
-        """images [B,H,W,C] -> tokens [B,T,D]: the prefix, then the patches, plus positions."""
-        x = self.embed_activation(self.patch_embed(images))
+    def embed(self, images: Array, *, exact: bool = True) -> Array:
+        """images [B,H,W,C] -> tokens [B,T,D]: the prefix, then the patches, plus positions.
+
+        What is looked at is `exact`, see `ops.convolution`.
+        """
+        x = self.embed_activation(self.patch_embed(images, exact=exact))
         tokens = [getattr(self, name)[...] for name in self.prefix]
         tokens = [jnp.broadcast_to(t, (len(x), *t.shape[1:])).astype(x.dtype) for t in tokens]
+        positions = self.positions.astype(x.dtype)
         if self.cover_prefix:
-            x = jnp.concatenate([*tokens, x], axis=1) + self.pos_embed[...]
+            x = jnp.concatenate([*tokens, x], axis=1) + positions
         else:
-            x = jnp.concatenate([*tokens, x + self.pos_embed[...]], axis=1)
+            x = jnp.concatenate([*tokens, x + positions], axis=1)
         if self.unit_columns:
             # As torch.nn.functional.normalize(eps=1e-12); the maximum is inside the root because
             # the root has no gradient at 0.
             x = x / jnp.sqrt(jnp.maximum(jnp.square(x).sum(axis=1, keepdims=True), 1e-24))
         return x
+
+    @property
+    def positions(self) -> Array:
+        """What is added to the tokens, learned or not: [1,T,D]; of the patches the last N."""
+        if self.pos_embed is None:
+            return jnp.asarray(sine_positions(self.places, self.patch_embed.embed_dim))
+        return self.pos_embed[...]
 
 
 def _stack(depth: int, block: Callable[[], Block]) -> list[Block]:

@@ -338,6 +338,7 @@ def _finish(run: _Run, state: TrainState, end: int, workdir: Path) -> dict:
             "epochs": epochs,
             "steps": end,
             "ended": _ended(run.saver, epochs, config.train.epochs),
+            "began_with": initial.described(config),
             "reported_weights": which,
             "reported_epoch": step // program.steps_per_epoch,
             "val": val,

@@ -43,9 +43,7 @@ def main() -> None:
 
 def _known(name: str) -> str:
     if name not in recipes.RECIPES:
-        raise argparse.ArgumentTypeError(
-            f"no recipe {name}: see --help"
-        )
+        raise argparse.ArgumentTypeError(f"no recipe {name}: see --help")
     return name
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from configs import vit_digits
+from jax_train.runs.folder import read_config
+from jax_train.train import train
 from tests.pictures import make
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,3 +123,24 @@ def test_a_mistake_ends_all_processes(tmp_path):
     assert code == other_code == 2
     assert "is not empty and holds no run" in " ".join(err)
     assert other_err == []
+
+
+def test_two_processes_start_from_the_weights_of_a_run(tmp_path, one):
+    fields = {"model.init_from": str(one), "train.epochs": 1}
+    flags = [f"--config.{field}={value}" for field, value in fields.items()]
+    outputs = run_two("--workdir", tmp_path / "run", *flags, folder=tmp_path)
+    assert [(code, err) for code, _, err in outputs] == [(0, []), (0, [])]
+    config = vit_digits.get_config()
+    config.update_from_flattened_dict(dict(map(field_of, TINY)) | fields)
+    train(config, tmp_path / "alone")
+    together, alone = tmp_path / "run", tmp_path / "alone"
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
+    assert losses(together)[0] < losses(one)[0]
+    pins = [read_config(folder).model.init_sha256 for folder in (together, alone)]
+    assert pins[0] == pins[1]
+
+
+def field_of(flag):
+    """A field and its value, of '--config.FIELD=VALUE'."""
+    field, value = flag.removeprefix("--config.").split("=", 1)
+    return field, int(value) if value.isdigit() else value

@@ -103,7 +103,7 @@ MISTAKES = {
     ),
     "bad split": (["--config.data.train_split=training"], "train"),
     "huge batch": (["--config.train.batch_size=9999"], "batch_size=9999"),
-    "optimizer": (["--config.optim.name=lion"], "adamw"),
+    "optimizer": (["--config.optim.name=lars"], "adamw"),
     "seeds": (["--seeds", "0", "1", "0"], "--seeds 0 1 0: 0 stands there twice"),
     "seed and seeds": (["--seeds=0,1", "--config.seed=3"], "--config.seed and --seeds"),
     "model, before data": ([*NO_DATA, "--config.model.name=vjt"], "Did you mean vit?"),

@@ -10,9 +10,11 @@ As in any PyTorch module, `mirror.train()` and `mirror.eval()` choose the mode.
 from torch_ref import (  # noqa: F401 - they register their models
     airbench,
     attention_cnn,
+    cct,
     cnn,
     convnext,
     resnet,
+    sl_vit,
     standard_vit,
     vit,
 )

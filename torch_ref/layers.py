@@ -20,12 +20,21 @@ def patches(images, patch_size: int):
     return nn.functional.unfold(images, patch_size, stride=patch_size).transpose(1, 2)
 
 
-def self_attention(qkv, num_heads: int, dropout: nn.Module | None = None):
-    """Queries, keys and values [B,T,3D] -> (output [B,T,D], attention [B,h,T,T] after dropout)."""
+def self_attention(
+    qkv, num_heads: int, dropout: nn.Module | None = None, *, scale=None, others_only: bool = False
+):
+    """Queries, keys and values [B,T,3D] -> (output [B,T,D], attention [B,h,T,T] after dropout).
+
+    Scores are scaled by 1/√d, or by `scale` [h]; with `others_only` no token attends to itself.
+    """
     b, t, three = qkv.shape
     head_dim = three // 3 // num_heads
     q, k, v = qkv.reshape(b, t, 3, num_heads, head_dim).permute(2, 0, 3, 1, 4)
-    weights = (q @ k.transpose(-2, -1) * head_dim**-0.5).softmax(dim=-1)
+    scores = q @ k.transpose(-2, -1) * (head_dim**-0.5 if scale is None else scale[:, None, None])
+    if others_only:
+        itself = torch.eye(t, dtype=torch.bool, device=qkv.device)
+        scores = scores.masked_fill(itself, -torch.inf)
+    weights = scores.softmax(dim=-1)
     weights = weights if dropout is None else dropout(weights)
     return (weights @ v).transpose(1, 2).reshape(b, t, three // 3), weights
 

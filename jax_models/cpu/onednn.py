@@ -194,13 +194,30 @@ class Operation:
         self._scratch += -(-self._library.size(layout) // _ALIGNMENT) * _ALIGNMENT
         return view
 
-    def ones(self, layout) -> View:
-        """An array of ones."""
+    def filled(self, layout, value: float) -> View:
+        """An array of one value."""
         view = self._library.view(layout)
-        values = np.ones(self._library.size(layout) // 4, np.float32)
+        values = np.full(self._library.size(layout) // 4, value, np.float32)
         self._constants.append(values)
         self._library.place(view.memory, values.ctypes.data)
         return view
+
+    def fill_diagonals(self, view: View, shape: tuple[int, ...], value: float) -> None:
+        """Add setting the diagonal of each matrix of a view [B,h,m,n], m and n above 1, to a value.
+
+        The library takes no view whose last step leads out of a matrix, so the last entries of the
+        diagonals have one of their own.
+        """
+        b, h, m, n = shape
+        last = min(m, n) - 1
+        strides = h * m * n, m * n, n + 1
+        ends = longs(b, h, 1, 1), longs(0, 0, last, last)
+        for entries, layout in (
+            ((b, h, last), self._library.layout((b, h, last), strides=strides)),
+            ((b, h, 1, 1), self._library.new("memory_desc_create_submemory", view.layout, *ends)),
+        ):
+            values = self.filled(self._library.layout(entries), value)
+            self.copy(values, View(view.memory, layout))
 
     def run(self, addresses: list[int]) -> None:
         """Compute."""

@@ -21,7 +21,9 @@ def export_adapter(
 ) -> tuple[dict[str, np.ndarray], dict[str, object]]:
     """Return the tensors of a model's adapters and head by PEFT's names, and PEFT's config.
 
-    Where PyTorch keeps queries, keys and values apart, each gets the same A and its part of B.
+    The names are those of the library's modules: of transformers those since 5, which are others
+    than in files. Where it keeps queries, keys and values apart, each gets the same A and its part
+    of B.
 
     Args:
       model: with adapters and values.
@@ -37,7 +39,7 @@ def export_adapter(
     by_kernel = {id(layer.kernel): layer for layer in layers.values()}
     head = {id(v) for keys, v in nnx.to_flat_state(nnx.state(model)) if keys[0] == "head"}
     found, targets, saved = {}, [], []
-    for name, entry in tensors.named_entries(model, layout).items():
+    for name, entry in tensors.named_entries(model, layout, in_memory=True).items():
         module, _, leaf = name.rpartition(".")
         if id(entry.variable) in by_kernel:
             if leaf != "weight":

@@ -52,6 +52,7 @@ class Names(NamedTuple):
     root: str = ""
     left_out: Mapping[str, str] = {}
     writes: Callable[[nnx.Module], bool] | None = None
+    in_memory: Callable[[nnx.Module], bool] | None = None
     after_load: Convert | None = None
     before_save: Convert | None = None
 
@@ -83,6 +84,7 @@ def register(
     layout: str, tables: Mapping[str, Table], *, root: str = "",
     left_out: Mapping[str, str] | None = None,
     writes: Callable[[nnx.Module], bool] | None = None,
+    in_memory: Callable[[nnx.Module], bool] | None = None,
     after_load: Convert | None = None, before_save: Convert | None = None,
 ) -> None:  # fmt: skip
     """Make the names of families of models known in a layout.
@@ -98,12 +100,14 @@ def register(
         'vit.'; names of the table take it with '{root}'. It is written; read it may lack.
       left_out: regex of a whole name without the root -> why it is left out knowingly.
       writes: whether a model can be written so; None for always.
+      in_memory: whether the library's modules of a model have these names, which are others than in
+        its files; None for never.
       after_load: makes of checked arrays, in their shapes there, those of the model; for what one
         tensor alone does not tell. The tensors it gives another shape are marked `converted`.
       before_save: the reverse.
     """
     more = {"root": root, "left_out": left_out or {}, "writes": writes}
-    more |= {"after_load": after_load, "before_save": before_save}
+    more |= {"in_memory": in_memory, "after_load": after_load, "before_save": before_save}
     for family, table in tables.items():
         patterns = tuple((_regex(path), _place(theirs)) for path, theirs in table.items())
         _NAMES.setdefault(family, []).append(Names(layout, patterns, **more))
@@ -151,3 +155,10 @@ def written(model: nnx.Module, layout: str | None) -> Names:
         f"layout={layout!r}: {model.model_name} as it was built has no names there. It has in: "
         f"{there}."
     )
+
+
+def in_memory(model: nnx.Module, layout: str | None) -> Names:
+    """The names that a layout's library gives to the modules of a model; raises as `written`."""
+    in_files = written(model, layout)
+    kin = (names for names in known(model) if names.layout == in_files.layout)
+    return next((n for n in kin if n.in_memory and n.in_memory(model)), in_files)

@@ -126,10 +126,15 @@ def names(model: nnx.Module, layout: str | None = None, *, beside: bool = False)
     return [name for name, entry in entries.items() if entry.place.beside or not beside]
 
 
-def named_entries(model: nnx.Module, layout: str | None) -> dict[str, Entry]:
-    """The names of a model's state dict in a layout, each with its variable; raises as `names`."""
-    written = tables.written(model, layout)
-    return _entries(model, _variables(model), written, written.root)
+def named_entries(
+    model: nnx.Module, layout: str | None, *, in_memory: bool = False
+) -> dict[str, Entry]:
+    """The names of a model's state dict in a layout, each with its variable; raises as `names`.
+
+    They are those in files, or with `in_memory` those of the library's modules.
+    """
+    names = (tables.in_memory if in_memory else tables.written)(model, layout)
+    return _entries(model, _variables(model), names, names.root)
 
 
 class _Layout(NamedTuple):

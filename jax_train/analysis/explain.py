@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jax_models.cct import ConvEmbed
 from jax_models.layers import PatchEmbed
+from jax_models.tokens import SequencePool
 from jax_train.runs.trained import TrainedRun
 
 _BATCH = 32  # images per call where attention is only summed up
@@ -67,14 +69,30 @@ def _as_numpy(array) -> np.ndarray:
 # Attention of Vision Transformers
 
 
-def of_patches(shares: np.ndarray, patches: int, class_token: bool = True) -> np.ndarray:
-    """What the class token has of each of N `patches`: [...,T,T] -> [...,N].
+def of_patches(
+    shares: np.ndarray, patches: int, class_token: bool = True, counts: np.ndarray | None = None
+) -> np.ndarray:
+    """What the class token has of each of N `patches`: [B,...,T,T] -> [B,...,N].
 
-    Without a class token it is the mean over the patches, which the head then reads. The sum over N
-    lacks what goes to the tokens before the patches.
+    Without a class token it is the mean over the patches, which the head then reads, or the one
+    that is weighted by `counts` [B,T], see `token_counts`. The sum over N lacks what goes to the
+    tokens before the patches.
     """
     rows = shares[..., -patches:]
+    if counts is not None:
+        return np.einsum("b...qk,bq->b...k", rows, counts)
     return rows[..., 0, :] if class_token else rows[..., -patches:, :].mean(axis=-2)
+
+
+def token_counts(model: nnx.Module, tokens: np.ndarray) -> np.ndarray | None:
+    """What each token after the last block, [B,T,D], counts in the mean that a head reads.
+
+    Returns:
+      [B,T], of sum 1; None where the head reads no weighted mean.
+    """
+    if not isinstance(model.pool, SequencePool):
+        return None
+    return _as_numpy(model.pool.weights(jnp.asarray(tokens)))
 
 
 def rollout(attention: Sequence[np.ndarray]) -> np.ndarray:
@@ -141,18 +159,21 @@ def pairwise_distances(centres: np.ndarray) -> np.ndarray:
 # Where the tokens lie
 
 
-def token_map(embed: PatchEmbed) -> np.ndarray:
+def token_map(embed: PatchEmbed | ConvEmbed) -> np.ndarray:
     """Which patch each pixel belongs to, from 0 to N - 1: int [M,H,W].
 
     One plane for square patches; one per colour for runs of the channels-first memory, where one
-    token may hold the end of one colour and the start of the next.
+    token may hold the end of one colour and the start of the next. Of tokens that see more than
+    their own pixels it is the nearest.
     """
-    size, p = embed.img_size, embed.patch_size
+    size = embed.img_size
     if embed.raster:
         places = np.arange(embed.in_channels * size**2)
-        return (places // (embed.in_channels * p**2)).reshape(-1, size, size)
-    places = np.arange(size) // p
-    return (places[:, None] * (size // p) + places)[None]
+        return (places // (embed.in_channels * embed.patch_size**2)).reshape(-1, size, size)
+    first, step, _ = embed.token_pixels
+    places = np.floor((np.arange(size) + 0.5 - first) / step).astype(int)
+    places = np.clip(places, 0, embed.grid - 1)
+    return (places[:, None] * embed.grid + places)[None]
 
 
 def token_centres(tokens: np.ndarray) -> np.ndarray:
@@ -201,9 +222,20 @@ def principal_filters(kernel: np.ndarray, count: int) -> tuple[np.ndarray, np.nd
 
 
 def squares(flat: np.ndarray, embed: PatchEmbed) -> np.ndarray:
-    """Square patches, or filters of them, [k,C·P·P] as images [k,P,P,C]."""
-    p = embed.patch_size
-    return flat.reshape(-1, embed.in_channels, p, p).transpose(0, 2, 3, 1)
+    """Square patches, or filters of them, [k,C·P·P] as images [k,P,P,C].
+
+    Filters of shifted patches, [k,P·P·5·C], as images [k,S,S,C] of all that they see, where what
+    looks at the same pixel is added up.
+    """
+    p, c, s = embed.patch_size, embed.in_channels, embed.shift
+    if not s:
+        return flat.reshape(-1, c, p, p).transpose(0, 2, 3, 1)
+    parts = flat.reshape(-1, p, p, len(embed.SHIFTS), c)
+    whole = np.zeros((len(flat), p + 2 * s, p + 2 * s, c), flat.dtype)
+    for number, (down, right) in enumerate(embed.SHIFTS):
+        i, j = s + s * down, s + s * right
+        whole[:, i : i + p, j : j + p] += parts[:, :, :, number]
+    return whole
 
 
 # Convolutional networks

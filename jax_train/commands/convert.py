@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jax_train.commands.options import add_img_size, check_no_img_size
 from jax_train.errors import UserError
 from jax_train.files import check_output, json_text, write_atomically
 from jax_train.printing import counted
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     adapter = "of a run with lora_rank: its adapters and head alone, as PEFT keeps them; --to is "
     adapter += "FOLDER/adapter_model.safetensors, and adapter_config.json comes beside it"
     add("--adapter", action="store_true", help=adapter)
+    add_img_size(parser)
     add("--overwrite", action="store_true", help="replace the file if it exists")
 
 
@@ -108,8 +110,9 @@ def _opened(args: argparse.Namespace) -> tuple[str, Any, list[str]]:
     from jax_train.runs import pretrained
 
     name, source = args.model, args.source
-    # A file goes by --model and --set alone, which say more of it than can be read off.
-    is_pretrained = not source.is_file() and pretrained.is_source(source)
+    # At its own size a file goes by --model and --set alone, which say more than can be read off.
+    at_other_size = args.img_size is not None
+    is_pretrained = pretrained.is_source(source) and (at_other_size or not source.is_file())
     is_run = not is_pretrained and (source / "config.json").is_file()
     if not is_run and not is_pretrained:
         _asked("--from", torch_weights.files.check_source, source)
@@ -118,8 +121,9 @@ def _opened(args: argparse.Namespace) -> tuple[str, Any, list[str]]:
             raise UserError(f"--from {source} {says}")
     check_output("--to", args.target, args.overwrite)
     if is_pretrained:
-        return _load_pretrained(name, source, args.settings)
+        return _load_pretrained(args)
     if is_run:
+        check_no_img_size(source, args.img_size)
         return *_open_run(name, source, args.settings, args.adapter), []
     model = build(name, parse_settings(args.settings))
     return name, model, _load(model, name, source)
@@ -138,13 +142,16 @@ def _open_run(model_name: str | None, folder: Path, settings, adapters: bool) ->
     return run.config.model.name, run.as_trained if adapters else run.model
 
 
-def _load_pretrained(model_name: str | None, source: Path, settings) -> tuple[str, Any, list[str]]:
+def _load_pretrained(args: argparse.Namespace) -> tuple[str, Any, list[str]]:
     """The name of a pretrained model, the model, and notes on it."""
     from jax_train.runs import pretrained
 
-    if model_name is not None or settings:
+    source, settings = args.source, parse_settings(args.settings)
+    if not source.is_file() and (args.model is not None or settings):
         raise UserError(f"--from {source} says its model by itself: leave --model and --set out.")
-    loaded = pretrained.load(source)
+    if args.model is not None:
+        _check_keywords(args.model, settings)
+    loaded = pretrained.load(source, args.model, settings, img_size=args.img_size)
     return loaded.name, loaded.model, list(loaded.notes)
 
 
@@ -178,14 +185,9 @@ def build(model_name: str, settings: Mapping[str, Any]) -> Any:
     Raises:
       UserError: unknown model or setting, or a value the model cannot be built with.
     """
-    import jax_models
     from jax_models import registry
 
-    keywords = _asked(f"--model {model_name}:", jax_models.model_keywords, model_name)
-    for key in settings:
-        if key not in keywords:
-            takes = f"It takes: {', '.join(keywords)}."
-            raise UserError(f"--set {key}: {model_name} has no keyword of that name. {takes}")
+    _check_keywords(model_name, settings)
     try:
         return registry.abstract_model(model_name, **settings)
     except (ValueError, TypeError, OverflowError) as error:
@@ -193,6 +195,17 @@ def build(model_name: str, settings: Mapping[str, Any]) -> Any:
         raise UserError(
             f"--model {model_name} {given}: {error} Put the settings right and convert again."
         ) from None
+
+
+def _check_keywords(model_name: str, settings: Mapping[str, Any]) -> None:
+    """Raise a UserError unless there is a model of that name with those keywords."""
+    import jax_models
+
+    keywords = _asked(f"--model {model_name}:", jax_models.model_keywords, model_name)
+    for key in settings:
+        if key not in keywords:
+            takes = f"It takes: {', '.join(keywords)}."
+            raise UserError(f"--set {key}: {model_name} has no keyword of that name. {takes}")
 
 
 def _load(model, model_name: str, source: Path) -> list[str]:

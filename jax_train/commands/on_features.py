@@ -65,7 +65,8 @@ def _check_settings(args: argparse.Namespace, given: dict[str, object]) -> None:
             raise UserError(f"--temperature {args.temperature:g} is for --votes weighted.")
         if not (math.isfinite(args.temperature) and args.temperature > 0):
             raise UserError(f"--temperature {args.temperature:g}: expected a number above 0.")
-    places = [name for name in ("split", "train_split", "data", "data_dir") if getattr(args, name)]
+    of_images = ("split", "train_split", "data", "data_dir", "img_size")
+    places = [name for name in of_images if getattr(args, name)]
     if args.test_features is not None and places:
         raise UserError(
             f"--{places[0]} {getattr(args, places[0])} is for the images of a model's data, and "

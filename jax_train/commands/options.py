@@ -1,6 +1,7 @@
 """Arguments that several commands take."""
 
 import argparse
+import os
 
 from jax_train.errors import UserError
 
@@ -11,17 +12,20 @@ def add_run_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_or_source(parser: argparse.ArgumentParser) -> None:
-    """Add RUN, which may be a pretrained model, and --model."""
+    """Add RUN, which may be a pretrained model, and what is for pretrained models alone."""
     source = "run folder, such as runs/vit_digits, or a pretrained model: hf:ORG/NAME, "
     source += "timm/NAME.TAG, a folder of transformers or timm, a file of weights"
     parser.add_argument("run_folder", metavar="RUN", help=source)
-    add_model_name(parser)
-
-
-def add_model_name(parser: argparse.ArgumentParser) -> None:
-    """Add --model."""
     name = "name of the model, of a file of weights"
     parser.add_argument("--model", metavar="NAME", help=name)
+    add_img_size(parser)
+
+
+def add_img_size(parser: argparse.ArgumentParser) -> None:
+    """Add --img_size."""
+    side = "side of the images that a pretrained model takes, if not that of its source; the "
+    side += "positions of a ViT are resized"
+    parser.add_argument("--img_size", type=int, metavar="PIXELS", help=side)
 
 
 def open_run_or_source(args: argparse.Namespace):
@@ -62,7 +66,7 @@ def names_source(args: argparse.Namespace) -> bool:
     """Whether `add_run_or_source` was given a pretrained model.
 
     Raises:
-      UserError: it was given a run, and --model.
+      UserError: it was given a run, and what is for pretrained models alone.
     """
     from jax_train.runs import pretrained
 
@@ -73,7 +77,18 @@ def names_source(args: argparse.Namespace) -> bool:
             f"--model {args.model}: {args.run_folder} is a run folder, or nothing. Leave "
             "--model out; it is for files of weights."
         )
+    check_no_img_size(args.run_folder, args.img_size)
     return False
+
+
+def check_no_img_size(run_folder: str | os.PathLike, side: int | None) -> None:
+    """Raise a UserError where a run was given an image size."""
+    if side is not None:
+        raise UserError(
+            f"--img_size {side}: {run_folder} is a run folder, or nothing, and a run takes images "
+            "of the size that it was trained on. Leave --img_size out; it is for pretrained "
+            f"models. A new run with --config.model.init_from={run_folder} may have another size."
+        )
 
 
 def open_source(args: argparse.Namespace, *, needs_head: bool = True):
@@ -82,7 +97,8 @@ def open_source(args: argparse.Namespace, *, needs_head: bool = True):
     from jax_train.runs import pretrained
 
     runtime.prepare()
-    return pretrained.open_source(args.run_folder, args.model, needs_head=needs_head)
+    how = {"needs_head": needs_head, "img_size": args.img_size}
+    return pretrained.open_source(args.run_folder, args.model, **how)
 
 
 def add_data_place(parser: argparse.ArgumentParser, more: str = "") -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.colors import PowerNorm
 
+from jax_models.cct import ConvEmbed
 from jax_models.layers import PatchEmbed
 from jax_train.analysis import explain
 from jax_train.drawing import canvas
@@ -160,14 +161,14 @@ def attention_distances(distances: np.ndarray, even: float, images: int, note: s
     return Picture("attention_distance", figure, alt)
 
 
-def position_similarities(similarity: np.ndarray, embed: PatchEmbed) -> Picture:
+def position_similarities(similarity: np.ndarray, embed: PatchEmbed | ConvEmbed) -> Picture:
     """Similarity of the position embeddings: a map for each patch, or a matrix for runs.
 
     Args:
       similarity: [N,N], see `explain.position_similarity`.
       embed: which knows where the patches lie.
     """
-    side = embed.img_size // embed.patch_size
+    side = embed.grid
     title = "Which positions are alike to the model"
     colours = {"cmap": canvas.SIGNED, "vmin": -1, "vmax": 1}
     if embed.raster:
@@ -232,8 +233,11 @@ def patch_filters(components: np.ndarray, shares: np.ndarray, embed: PatchEmbed)
     return Picture("patch_filters", figure, alt)
 
 
-def image_and_patches(example: Example, embed: PatchEmbed) -> Picture:
+def image_and_patches(example: Example, embed: PatchEmbed | ConvEmbed) -> Picture:
     """An image beside the patches the model's `embed` cuts it into."""
+    _, step, seen = embed.token_pixels
+    if seen > step:
+        return _image_and_tokens(example, embed)
     patches = embed.cut(example.pixels[None])[0]
     if embed.raster:
         return _image_and_runs(example, patches, embed)
@@ -251,6 +255,23 @@ def image_and_patches(example: Example, embed: PatchEmbed) -> Picture:
     right.spines[:].set_visible(False)
     canvas.fit(figure, np.array([[left, right]]))
     alt = f"Image {example.name} beside its {side * side} patches of {p} by {p} pixels."
+    return Picture("patches", figure, alt)
+
+
+def _image_and_tokens(example, embed) -> Picture:
+    """Of tokens that see more than the pixels that they stand for."""
+    side, (_, step, seen) = embed.grid, embed.token_pixels
+    title = f"An image and its {side}×{side} tokens"
+    note = f"A token stands for {step}×{step} pixels and sees {seen}×{seen} around them."
+    figure = canvas.new_figure(3.9, title, note)
+    left, right = figure.subplots(1, 2)
+    canvas.show_image(left, example.pixels, canvas.short_name(example.name), example.verdict)
+    canvas.show_image(right, example.pixels, "tokens", "read row by row")
+    for border in np.flatnonzero(np.diff(explain.token_map(embed)[0][:, 0])) + 0.5:
+        right.axhline(border, color="#56b4e9", linewidth=1)
+        right.axvline(border, color="#56b4e9", linewidth=1)
+    canvas.fit(figure, np.array([[left, right]]))
+    alt = f"Image {example.name} beside the pixels of its {side * side} tokens. {note}"
     return Picture("patches", figure, alt)
 
 

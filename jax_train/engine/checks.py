@@ -24,6 +24,7 @@ LOSSES = (CROSS_ENTROPY, "binary_cross_entropy")  # the names of functions in `m
 BALANCED = ("balanced",)  # of config.train.class_weights
 INTERPOLATIONS = ("bilinear", "bicubic")  # the keys of `resample.KERNELS`
 POOLS = ("token", "avg", "token_and_avg")  # of `jax_models.tokens`
+POSITIONS = ("learned", "sine")  # of `jax_models.cct`
 SCHEDULES = ("cosine", "linear", "trapezoid", "onecycle", "constant")  # of `schedules`
 
 
@@ -212,7 +213,9 @@ _MODELS = {
     **dict.fromkeys(("model.img_size", "model.in_channels", "model.num_classes"), _SIZE),
     **dict.fromkeys(("model.patch_size", "model.embed_dim", "model.depth"), _SIZE),
     **dict.fromkeys(("model.num_heads", "model.mlp_dim"), _SIZE),
-    **dict.fromkeys(("model.dropout", "model.drop_path"), _RATE),
+    **dict.fromkeys(("model.conv_layers", "model.conv_size"), _SIZE),
+    **dict.fromkeys(("model.dropout", "model.attention_dropout", "model.drop_path"), _RATE),
+    "model.positions": ranges.optional(ranges.one_of(POSITIONS)),
     **dict.fromkeys(("model.norm_eps", "model.head_norm_eps"), ranges.optional(ranges.above(0))),
     **dict.fromkeys(("model.class_token", "model.distilled", "model.cover_prefix"), _SWITCH),
     **dict.fromkeys(("model.swiglu", "model.fc_norm"), _SWITCH),

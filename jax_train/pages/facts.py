@@ -4,6 +4,7 @@ from jax_train.analysis import evaluation as evaluate
 from jax_train.analysis.evaluation import Evaluation
 from jax_train.data.sources.by_name import scheme_of
 from jax_train.printing import counted
+from jax_train.runs import initial
 from jax_train.runs.trained import TrainedRun
 
 
@@ -25,6 +26,12 @@ def splits(run: TrainedRun, evaluation: Evaluation) -> list[str]:
         lines.append(f"validated on {of('val', fields.val_split)}")
     lines.append(f"tested on {evaluation.split} ({counted(len(evaluation.labels), 'image')})")
     return lines
+
+
+def began_with(run: TrainedRun) -> list[str]:
+    """From which weights the model was trained on, if it did not begin anew."""
+    source = initial.described(run.config)
+    return [] if source is None else [f"began with {source}"]
 
 
 def notes(run: TrainedRun, evaluation: Evaluation, split) -> list[str]:

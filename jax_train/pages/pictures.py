@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_models.cct import ConvEmbed
+from jax_models.tokens import SequencePool
 from jax_train.analysis import explain
 from jax_train.analysis.explain import Intermediates
 from jax_train.analysis.scoring import check_finite
@@ -123,16 +125,20 @@ def _forward(run: TrainedRun, chosen: Chosen) -> tuple[Intermediates, list[Examp
 
 
 class _Patches:
-    """Of a model with `patch_embed`, learned `pos_embed`, and its tokens before the patches."""
+    """Of a model with `patch_embed`, `positions`, `pool`, and its tokens before the patches."""
 
     def __init__(self, run: TrainedRun):
         self._run, self._embed = run, run.model.patch_embed
         self._tokens = explain.token_map(self._embed)
         self._has_class_token = "cls_token" in run.model.prefix
         self._reader = "class token" if self._has_class_token else "mean patch"
+        if isinstance(run.model.pool, SequencePool):
+            self._reader = "pooled token"
 
     def remarks(self, name: str) -> list[str]:
         lines = [f"{name} has no convolutions: no feature maps, no Grad-CAM."]
+        if isinstance(self._embed, ConvEmbed):
+            lines = [f"{name}'s convolutions make its tokens: no feature maps, no Grad-CAM."]
         if self._embed.raster:
             lines.append(
                 f"{name}'s tokens are runs of memory, not squares: its maps are drawn by colour."
@@ -140,7 +146,7 @@ class _Patches:
         return lines
 
     def overview(self, seen: Intermediates, examples, stage: int | None = None) -> Picture:
-        rollout = self._read(explain.rollout(seen.attention))
+        rollout = self._read(explain.rollout(seen.attention), seen)
         place = self._tokens, self._prefix(seen), self._reader
         return vit.attention_over_images(examples, self._attention(seen), rollout, *place)
 
@@ -152,19 +158,26 @@ class _Patches:
 
     def of_model(self, images: np.ndarray) -> Iterator[Picture]:
         yield self._distances(images)
-        positions = np.asarray(self._run.model.pos_embed[...])[0, -self._embed.num_patches :]
+        positions = np.asarray(self._run.model.positions)[0, -self._embed.num_patches :]
         yield vit.position_similarities(explain.position_similarity(positions), self._embed)
-        kernel = np.asarray(self._embed.projection.kernel[...])
-        yield vit.patch_filters(*explain.principal_filters(kernel, _FILTERS), self._embed)
+        if isinstance(self._embed, ConvEmbed):
+            yield _first_filters(self._embed.convs[0].kernel[...])
+        else:
+            kernel = np.asarray(self._embed.projection.kernel[...])
+            yield vit.patch_filters(*explain.principal_filters(kernel, _FILTERS), self._embed)
 
     def _prefix(self, seen: Intermediates) -> int:
-        return seen.attention[0].shape[-1] - self._embed.num_patches
+        """How many tokens that are no patches the reader may attend to."""
+        others = seen.attention[0].shape[-1] - self._embed.num_patches
+        return others - (self._has_class_token and self._run.model.blocks[0].attn.locality)
 
     def _attention(self, seen: Intermediates) -> np.ndarray:
-        return np.stack([self._read(weights) for weights in seen.attention])
+        return np.stack([self._read(weights, seen) for weights in seen.attention])
 
-    def _read(self, shares: np.ndarray) -> np.ndarray:
-        return explain.of_patches(shares, self._embed.num_patches, self._has_class_token)
+    def _read(self, shares: np.ndarray, seen: Intermediates) -> np.ndarray:
+        counts = explain.token_counts(self._run.model, seen.features[-1])
+        count = self._embed.num_patches
+        return explain.of_patches(shares, count, self._has_class_token, counts)
 
     def _distances(self, images: np.ndarray) -> Picture:
         centres = explain.token_centres(self._tokens)
@@ -211,10 +224,15 @@ class _Stages:
             yield cnn.query_attention(examples[i], np.array(maps), queries, stages)
 
     def of_model(self, images: np.ndarray) -> Iterator[Picture]:
-        filters = np.asarray(self._run.model.first_filters).transpose(3, 0, 1, 2)
-        title = f"The {len(filters)} filters of the first convolution"
-        figure = canvas.show_filters(filters[:64], title, "" if len(filters) <= 64 else "64 shown")
-        yield Picture("first_filters", figure, f"{title}, {filters.shape[1]}×{filters.shape[2]}.")
+        yield _first_filters(self._run.model.first_filters)
+
+
+def _first_filters(kernel) -> Picture:
+    """The filters of a convolution that sees the image, of its kernel [h,w,C,F]."""
+    filters = np.asarray(kernel).transpose(3, 0, 1, 2)
+    title = f"The {len(filters)} filters of the first convolution"
+    figure = canvas.show_filters(filters[:64], title, "" if len(filters) <= 64 else "64 shown")
+    return Picture("first_filters", figure, f"{title}, {filters.shape[1]}×{filters.shape[2]}.")
 
 
 # How a model is shown, by what it has; it may have several of these.

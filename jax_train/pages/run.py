@@ -6,7 +6,7 @@ from jax_train.analysis.evaluation import Evaluation
 from jax_train.config.fields import flatten
 from jax_train.drawing import results
 from jax_train.pages import pictures
-from jax_train.pages.facts import data_name, notes, splits
+from jax_train.pages.facts import began_with, data_name, notes, splits
 from jax_train.pages.page import Page, count, fields, interval, percent
 from jax_train.printing import counted, figure
 from jax_train.runs.history import read_history
@@ -32,7 +32,7 @@ def write(run: TrainedRun, evaluation: Evaluation, split, page: Page) -> str:
         "report.html",
         title=f"{run.config.model.name} on {data_name(run)}",
         facts=facts(run, evaluation, history),
-        splits=[*splits(run, evaluation), f"weights of step {run.step:,}{which}"],
+        splits=[*splits(run, evaluation), *began_with(run), f"weights of step {run.step:,}{which}"],
         notes=notes(run, evaluation, split),
         curves=[page.picture(one) for one in results.curves({"": history})],
         confusion=page.picture(matrix),

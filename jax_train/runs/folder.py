@@ -23,7 +23,7 @@ _LOCK, _DATA = ".lock", data_record.FILE
 _NO_RESULTS = {"reported_weights": "last", "notes": [], "images": {}, "versions": {}}
 _NO_RESULTS |= dict.fromkeys(("model", "data", "parameters", "epochs", "steps", "reported_epoch"))
 _NO_RESULTS |= dict.fromkeys(("val", "test", "seconds", "train_images_per_sec", "device"))
-_NO_RESULTS |= {"git_commit": None, "ended": None}
+_NO_RESULTS |= {"git_commit": None, "ended": None, "began_with": None}
 _SHOWN = 4  # fields in a note
 
 

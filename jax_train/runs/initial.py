@@ -73,17 +73,14 @@ class Source:
             places.arrays(nnx.state(model)) for model in (self.found.opened.model, loaded.model)
         )
         kept = sum(path in new and new[path].shape == array.shape for path, array in old.items())
-        lines = [self._title(), f"{kept} of {len(new)} arrays are loaded as they are"]
+        lines = [
+            f"weights: {described(self.config)}",
+            f"{kept} of {len(new)} arrays are loaded as they are",
+        ]
         lines += [note.rstrip(".") for note in (*loaded.notes, *self.found.notes)]
         lines += self._other_classes(tuple(class_names))
         wide = config.dtype == "float64"
         return jax.tree.map(lambda leaf: _on_host(leaf, wide), split(loaded.model)[1]), lines
-
-    def _title(self) -> str:
-        model = self.config.model
-        commit = f", commit {model.init_revision[:_SHOWN]}" if model.init_revision else ""
-        digest = model.init_sha256[:_SHOWN]
-        return f"weights: {readable(model.init_from)}{commit}, SHA-256 {digest}…"
 
     def _other_classes(self, names: tuple[str, ...]) -> list[str]:
         """A line where the head is kept for classes of other names."""
@@ -92,6 +89,22 @@ class Source:
             return []
         there = listing(known, 40)
         return [f"the head is kept, because it has as many classes; there they were {there}"]
+
+
+def described(config: ConfigDict) -> str | None:
+    """Which weights a run began with, for people: the source, its commit and its checksum.
+
+    Args:
+      config: of a run that has begun.
+
+    Returns:
+      None where they were drawn from the seed.
+    """
+    model = config.model
+    if model.init_from is None:
+        return None
+    commit = f", commit {model.init_revision[:_SHOWN]}" if model.init_revision else ""
+    return f"{readable(model.init_from)}{commit}, SHA-256 {model.init_sha256[:_SHOWN]}…"
 
 
 def recall(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:

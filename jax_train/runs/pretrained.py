@@ -3,15 +3,16 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 import jax_models
 from configs import common
-from jax_models.pretrained import Pretrained, SourceError
+from jax_models.pretrained import Opened, Pretrained, SourceError
 from jax_models.pretrained.hub import is_on_hub
 from jax_models.torch_weights import files
 from jax_train import data
@@ -115,11 +116,23 @@ def is_source(place: str | os.PathLike) -> bool:
     return isinstance(described, dict) and bool({"model_type", "architecture"} & described.keys())
 
 
-def load(source: str | os.PathLike, name: str | None = None) -> Pretrained:
-    """Load a pretrained model; see `jax_models.load_pretrained`.
+def load(
+    source: str | os.PathLike,
+    name: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    img_size: int | None = None,
+) -> Pretrained:
+    """Load a pretrained model.
+
+    Args:
+      source, name: as of `jax_models.load_pretrained`.
+      settings: keywords of the model of a file, which its name does not have.
+      img_size: side of the images in pixels, if not that of the source.
 
     Raises:
-      UserError: it cannot be loaded; or JAX was told to use devices that are not there.
+      UserError: it cannot be loaded, or cannot have that size; or JAX was told to use devices that
+        are not there.
     """
     if name is None and os.path.isfile(source):
         raise UserError(
@@ -128,20 +141,45 @@ def load(source: str | os.PathLike, name: str | None = None) -> Pretrained:
         )
     runtime.check_devices()
     try:
-        return jax_models.load_pretrained(source, name=name)
+        opened = jax_models.open_pretrained(source, name=name, **(settings or {}))
     except SourceError as error:
         raise UserError(str(error)) from None
+    if img_size is not None:
+        _check_side(opened, img_size)
+    try:
+        return opened.at(img_size=img_size)
+    except ValueError as error:
+        asked = "" if img_size is None else f"--img_size {img_size}: "
+        raise UserError(f"{asked}{error}") from None
+
+
+def _check_side(opened: Opened, side: int) -> None:
+    """Refuse a side of the images that is no whole number of a model's patches."""
+    found = opened.description
+    patch = (jax_models.model_keywords(found.name) | found.settings).get("patch_size", 1)
+    if side >= 1 and side % patch == 0:
+        return
+    expected = "a whole number of pixels, at least 1"
+    if patch > 1:
+        low = max(side // patch, 1) * patch
+        expected = f"a multiple of {patch}, the side of a patch of {opened.source}, such as {low} "
+        expected += f"or {low + patch}"
+    raise UserError(f"--img_size {side}: expected {expected}.")
 
 
 def open_source(
-    source: str | os.PathLike, name: str | None = None, *, needs_head: bool = True
+    source: str | os.PathLike,
+    name: str | None = None,
+    *,
+    needs_head: bool = True,
+    img_size: int | None = None,
 ) -> PretrainedRun:
-    """Load a pretrained model in the form of a run.
+    """Load a pretrained model in the form of a run; `img_size` as of `load`.
 
     Raises:
       UserError: as `load`, or the model has no head and needs one.
     """
-    loaded = load(source, name)
+    loaded = load(source, name, img_size=img_size)
     if needs_head and not loaded.class_names:
         raise UserError(
             f"{source} is a {loaded.name} without a head: it knows no classes. features, convert "

@@ -3,12 +3,13 @@
 import os
 import platform
 import subprocess
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from jax_train.files import csv_text, json_text, write_atomically
-from jax_train.printing import counted, figure
+from jax_train.printing import WIDTH, counted, figure
 
 
 def versions() -> dict[str, str]:
@@ -52,11 +53,19 @@ def summary(results: dict, workdir: str | os.PathLike) -> str:
             lines.append(_line(name, results[split], results, split))
     which = "the best on validation" if results["reported_weights"] == "best" else "the last"
     lines.append(f"  weights: epoch {results['reported_epoch']}, {which}")
+    if results["began_with"]:
+        lines += _wrapped(f"began with {results['began_with']}")
     if (ended := results["ended"]) and ended["epoch"] < ended["of"]:
         lines.append(f"  ended at epoch {ended['epoch']} of {ended['of']}: {ended['why']}")
     lines += [f"  {note}" for note in results["notes"]]
     lines.append(f"  files: {workdir}/\n         curves.png, results.json, metrics.csv, …")
     return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    """Lines of at most 80 columns, where words allow it."""
+    indent = {"initial_indent": "  ", "subsequent_indent": "    "}
+    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False, **indent)
 
 
 def epochs_of(results: dict) -> str:

@@ -21,7 +21,8 @@ from jax_train.files import expand
 from jax_train.machine import processes
 from jax_train.runs import pretrained, trained
 
-RATES = ("dropout", "drop_path", "head_dropout")  # of training: weights say nothing of them
+# Of training: weights say nothing of them.
+RATES = ("dropout", "attention_dropout", "drop_path", "head_dropout")
 
 
 class Found(NamedTuple):

@@ -327,6 +327,74 @@ SMALL = {
             "unit_head": True,
         },
     ),
+    "cct_2_3x2": Small(
+        settings={
+            "img_size": 13,
+            "in_channels": 2,
+            "num_classes": 19,
+            "embed_dim": 21,
+            "depth": 2,
+            "num_heads": 3,
+            "mlp_dim": 17,
+            "conv_layers": 2,
+            "conv_size": 3,
+            "positions": "learned",
+            "dropout": 0.23,
+            "attention_dropout": 0.17,
+            "drop_path": 0.31,
+        },
+        image=(13, 13),
+        attention=((3, 16, 16),) * 2,
+        features=((16, 21),) * 2,
+        no_gradient={"pool.score.bias": (whole, KEY_BIAS)},
+        gated=("patch_embed",),
+        misfits=[
+            ({"num_heads": 4}, ["num_heads=4", "embed_dim=21"]),
+            ({"positions": "sin"}, ["positions='sin'", "learned, sine"]),
+        ],
+        initial={
+            "img_size": 12,
+            "in_channels": 3,
+            "num_classes": 29,
+            "embed_dim": 28,
+            "depth": 2,
+            "num_heads": 4,
+            "mlp_dim": 46,
+        },
+    ),
+    "sl_vit": Small(
+        settings={
+            "img_size": 14,
+            "in_channels": 2,
+            "num_classes": 19,
+            "patch_size": 7,
+            "embed_dim": 22,
+            "depth": 2,
+            "num_heads": 2,
+            "mlp_dim": 13,
+            "dropout": 0.23,
+            "drop_path": 0.31,
+        },
+        image=(14, 14),
+        attention=((2, 5, 5),) * 2,
+        features=((5, 22),) * 2,
+        no_gradient={},
+        misfits=[
+            ({"patch_size": 4}, ["patch_size=4", "img_size=14", "1, 2, 7, 14."]),
+            ({"patch_size": 1}, ["patch_size=1", "at least 2"]),
+            ({"num_heads": 3}, ["num_heads=3", "embed_dim=22"]),
+        ],
+        initial={
+            "img_size": 12,
+            "in_channels": 3,
+            "num_classes": 29,
+            "patch_size": 3,
+            "embed_dim": 28,
+            "depth": 2,
+            "num_heads": 4,
+            "mlp_dim": 46,
+        },
+    ),
     "resnet18": Small(
         settings={
             "in_channels": 2,
@@ -420,7 +488,7 @@ COVERED = sorted(SMALL)  # at least one name of each family: test_models.py fail
 RATES = [
     (name, key)
     for name in COVERED
-    for key in ("dropout", "head_dropout", "drop_path")
+    for key in ("dropout", "attention_dropout", "head_dropout", "drop_path")
     if key in SMALL[name].settings
 ]
 

@@ -286,21 +286,31 @@ def test_small_work_is_left_to_xla():
 
 @with_onednn
 @pytest.mark.parametrize(
-    ("n", "d", "widths"),
-    [(8320, 128, (512,)), (1009, 131, (127,)), (700, 1, (3001,)), (1009, 31, (29, 37, 2003))],
+    ("n", "d", "widths", "biased"),
+    [
+        (8320, 128, (512,), True),
+        (1009, 131, (127,), True),
+        (700, 1, (3001,), True),
+        (1009, 31, (29, 37, 2003), True),
+        (1009, 131, (127,), False),
+        (1009, 31, (29, 37, 2003), False),
+    ],
 )
-def test_linear_equals_xlas(n, d, widths):
+def test_linear_equals_xlas(n, d, widths, biased):
     x, count = draw(n, d), len(widths)
     weights = [draw(d, f, seed=i) / d**0.5 for i, f in enumerate(widths)]
-    biases = [draw(f, seed=i) for i, f in enumerate(widths)]
+    biases = [draw(f, seed=i) for i, f in enumerate(widths)] if biased else []
     assert kernels.linear_fits(x, *weights) == (2 * n * d * sum(widths) >= 4e6)
 
+    def split(rest):
+        return rest[:count], rest[count:] or (None,) * count
+
     def ours(x, *rest):
-        return jnp.concatenate(kernels.linear(x, rest[:count], rest[count:]), axis=-1)
+        return jnp.concatenate(kernels.linear(x, *split(rest)), axis=-1)
 
     def plain(x, *rest):
-        outs = [x @ kernel + bias for kernel, bias in zip(rest[:count], rest[count:], strict=True)]
-        return jnp.concatenate(outs, axis=-1)
+        with cpu.using(False):
+            return jnp.concatenate(ops.linear(x, *split(rest)), axis=-1)
 
     args = x, *weights, *biases
     assert_close(value_and_gradients(ours, *args), value_and_gradients(plain, *args), 1e-5)
@@ -327,8 +337,11 @@ ATTENTIONS = [
 ]
 
 
-def plain_attention(q, k, v, keep):
-    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k), axis=-1)
+def plain_attention(q, k, v, keep, others_only=False):
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k)
+    if others_only:
+        scores = jnp.where(jnp.eye(*scores.shape[2:]), -jnp.inf, scores)
+    weights = jax.nn.softmax(scores, axis=-1)
     return jnp.einsum("bhqk,bkhd->bqhd", weights if keep is None else weights * keep, v)
 
 
@@ -342,6 +355,19 @@ def test_attention_equals_xlas(b, q, k, h, d, drops):
     ours = value_and_gradients(lambda *args: kernels.attention(*args, keep), *args)
     assert_close(ours, plain, 1e-5)
     alone = jax.jit(lambda *args: kernels.attention(*args, keep))(*args)
+    assert_close([alone], plain[:1], 1e-5)
+
+
+@with_onednn
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize(("b", "q", "k", "h", "d"), [(5, 37, 37, 3, 16), (97, 37, 41, 3, 16)])
+def test_attention_to_others_equals_xlas(b, q, k, h, d, drops):
+    args = 3 * draw(b, q, h, d), draw(b, k, h, d, seed=1), draw(b, k, h, d, seed=2)
+    keep = (draw(b, h, q, k, seed=3) > 0.3).astype(jnp.uint8) if drops else None
+    plain = value_and_gradients(lambda *args: plain_attention(*args, keep, True), *args)
+    ours = value_and_gradients(lambda *args: kernels.attention(*args, keep, True), *args)
+    assert_close(ours, plain, 1e-5)
+    alone = jax.jit(lambda *args: kernels.attention(*args, keep, True))(*args)
     assert_close([alone], plain[:1], 1e-5)
 
 

@@ -22,6 +22,7 @@ from tests.jax_models.small import (
     draw_images,
     mirror_of,
     shared,
+    whole,
 )
 from tests.with_torch import torch
 
@@ -208,11 +209,13 @@ def test_scanned_layers_train_as_plain_ones(name, remat):
 
     (ours, logits), (theirs, expected) = run(scanned), run(plain)
     np.testing.assert_allclose(logits, expected, atol=1e-5)  # with the same dropout masks
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-6),
-        ours,
-        theirs,
-    )
+    by_rounding = tuple(end for end, (part, _) in SMALL[name].no_gradient.items() if part is whole)
+
+    def compare(path, a, b):
+        if not jax.tree_util.keystr(path, simple=True, separator=".").endswith(by_rounding):
+            np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-6)
+
+    jax.tree_util.tree_map_with_path(compare, ours, theirs)
 
 
 @vits
@@ -437,6 +440,7 @@ def test_a_model_larger_than_any_memory_can_be_counted():
 PUBLISHED_SIZES = {
     "airbench94": 1_972_792,
     "attention_cnn": 737_294,
+    "cct_2_3x2": 283_723,
     "convnext_tiny": 28_589_128,
     "deep_vit": 12_862_820,
     "mlp_head_vit": 2_618_916,
@@ -445,6 +449,7 @@ PUBLISHED_SIZES = {
     "raster_vit": 159_498,
     "resnet18": 11_689_512,
     "simple_cnn": 4_694_346,
+    "sl_vit": 2_729_878,
     "vit": 1_205_898,
     "vit_tiny_patch16_224": 5_717_416,
 }

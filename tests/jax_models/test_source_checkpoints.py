@@ -34,6 +34,7 @@ def normed(*pairs):
 
 
 MULTIHEAD = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+SL_ATTENTION = ("to_qkv.weight", "scale")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 # Every name that a source's own `model.state_dict()` has, with the depth of the small settings.
@@ -81,6 +82,22 @@ SOURCE_NAMES = {
         *normed(*((f"layers.{n}.conv{k}", f"layers.{n}.norm{k}") for n in (1, 2) for k in (1, 2))),
         *normed(("layers.2.conv3", "layers.2.norm3")),
         "head.weight",
+    ],
+    "cct_2_3x2": [
+        *(f"tokenizer.conv_layers.{i}.0.weight" for i in (0, 1)),
+        *(f"classifier.blocks.{i}.self_attn.qkv.weight" for i in (0, 1)),
+        *linears("classifier.blocks.", "pre_norm", "self_attn.proj", "norm1", "linear1", "linear2"),
+        *weight_bias(*(f"classifier.{part}" for part in ("attention_pool", "norm", "fc"))),
+        "classifier.positional_emb",
+    ],
+    "sl_vit": [
+        *("cls_token", "pos_embedding"),
+        *weight_bias(*(f"to_patch_embedding.merging.{i}" for i in (1, 2))),
+        *(f"transformer.layers.{i}.0.fn.{leaf}" for i in (0, 1) for leaf in SL_ATTENTION),
+        *linears(
+            "transformer.layers.", "0.norm", "0.fn.to_out.0", "1.norm", "1.fn.net.0", "1.fn.net.3"
+        ),
+        *weight_bias("mlp_head.0", "mlp_head.1"),
     ],
     "resnet18": [  # timm's
         *normed(("conv1", "bn1")),

@@ -134,7 +134,11 @@ BAD = {
     "model.num_heads": (*OPTIONAL, 3),
     "model.mlp_dim": OPTIONAL,
     "model.dropout": RATES,
+    "model.attention_dropout": (*RATES, 0.3),  # a vit has none
     "model.drop_path": RATES,
+    "model.conv_layers": (*OPTIONAL, 2),
+    "model.conv_size": (*OPTIONAL, 3),
+    "model.positions": ("cosine", 3, "sine"),
     **dict.fromkeys(("model.distilled", "model.swiglu"), ("yes", 1, True)),  # a vit has none
     **dict.fromkeys(("model.cover_prefix", "model.fc_norm"), ("yes", 1, True)),
     "model.class_token": ("yes", 1, True),

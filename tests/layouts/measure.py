@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests import xla
 from tests.layouts import compare
 from tests.layouts.runs import LAYOUTS, MODELS
 from tests.parity.measure import ROOT, rewrite
@@ -48,7 +49,7 @@ def _start(folder, layouts, devices, options):
             command += [f"--{name}", *([value] if isinstance(value, (str, int)) else value)]
         elif value == 0:
             command += [f"--{name}", "0"]
-    quick = "" if options.get("full") else os.environ.get("XLA_FLAGS", "")
+    quick = "" if options.get("full") else xla.EVEN_FLAGS
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1",

@@ -155,6 +155,48 @@ CASES: dict[str, list[dict]] = {
             "pool": "token_and_avg",
         },
     ],
+    "cct_2_3x2": [
+        {"batch": 2, "image": (32, 32)},
+        {
+            "batch": 3,
+            "image": (23, 23),
+            "img_size": 23,
+            "in_channels": 2,
+            "embed_dim": 39,
+            "num_heads": 3,
+            "depth": 2,
+            "mlp_dim": 53,
+            "num_classes": 11,
+        },
+        {
+            "batch": 5,
+            "image": (17, 17),
+            "img_size": 17,
+            "in_channels": 1,
+            "embed_dim": 10,
+            "num_heads": 5,
+            "depth": 3,
+            "mlp_dim": 17,
+            "conv_layers": 1,
+            "conv_size": 7,
+            "num_classes": 7,
+        },
+    ],
+    "sl_vit": [
+        {"batch": 2, "image": (32, 32), "depth": 2},
+        {
+            "batch": 3,
+            "image": (35, 35),
+            "img_size": 35,
+            "patch_size": 7,
+            "in_channels": 2,
+            "embed_dim": 39,
+            "num_heads": 3,
+            "depth": 2,
+            "mlp_dim": 53,
+            "num_classes": 11,
+        },
+    ],
     "simple_cnn": [
         {"batch": 2, "image": (32, 32)},
         {
@@ -283,7 +325,7 @@ class Pair:
         factor = settings.pop("kernels", 1.0)
         known = jax_models.model_keywords(name)
         settings = known | settings
-        rates = {"dropout", "head_dropout", "drop_path"} & known.keys()
+        rates = {"dropout", "attention_dropout", "head_dropout", "drop_path"} & known.keys()
         settings |= dict.fromkeys(rates, dropout)
         self.has_dropout = bool(rates)
         x64 = jax.config.jax_enable_x64

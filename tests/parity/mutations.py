@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_models import cnn, conv_layers, layers, ops
+from jax_models import cnn, conv_layers, layers, ops, vit
 from jax_models.cpu import functions
 from tests.parity.cases import CASES, PRIME
 from tests.parity.ladder import climb
@@ -178,6 +178,29 @@ def same_padding():
     return replaced(ops, "convolution", wrong)
 
 
+def norm_on_the_branch():
+    """As in other pre-norm blocks: the second norm is of what the MLP reads alone."""
+
+    def wrong(right):
+        def call(self, x, *, maps=True, queries=None, **how):
+            y, weights = self.attn(self.norm1_in(x), **how, maps=maps, queries=queries)
+            x = x + y
+            return x + self.mlp(self.norm1_out(x), **how), weights
+
+        return call
+
+    return replaced(vit.Block, "__call__", wrong)
+
+
+def every_token():
+    """Let tokens attend to themselves."""
+
+    def wrong(right):
+        return lambda *args, **how: right(*args, **how | {"others_only": False})
+
+    return replaced(ops, "attention", wrong)
+
+
 def without_layer_scale(model):
     """Branches that are added as they are."""
     for _, module in nnx.iter_modules(model):
@@ -299,6 +322,22 @@ MUTATIONS: dict[str, Mutation] = {
         "vit_small_patch14_reg4_dinov2",
         _WHOLE,
         change_kernel("blocks.1.mlp.fc1.kernel", swap_halves),
+    ),
+    "the second norm of a CCT on its branch": Mutation(
+        "cct_2_3x2", _WHOLE, context=norm_on_the_branch
+    ),
+    "the plain mean of a CCT's tokens": Mutation(
+        "cct_2_3x2",
+        ("logits", *_GRADIENTS),
+        change_kernel("pool.score.kernel", jnp.zeros_like),
+    ),
+    "tokens that attend to themselves": Mutation(
+        "sl_vit", (*_WHOLE, *_DROPOUT, "attention"), context=every_token
+    ),
+    "shifts in another order": Mutation(
+        "sl_vit",
+        ("embedding", "features", "logits", *_GRADIENTS),
+        set_everywhere(layers.PatchEmbed, "SHIFTS", layers.PatchEmbed.SHIFTS[::-1]),
     ),
     "flattened channels last": Mutation(
         "mnist_cnn",

@@ -35,22 +35,25 @@ RECIPES = {
     "deit_tiny_distilled_patch16_224": "vit_tiny_cifar10",
     "vit_small_patch14_reg4_dinov2": "vit_tiny_cifar10",
     "airbench94": "airbench94_cifar10",
+    "cct_2_3x2": "cct2_cifar10",
+    "sl_vit": "sl_vit_cifar10",
     "resnet18": "resnet18_cifar10",
     "convnext_tiny": "convnext_cifar10",
 }
 EPOCHS, STEPS_PER_EPOCH = 5, 20
 
-# Biases that add the same to all scores of a query, which softmax takes out again: their gradient
-# is zero in theory, so that Adam in float32 moves them by rounding alone. Left out of the float32
-# parameters: the key third of fused biases, and these.
-_KEY_BIASES = ("key.bias", "phi.bias")
+# Biases that add the same to all scores of a query, or of a pool, which softmax takes out again:
+# their gradient is zero in theory, so that Adam in float32 moves them by rounding alone. Left out
+# of the float32 parameters: the key third of fused biases, and these.
+_KEY_BIASES = ("key.bias", "phi.bias", "attention_pool.bias")
 _FUSED_BIASES = ("qkv.bias", "in_proj_bias")
 
 
 def get_recipe(name: str, batch_size: int):
-    """The recipe of a model, cut to 100 steps, with batches of another size."""
+    """The recipe of a model, its warm-up too, cut to 100 steps, with batches of another size."""
     module = importlib.import_module(f"configs.{RECIPES[name]}")
     config = module.get_config()
+    config.schedule.warmup_epochs *= EPOCHS / config.train.epochs
     config.train.epochs, config.train.batch_size = EPOCHS, batch_size
     if name == "airbench94":  # its rates are of sums over a batch
         module.set_rates(config, learning_rate=11.5, weight_decay=0.0153)
@@ -69,7 +72,8 @@ def torch_optimizer(config, parameters, steps_per_epoch: int):
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim_.name]
         optimizer = kind(parameters, **adam, weight_decay=optim_.weight_decay)
     schedules = torch.optim.lr_scheduler
-    by_epoch = config.schedule.unit == "epoch"
+    # A warm-up changes the rate at every step.
+    by_epoch = config.schedule.unit == "epoch" and not config.schedule.warmup_epochs
     if config.schedule.name == "onecycle":
         schedule = schedules.OneCycleLR(optimizer, lr, total_steps=epochs * steps_per_epoch)
     elif config.schedule.name == "constant":
@@ -94,14 +98,18 @@ def _triangle(schedule, count: int, epochs: int):
 
 def _cosine(optimizer, count: int, schedule, steps_per_epoch: int):
     warmup_steps = schedule.warmup_epochs * steps_per_epoch
+    every = steps_per_epoch if schedule.unit == "epoch" else 1
     schedules = torch.optim.lr_scheduler
     if not warmup_steps:
         return schedules.CosineAnnealingLR(optimizer, count)
 
     def factor(step):
+        first, last = schedule.warmup_factor, schedule.final_factor
         if step < warmup_steps:
-            return step / warmup_steps
-        return (1 + np.cos(np.pi * (step - warmup_steps) / (count - warmup_steps))) / 2
+            return first + (1 - first) * step / warmup_steps
+        changed = max(step // every * every, warmup_steps)
+        wave = 1 + np.cos(np.pi * (changed - warmup_steps) / (count - warmup_steps))
+        return last + (1 - last) * wave / 2
 
     return schedules.LambdaLR(optimizer, factor)
 

@@ -37,6 +37,12 @@ _EVERY_MINUTES = {"checkpoint.every_minutes": 0.003}
 
 # The head alone up to the middle of a run, then all at rates by layer.
 _PROBE = {"train.probe_epochs": 5, "optim.layer_decay": 0.7, "train.class_weights": ("balanced",)}
+# Of timm's, for images of 35 pixels.
+_FROM_WEIGHTS = {
+    "model.name": "auto",
+    "model.dropout": 0.1,
+    "model.init_from": str(ROOT / "tests" / "world" / "references" / "timm-vit_tiny_patch16_224"),
+}
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ VARIANTS = dict(
             _EVERY_STEPS | _PROBE,
         ),
         _variant("cnn, streamed", "cnn_digits", _CNN, _EVERY_STEPS, {"data.memory_limit": 0.0}),
+        _variant("vit from weights, probe", "vit_digits", _FROM_WEIGHTS, _EVERY_STEPS | _PROBE),
     ]
 )
 

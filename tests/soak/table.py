@@ -12,12 +12,12 @@ _TEXT = f"""\
 The runs are a ViT with dropout and a CNN with batch norm on the digits, shuffled and augmented,
 {TOTAL} steps with an evaluation every {EVAL_STEPS}, a log line every 3 and a checkpoint every 7;
 with one step a call and with 4, resident and streamed, whole and with a probe of the head followed
-by rates by layer, adapters or a frozen stage. A run is hit, then the same command is
-started again, until it finishes. *Equal*: every leaf of the last checkpoint, every row of
-`metrics.csv` but its times, `confusion.csv`, `config.json`, `curves.png`, the figures of
-`results.json` and the printed lines are those of an uninterrupted run, bit for bit. *Told*: the
-run said so in one line; bytes that nothing reads go untold. Every try follows from the seed:
-`python -m tests.soak --seed SEED --only TRY` repeats one, and a failed one stays on disk."""
+by rates by layer, adapters or a frozen stage, one of them from pretrained weights. A run is hit,
+then the same command is started again, until it finishes. *Equal*: every leaf of the last
+checkpoint, every row of `metrics.csv` but its times, `confusion.csv`, `config.json`, `curves.png`,
+the figures of `results.json` and the printed lines are those of an uninterrupted run, bit for bit.
+*Told*: the run said so in one line; bytes that nothing reads go untold. Every try follows from the
+seed: `python -m tests.soak --seed SEED --only TRY` repeats one, and a failed one stays on disk."""
 _SIGNAL_ORDER = ("SIGKILL", "SIGTERM", "SIGINT")
 
 

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -215,6 +216,23 @@ def climb(
     return errors
 
 
+def rows(only: str = "") -> Iterator[dict[str, Any]]:
+    """The rows of the table, those whose LIBRARY NAME a regular expression is found in."""
+    from tests.world import fine_tuned
+
+    for case in cases():
+        if re.search(only, f"{case.library} {case.name}"):
+            errors = climb(case)
+            in_float32 = case.in_float32 if "attention" in errors else ()
+            row = {"library": case.library, "name": case.name, "in_float32": in_float32}
+            yield row | {"errors": errors}
+    for tuned in fine_tuned.RUNS:
+        if re.search(only, f"{tuned.library_name} {tuned.label}"):
+            for name, errors in fine_tuned.climb(tuned):
+                row = {"library": tuned.library_name, "name": name, "in_float32": ()}
+                yield row | {"errors": errors}
+
+
 def main() -> None:
     """Measure in the precision of this process and write the figures."""
     from tests.world.broken import measure_broken
@@ -228,17 +246,12 @@ def main() -> None:
     onednn.LEAST_FLOPS = 0  # so that small models meet oneDNN too
     result = {"errors": [], "broken": {}}
     with torch.backends.mkldnn.flags(enabled=False):  # see tests/parity/ladder.py
-        for case in cases():
-            if not re.search(args.only, f"{case.library} {case.name}"):
-                continue
-            began = time.perf_counter()
-            errors = climb(case)
-            in_float32 = case.in_float32 if "attention" in errors else ()
-            row = {"library": case.library, "name": case.name, "in_float32": in_float32}
-            result["errors"].append(row | {"errors": errors})
-            told = ", ".join(f"{rung} {error:.0e}" for rung, error in errors.items())
-            took = time.perf_counter() - began
-            print(f"{case.library} {case.name}: {told} ({took:.0f} s)", flush=True)
+        began = time.perf_counter()
+        for row in rows(args.only):
+            result["errors"].append(row)
+            told = ", ".join(f"{rung} {error:.0e}" for rung, error in row["errors"].items())
+            took, began = time.perf_counter() - began, time.perf_counter()
+            print(f"{row['library']} {row['name']}: {told} ({took:.0f} s)", flush=True)
             args.out.write_text(json.dumps(result, indent=2))
         if args.broken:
             result["broken"] = measure_broken()

@@ -15,7 +15,7 @@ from tests.parity.measure import ROOT, environment_of, rewrite
 from tests.world import references
 from tests.world.bars import BARS, bar
 
-_LIBRARIES = (*references.LIBRARIES, "jax", "flax")
+_LIBRARIES = (*references.LIBRARIES, "peft", "jax", "flax")
 
 
 def measure() -> dict[str, dict]:

@@ -1,10 +1,12 @@
 """Models of timm, and its folders."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from timm.models import load_checkpoint
 from timm.models._hub import save_for_hf
 
 from tests.world import case
@@ -89,3 +91,18 @@ def run(model, images) -> Outputs:
     else:
         last = model.layer4 if hasattr(model, "layer4") else model.stages[-1]
     return watched(model, images, last, watch)
+
+
+def fine_tuned(
+    source: Path, file: Path, classes: Sequence[str], dtype: torch.dtype
+) -> torch.nn.Module:
+    """The model of a folder, of other classes, with all of its weights from a file."""
+    model = timm.create_model(f"local-dir:{source}", num_classes=len(classes)).to(dtype)
+    load_checkpoint(model, str(file), strict=True)  # what create_model(checkpoint_path=…) calls
+    return model.eval()
+
+
+def with_new_head(source: Path, classes: Sequence[str], dtype: torch.dtype) -> torch.nn.Module:
+    """The model of a folder with its weights, but for a head for other classes."""
+    model = timm.create_model(f"local-dir:{source}", pretrained=True, num_classes=len(classes))
+    return model.to(dtype).eval()

@@ -1,10 +1,12 @@
 """Models of transformers, and its folders."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 import transformers
+from transformers import AutoModelForImageClassification
 
 from tests.world import case
 from tests.world.case import Case, Outputs, stir
@@ -69,11 +71,7 @@ def _case(kind: str, label: str, settings: dict, *, side: int, layout="huggingfa
         return folder
 
     def reload(folder: Path):
-        model, told = build.from_pretrained(folder, output_loading_info=True)
-        wrong = {key: list(names) for key, names in told.items() if names}
-        if wrong:
-            raise ValueError(f"{folder} does not load strictly: {wrong}")
-        return model.eval()
+        return _strictly(build, folder)
 
     def at(model, folder, side):
         if kind.startswith(("ResNet", "ConvNext")):
@@ -87,6 +85,34 @@ def _case(kind: str, label: str, settings: dict, *, side: int, layout="huggingfa
     return Case(
         "transformers", label, stirred, _run, save, reload, at, layout=layout, side=side, **more
     )
+
+
+def _strictly(build, folder: Path, **more):
+    """The model in a folder, which holds all of its weights and nothing else."""
+    model, told = build.from_pretrained(folder, output_loading_info=True, **more)
+    wrong = {key: list(names) for key, names in told.items() if names}
+    if wrong:
+        raise ValueError(f"{folder} does not load strictly: {wrong}")
+    return model.eval()
+
+
+def fine_tuned(
+    source: Path, file: Path, classes: Sequence[str], dtype: torch.dtype
+) -> torch.nn.Module:
+    """The model of a folder, of other classes, with all of its weights from a file."""
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(source / name, file.parent)
+    more = {"id2label": dict(enumerate(classes)), "dtype": dtype}
+    return _strictly(AutoModelForImageClassification, file.parent, **more)
+
+
+def with_new_head(source: Path, classes: Sequence[str], dtype: torch.dtype) -> torch.nn.Module:
+    """The model of a folder with its weights, but for a head for other classes."""
+    more = {"id2label": dict(enumerate(classes)), "dtype": dtype}
+    model = AutoModelForImageClassification.from_pretrained(
+        source, ignore_mismatched_sizes=True, **more
+    )
+    return model.eval()
 
 
 def _processor(kind: str, side: int):

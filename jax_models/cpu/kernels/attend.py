@@ -1,5 +1,6 @@
 """Dot-product attention: queries [B,Q,h,d], keys and values [B,K,h,d], maps [B,h,Q,K]."""
 
+import functools
 import math
 
 import jax
@@ -12,6 +13,7 @@ from jax_models.dropout import Drop
 
 # Where the maps are not kept, images are taken by so many bytes of maps, and this many at least.
 _BYTES, _LEAST_IMAGES = 16 << 20, 4
+_NEVER = -1e30  # a score of which softmax makes 0
 _HEADS = 0, 2, 1, 3  # [B,T,h,d] as a stack [B,h] of matrices
 
 
@@ -22,8 +24,8 @@ def attention_fits(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
         return False
     parts = q.shape, k.shape, v.shape
     return (
-        _attention.is_fast(*parts, maps, q.shape, maps)
-        and _attention_alone.is_fast(*parts, q.shape)
+        _attention.is_fast(*parts, maps, q.shape, maps, others_only=0)
+        and _attention_alone.is_fast(*parts, q.shape, others_only=0)
         and _attention_gradient.is_fast(*parts, maps, q.shape, maps, *parts)
     )
 
@@ -33,24 +35,27 @@ def _maps(q, k):
     return jax.ShapeDtypeStruct((b, h, queries, keys), q.dtype)
 
 
-@jax.custom_vjp
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array | None) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array | None, others_only: bool = False
+) -> jax.Array:
     """Dot-product attention with scores that are not scaled: q, k, v -> [B,Q,h,d].
 
-    `keep` are uint8 factors of the attention weights [B,h,Q,K] for dropout, or None.
+    `keep` are uint8 factors of the attention weights [B,h,Q,K] for dropout, or None. With
+    `others_only` the key of a query's own number is left out.
     """
     if keep is None:
-        return _attention_alone(q, q, k, v)
-    return _attention_forward(q, k, v, keep)[0]
+        return _attention_alone(q, q, k, v, others_only=others_only)
+    return _attention_forward(q, k, v, keep, others_only)[0]
 
 
-def _attention_forward(q, k, v, keep):
+def _attention_forward(q, k, v, keep, others_only):
     keep = () if keep is None else (keep,)
-    y, weights = _attention([q, _maps(q, k)], q, k, v, *keep)
+    y, weights = _attention([q, _maps(q, k)], q, k, v, *keep, others_only=others_only)
     return y, (q, k, v, weights, keep)
 
 
-def _attention_backward(residuals, gradient):
+def _attention_backward(_others_only, residuals, gradient):
     *arrays, keep = residuals
     return *_attention_gradient(arrays[:3], *arrays, gradient, *keep), None
 
@@ -68,39 +73,42 @@ def self_attention_fits(x: jax.Array, num_heads: int) -> bool:
 def self_attention(
     x: jax.Array,
     kernel: jax.Array,
-    bias: jax.Array,
+    bias: jax.Array | None,
     num_heads: int,
     drop: Drop | None,
-    added: jax.Array | None = None,
+    added: jax.Array | None,
+    scale: float | jax.Array,
+    others_only: bool,
 ) -> jax.Array:
     """As `jax_models.ops.attention`: x [B,T,D], kernel [D,3D], bias [3D] -> [B,T,D].
 
-    To the CPU the three projections are arrays apart.
+    To the CPU the three projections are arrays apart. `scale` is what queries are multiplied by, a
+    number or one for each feature [D].
     """
-    weights, biases = (jnp.split(array, 3, axis=-1) for array in (kernel, bias))
-    b, tokens, width = x.shape
+    b, tokens, _ = x.shape
     keep = drop and drop.mask((b, num_heads, tokens, tokens))
-    # Scaling the projections for queries and values is less work than scaling the maps.
-    scales = (width // num_heads) ** -0.5, 1 if keep is None else 1 / (1 - drop.rate)
-    more = None if added is None else jnp.split(added, 3, axis=-1)
-    for part, scale in zip((0, 2), scales, strict=True):
-        weights[part], biases[part] = scale * weights[part], scale * biases[part]
-        if more:
-            more[part] = scale * more[part]
+    kept = 1 if keep is None else 1 / (1 - drop.rate)
+
+    def scaled(array):
+        """For queries, keys and values. Less work than scaling the maps."""
+        if array is None:
+            return (None,) * 3
+        queries, keys, values = jnp.split(array, 3, axis=-1)
+        return scale * queries, keys, kept * values
+
+    parts = linear(x, scaled(kernel), scaled(bias))
+    if added is not None:
+        parts = map(jnp.add, parts, scaled(added))
     keep = None if keep is None else keep.astype(jnp.uint8)
-    parts = linear(x, tuple(weights), tuple(biases))
-    if more:
-        parts = map(jnp.add, parts, more)
     q, k, v = (part.reshape(b, tokens, num_heads, -1) for part in parts)
-    return attention(q, k, v, keep).reshape(x.shape)
+    return attention(q, k, v, keep, others_only).reshape(x.shape)
 
 
 @Kernel
-def _attention(library, shapes):
+def _attention(library, shapes, others_only):
     operation = _operation(library, shapes, "hhhkhm" if len(shapes) == 6 else "hhhhm")
     q, k, v, *keep, y, weights = operation.views
-    operation.product(q, library.turned(k), weights)
-    operation.add(_softmax(library, weights.layout), {SRC: weights, DST: weights})
+    _weigh(library, operation, q, k, weights, shapes[-1], others_only)
     if keep:
         dropped = operation.temporary(weights.layout)
         operation.multiply(weights, *keep, dropped)
@@ -109,8 +117,16 @@ def _attention(library, shapes):
     return operation
 
 
+def _weigh(library, operation, q, k, weights, shape, others_only):
+    """Add weights [B,h,Q,K], of that shape, the softmax of all q·k."""
+    operation.product(q, library.turned(k), weights)
+    if others_only:
+        operation.fill_diagonals(weights, shape, _NEVER)
+    operation.add(_softmax(library, weights.layout), {SRC: weights, DST: weights})
+
+
 @Kernel
-def _attention_alone(library, shapes):
+def _attention_alone(library, shapes, others_only):
     """The output without the maps, for some images at a time."""
     (batch, queries, heads, _), keys = shapes[0], shapes[1][1]
     count = max(_LEAST_IMAGES, _BYTES // (4 * heads * queries * keys))
@@ -126,8 +142,7 @@ def _attention_alone(library, shapes):
     maps = {size: operation.temporary(layout) for size, layout in layouts.items()}
     for i, size in enumerate(sizes):
         (q, k, v, y), weights = operation.views[4 * i : 4 * i + 4], maps[size]
-        operation.product(q, library.turned(k), weights)
-        operation.add(_softmax(library, weights.layout), {SRC: weights, DST: weights})
+        _weigh(library, operation, q, k, weights, (size, heads, queries, keys), others_only)
         operation.product(weights, v, y)
     return operation
 

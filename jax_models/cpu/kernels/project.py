@@ -26,9 +26,13 @@ def linear_fits(x: jax.Array, *kernels: jax.Array) -> bool:
 
 
 def linear(
-    x: jax.Array, kernels: tuple[jax.Array, ...], biases: tuple[jax.Array, ...]
+    x: jax.Array, kernels: tuple[jax.Array, ...], biases: tuple[jax.Array | None, ...]
 ) -> tuple[jax.Array, ...]:
-    """x [..., D] @ kernel [D,F] + bias [F] -> [..., F], for each kernel and bias."""
+    """x [..., D] @ kernel [D,F] + bias [F] -> [..., F], for each kernel and bias.
+
+    Biases are all None where there are none.
+    """
+    biases = tuple(bias for bias in biases if bias is not None)
     outs = _linear_of_rows(x.reshape(-1, x.shape[-1]), kernels, biases)
     return tuple(out.reshape(*x.shape[:-1], -1) for out in outs)
 
@@ -50,7 +54,8 @@ def _linear_backward(residuals, gradients):
     rows = jax.ShapeDtypeStruct((len(gradients[0]), len(kernels[0])), kernels[0].dtype)
     for_x = _input_gradient(rows, *gradients, *kernels)
     if x is None:  # the product for frozen kernels would be worked out for the biases' sake
-        return for_x, None, tuple(gradient.sum(axis=0) for gradient in gradients)
+        sums = (gradient.sum(axis=0) for gradient in gradients)
+        return for_x, None, tuple(sums) if biases else ()
     others = tuple(_kernel_gradient((*kernels, *biases), x, *gradients))
     return for_x, others[: len(kernels)], others[len(kernels) :]
 
@@ -63,12 +68,17 @@ def _groups(views, parts: int):
     return zip(*(views[i : i + parts] for i in range(0, len(views), parts)), strict=True)
 
 
+def _kinds(shapes) -> int:
+    """How many arrays a layer has: its kernel, its output and, if any, its bias."""
+    return 3 if any(len(shape) == 1 for shape in shapes) else 2
+
+
 @Kernel
 def _linear(library, shapes):
     operation = Operation(library, *map(library.rows, shapes))
     x, *rest = operation.views
-    for kernel, bias, out in _groups(rest, len(rest) // 3):
-        operation.product(x, kernel, out, bias=bias)
+    for kernel, *bias, out in _groups(rest, len(rest) // _kinds(shapes)):
+        operation.product(x, kernel, out, bias=bias[0] if bias else None)
     return operation
 
 
@@ -83,19 +93,20 @@ def _input_gradient(library, shapes):
 
 @Kernel
 def _kernel_gradient(library, shapes):
-    (rows, d), *rest = shapes
+    ((rows, d), *rest), kinds = shapes, _kinds(shapes)
     views = [library.rows((rows, d))]
-    for numbers in _groups(range(1, len(shapes)), len(rest) // 3):  # of out, kernel, bias
+    for numbers in _groups(range(1, len(shapes)), len(rest) // kinds):  # of out, kernel, bias
         f = shapes[numbers[0]][1]
         for first in range(0, f, _WIDEST):
             width = min(_WIDEST, f - first)
-            for height, number in zip((rows, d, 1), numbers, strict=True):
+            for height, number in zip((rows, d, 1)[:kinds], numbers, strict=True):
                 layout = library.layout((height, width), strides=(f, 1))
                 views.append((layout, number, 4 * first))
     operation = Operation(library, *views)
     x, *views = operation.views
-    ones = operation.ones(library.rows((1, rows)))
-    for out, kernel, bias in zip(views[::3], views[1::3], views[2::3], strict=True):
+    ones = operation.filled(library.rows((1, rows)), 1)
+    for out, kernel, *bias in zip(*(views[kind::kinds] for kind in range(kinds)), strict=True):
         operation.product(library.turned(x), out, kernel)
-        operation.product(ones, out, bias)
+        if bias:
+            operation.product(ones, out, *bias)
     return operation

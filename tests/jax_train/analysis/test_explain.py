@@ -14,8 +14,7 @@ from jax_models.layers import Head, PatchEmbed
 from jax_train.analysis import explain
 from tests.jax_models import small
 
-VITS = [name for name in small.COVERED if "patch_size" in small.SMALL[name].settings]
-CNNS = [name for name in small.COVERED if name not in VITS]
+CNNS = [name for name in small.COVERED if "num_heads" not in small.SMALL[name].settings]
 
 
 def draw_attention(*shape, blocks=3, seed=0):
@@ -42,6 +41,21 @@ def test_without_a_class_token_the_mean_of_the_patches_looks():
     found = explain.of_patches(attention, 6, class_token=False)
     expected = sum(attention[..., row, 1:] for row in range(1, 7)) / 6
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_pool_looks_as_its_tokens_do_by_what_they_count():
+    attention = draw_attention(2, 5, 7, 7)[0]
+    counts = np.random.default_rng(1).random((2, 7))
+    found = explain.of_patches(attention, 6, counts=counts)
+    for image in range(2):
+        expected = sum(counts[image, q] * attention[image, :, q, 1:] for q in range(7))
+        np.testing.assert_allclose(found[image], expected, rtol=1e-6)
+    model = small.shared("cct_2_3x2")
+    tokens = np.random.default_rng(2).normal(size=(2, 16, 21)).astype(np.float32)
+    counts = explain.token_counts(model, tokens)
+    mean = np.einsum("bt,btd->bd", counts, model.pool.norm(tokens))
+    np.testing.assert_allclose(model.pool(tokens), mean, atol=1e-5)
+    assert explain.token_counts(small.shared("vit"), tokens) is None
 
 
 def test_rollout_equals_a_naive_loop():
@@ -123,6 +137,13 @@ def test_token_map_of_runs_by_hand():
     np.testing.assert_allclose(centres[0], [1 / 3, (32 * 15.5 + 16 * 7.5) / 48])
 
 
+def test_token_map_of_convolutions_is_the_nearest_token():
+    tokens = explain.token_map(small.shared("cct_2_3x2").patch_embed)
+    assert tokens.shape == (1, 13, 13)
+    assert (tokens[0, 0]).tolist() == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]
+    np.testing.assert_array_equal(tokens[0, :, 0], 4 * tokens[0, 0])
+
+
 @pytest.mark.parametrize("raster", [False, True])
 def test_patches_are_what_the_model_projects(raster):
     part = embed(15, 5, 3, raster=raster)
@@ -184,6 +205,16 @@ def test_squares_are_the_patches_a_filter_answers_to():
     filters = explain.squares(kernel.T, part)
     answers = patch.transpose(2, 0, 1).ravel() @ kernel
     np.testing.assert_allclose((filters * patch).sum(axis=(1, 2, 3)), answers, rtol=1e-4)
+
+
+def test_squares_of_shifted_patches_are_all_that_they_see():
+    part = PatchEmbed(12, 4, 2, 7, shifted=True, rngs=nnx.Rngs(0))
+    image = np.random.default_rng(0).normal(size=(1, 12, 12, 2)).astype(np.float32)
+    kernel = np.asarray(part.projection.kernel[...])
+    filters = explain.squares(kernel.T, part)
+    answers = np.asarray(part.cut(image))[0, 4] @ kernel
+    seen = (filters * image[0, 2:10, 2:10]).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(seen, answers, atol=1e-5)
 
 
 # Convolutional networks

@@ -17,9 +17,11 @@ pytestmark = pytest.mark.xdist_group("pretrained")  # what is compiled for one s
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A ViT in a folder of transformers, and two photos."""
+    """A ViT in a folder of transformers, what looks like a run, and two photos."""
     root = tmp_path_factory.mktemp("pretrained")
     folders.hugging_face(root / "vit")
+    (root / "run").mkdir()
+    (root / "run" / "config.json").write_text("{}")
     random = np.random.default_rng(0)
     for name, size in (("a", (50, 70)), ("b", (33, 20))):
         pixels = random.integers(0, 256, (*size, 3), np.uint8)
@@ -46,6 +48,34 @@ def test_predict_says_what_the_model_says(source, tmp_path, capsys):
     found = np.array([row[first : first + folders.CLASSES] for row in rows], np.float64)
     np.testing.assert_allclose(found, shares, atol=1e-5)
     assert all(len(line) <= 80 for line in said.splitlines() if str(table) not in line)
+
+
+def test_images_of_another_size_than_the_sources(source, tmp_path, capsys):
+    photo, sized = source / "a.png", ("--img_size", 48)
+    table, features, weights = (tmp_path / name for name in ("a.csv", "a.npz", "a.safetensors"))
+    assert _run("predict", source / "vit", photo, *sized, "--csv", table, "--all") == 0
+    assert "resized from 4x4 to 6x6 patches" in " ".join(capsys.readouterr().out.split())
+    assert _run("features", source / "vit", photo, *sized, "--to", features) == 0
+    loaded = load_pretrained(source / "vit", img_size=48)
+    images = loaded.preprocessing([photo])
+    assert images.shape[1] == 48
+    logits = np.asarray(loaded.model(images))[0]
+    header, row = (line.split(",") for line in table.read_text().splitlines())
+    first = header.index("p(kind 0)")
+    found = np.array(row[first : first + folders.CLASSES], np.float64)
+    np.testing.assert_allclose(found, np.exp(logits) / np.exp(logits).sum(), atol=1e-5)
+    with np.load(features) as file:
+        np.testing.assert_allclose(
+            file["features"], loaded.model.pooled_features(images), atol=1e-5
+        )
+    expected = torch_weights.export(loaded.model)
+    given = [f"--set={key}={value}" for key, value in folders.VIT.items() if key != "img_size"]
+    file = source / "vit" / "model.safetensors", "--model", "vit_tiny_patch16_224", *given
+    for place in ([source / "vit"], file):
+        assert _run("convert", "--from", *place, "--to", weights, *sized, "--overwrite") == 0
+        found = load_file(weights)
+        assert found.keys() == expected.keys()
+        assert all(found[name].tobytes() == expected[name].tobytes() for name in found)
 
 
 def test_explain_draws_beside_the_working_folder(source, tmp_path, capsys, monkeypatch):
@@ -171,6 +201,14 @@ def test_a_file_needs_the_name_of_its_model(source, tmp_path, capsys):
 
 
 _CONVERT = ("convert", "--from", "{source}/vit", "--to", "{to}")
+_TAKE_A_SOURCE = (
+    _CONVERT,
+    ("predict", "{source}/vit", "{source}/a.png"),
+    ("explain", "{source}/vit", "{source}/a.png"),
+    ("features", "{source}/vit", "{source}/a.png", "--to", "{to}"),
+    ("evaluate", "{source}/vit", "--data", "digits"),
+    ("evaluate", "{source}/vit", "--data", "digits", "--linear"),
+)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +227,25 @@ _CONVERT = ("convert", "--from", "{source}/vit", "--to", "{to}")
             ["leave --model"],
         ),
         (["convert", "--from", "{source}/vit", "--to", "{to}", "--layout", "keras"], ["'keras'"]),
+        *(
+            (
+                [*command, "--img_size", "50"],
+                ["--img_size 50: expected a multiple of 8", "48 or 56"],
+            )
+            for command in _TAKE_A_SOURCE
+        ),
+        ([*_CONVERT, "--img_size", "-3"], ["--img_size -3: expected a multiple of 8", "8 or 16"]),
+        *(
+            (
+                [word.replace("/vit", "/run") for word in (*command, "--img_size", "48")],
+                ["--img_size 48:", "/run is a run folder", "init_from="],
+            )
+            for command in _TAKE_A_SOURCE
+        ),
+        (
+            ["evaluate", "--knn", "a.npz", "b.npz", "--img_size", "48"],
+            ["--img_size 48 is for the images", "b.npz holds features"],
+        ),
     ],
 )
 def test_wrong_arguments_get_one_paragraph(arguments, words, source, tmp_path, capsys):

@@ -295,6 +295,17 @@ def test_tokens_that_are_no_patches_are_left_out_and_told(tmp_path):
     np.testing.assert_allclose(part, 100 * np.kron(returned, np.ones((side, side))), rtol=1e-6)
 
 
+def test_a_class_token_that_cannot_look_at_itself_lacks_nothing(tmp_path):
+    run, chosen = small_run("sl_vit", tmp_path), chosen_images("sl_vit", 1)
+    found = {picture.name: picture.figure for picture in pictures.pictures(run, chosen)}
+    texts = found["attention_by_head_test-0"].findobj(match=_is_text)
+    texts = " ".join(" ".join(text.get_text() for text in texts).split())
+    assert "lacks" not in texts
+    assert "even: 25" in texts  # of 4 patches
+    texts = found["patches_test-0"].findobj(match=_is_text)
+    assert any("sees 13×13" in text.get_text() for text in texts)  # patches of 7, shifted by 3
+
+
 # Every model
 
 
@@ -305,8 +316,9 @@ def test_every_model_is_explained(name, tmp_path):
     found = list(pictures.pictures(run, chosen_images(name, count)))
     names = [picture.name for picture in found]
     assert len(set(names)) == len(names)
-    if "patch_size" in small.SMALL[name].settings:
-        expected = {"attention", "attention_distance", "position_similarity", "patch_filters"}
+    if "num_heads" in small.SMALL[name].settings:
+        expected = {"attention", "attention_distance", "position_similarity"}
+        expected.add("first_filters" if name == "cct_2_3x2" else "patch_filters")
         expected |= {f"attention_by_head_test-{i}" for i in range(count)}
         expected |= {f"patches_test-{i}" for i in range(count)}
     else:
@@ -335,8 +347,8 @@ def test_every_model_is_explained(name, tmp_path):
 class Registers(VisionTransformer):
     """A ViT with two more tokens between the class token and the patches."""
 
-    def embed(self, images):
-        x = super().embed(images)
+    def embed(self, images, **how):
+        x = super().embed(images, **how)
         return jnp.concatenate([x[:, :1], 0 * x[:, 1:3], x[:, 1:]], axis=1)
 
 

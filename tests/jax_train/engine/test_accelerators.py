@@ -142,6 +142,16 @@ def formula_of_airbench(model, side) -> tuple[float, float, int]:
     return first, rest, inputs
 
 
+def formula_of_cct(model, side) -> tuple[float, float, int]:
+    """The same."""
+    width, hidden = model["embed_dim"], model["mlp_dim"]
+    first, side = convolution(side, model["in_channels"], 64, 3, 1, 1)
+    rest, side = convolution(side // 2, 64, width, 3, 1, 1)
+    t = (side // 2) ** 2
+    block = 2 * t * (4 * width**2 + 2 * width * hidden) + 4 * t**2 * width
+    return first, rest + model["depth"] * block + 4 * t * width, width
+
+
 def formula_of_convnext(model, side) -> tuple[float, float, int]:
     """The same."""
     widths = model["widths"]
@@ -168,6 +178,11 @@ def formula(name, model, image_size) -> float:
         # The last one for the class token alone, which attends to all.
         last = 4 * t * width**2 + 2 * (2 * width**2 + 2 * width * hidden) + 4 * t * width
         rest = (model["depth"] - 1) * block + last + head(width, model)
+        if name == "sl_vit":  # five patches for one, and a norm before that trains
+            first, rest = 0, rest + 5 * first
+    elif name == "cct_2_3x2":
+        first, rest, width = formula_of_cct(model, image_size)
+        rest += head(width, model)
     elif name in ("resnet18", "convnext_tiny"):
         of = {"resnet18": formula_of_resnet, "convnext_tiny": formula_of_convnext}[name]
         first, rest, width = of(model, image_size)

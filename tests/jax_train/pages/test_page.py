@@ -139,6 +139,7 @@ def test_page_tells_what_results_json_holds(compared_runs):
             assert "train[:80%] (96 images)" in told
             assert "test (39 images)" in told
             assert "Note: 2 test images also serve as validation images." in told
+            assert "began with" not in told
 
 
 def test_worst_mistakes_are_all_wrong_and_in_order(compared_runs):

@@ -25,7 +25,9 @@ from jax_train.engine.program import Program
 from jax_train.engine.recipe import resolve
 from jax_train.engine.state import Weights, split
 from jax_train.errors import UserError
+from jax_train.runs import folder as run_folder
 from jax_train.runs import initial, trained, weights
+from jax_train.runs.results import summary
 from jax_train.saving import Saver
 from jax_train.train import load, train
 from tests import tiny
@@ -150,6 +152,16 @@ def test_going_on_without_the_source_gives_the_same_bits(orphan, finished, tmp_p
     with pytest.raises(UserError, match="there is no such folder or file any more"):
         several.train_one(asked, tmp_path / "run", again=True)
     assert list(tmp_path.iterdir()) == [tmp_path / "run"]
+
+
+def test_the_page_and_the_results_say_which_weights_it_began_with(finished, sources, capsys):
+    weights = (sources / "timm/model.safetensors").read_bytes()
+    told = f"began with {sources / 'timm'}, SHA-256 {hashlib.sha256(weights).hexdigest()[:12]}…"
+    assert __main__.main(["report", str(finished)]) == 0
+    assert f"; {told}; weights of step 4" in (finished / "report.html").read_text("utf-8")
+    results = run_folder.results(finished)
+    assert told in " ".join(summary(results, finished).split())
+    assert "began" not in summary(results | {"began_with": None}, finished)
 
 
 def test_the_start_says_what_was_loaded(sources, tmp_path, capsys):
@@ -304,12 +316,15 @@ def test_of_a_source_on_the_hub_the_commit_is_kept(tmp_path, monkeypatch):
     loopback.reach(server, monkeypatch, tmp_path / "cache")
     asked = config("hf:org/name")
     try:
-        found = initial.read(asked, tmp_path / "run").config.model
+        begun = initial.read(asked, tmp_path / "run").config
         asked.model.init_revision = "old"
         older = initial.read(asked, tmp_path / "run").config.model
     finally:
         server.close()
+    found = begun.model
     assert found.init_from == older.init_from == "hf:org/name"
+    told = f"hf:org/name, commit {'a' * 12}, SHA-256 {found.init_sha256[:12]}…"
+    assert initial.described(begun) == told
     assert (found.init_revision, older.init_revision) == ("a" * 40, "b" * 40)
     weights = (tmp_path / "served/org/name/main/model.safetensors").read_bytes()
     assert found.init_sha256 == hashlib.sha256(weights).hexdigest()
