@@ -156,7 +156,7 @@ CASES: dict[str, list[dict]] = {
         },
     ],
     "cct_2_3x2": [
-        {"batch": 2, "image": (32, 32)},
+        {"batch": 2, "image": (32, 32), "kernels": 0.6},
         {
             "batch": 3,
             "image": (23, 23),
@@ -312,7 +312,8 @@ class Pair:
       name: of the model.
       case: settings, and `batch`, `image` (height, width) and `kernels`, a factor of them. Those
         that start as the identity are to be smaller: each sum of theirs has one large term, at
-        whose size float32 rounds what is added after it.
+        whose size float32 rounds what is added after it. So are those that make values grow, as
+        convolutions do whose deviation is Kaiming's and whose outputs are pooled.
       mutate: changes the Flax model after it was loaded.
       dropout: rate everywhere.
     """
