@@ -265,6 +265,7 @@ def test_errors_can_be_caught_from_python(tmp_path):
                 target=tmp_path / "b.npz",
                 settings=[],
                 adapter=False,
+                img_size=None,
             )
         )
 
