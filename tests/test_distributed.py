@@ -131,8 +131,10 @@ def test_a_mistake_ends_all_processes(tmp_path):
     assert other_err == []
 
 
+@pytest.mark.parametrize("one", ["in memory"], indirect=True)
 def test_two_processes_start_from_the_weights_of_a_run(tmp_path, one):
-    fields = {"model.init_from": str(one), "train.epochs": 1}
+    source, _ = one
+    fields = {"model.init_from": str(source), "train.epochs": 1}
     flags = [f"--config.{field}={value}" for field, value in fields.items()]
     outputs = run_two("--workdir", tmp_path / "run", *flags, folder=tmp_path)
     assert [(code, err) for code, _, err in outputs] == [(0, []), (0, [])]
@@ -141,7 +143,7 @@ def test_two_processes_start_from_the_weights_of_a_run(tmp_path, one):
     train(config, tmp_path / "alone")
     together, alone = tmp_path / "run", tmp_path / "alone"
     assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
-    assert losses(together)[0] < losses(one)[0]
+    assert losses(together)[0] < losses(source)[0]
     pins = [read_config(folder).model.init_sha256 for folder in (together, alone)]
     assert pins[0] == pins[1]
 
