@@ -139,7 +139,7 @@ def _row(name: str, found: list[dict]) -> str:
         RECIPES[name].source,
         f"**{reached}**",
         str(len(found)),
-        f"{fmean(one['seconds'] for one in found) / 60:.0f}",
+        f"{fmean(one['seconds'] for one in found) / 60:.2g}",
         f"{max(one['peak_bytes'] for one in found) / 1e6:,.0f} MB",
     ]
     return f"| {' | '.join(cells)} |"
@@ -149,5 +149,5 @@ def _told() -> str:
     return (
         "Top-1 on test images, the mean over n seeds ± the deviation of a sample; PFLOP of the "
         "training by XLA's count of the compiled step, where an addition counts as one; minutes "
-        "on 2 CPU cores; memory of the process at its peak."
+        "on 2 CPU cores, on a machine in use; memory of the process at its peak."
     )
