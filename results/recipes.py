@@ -36,6 +36,11 @@ class Recipe:
     name: str | None = None
 
 
+_BELOW = (
+    "Top-1 on test images, the mean over n seeds ± the deviation of a sample; PFLOP of the "
+    "training by XLA's count of the compiled step, where an addition counts as one; memory of the "
+    "process at its peak."
+)
 _AIRBENCH = {"tta": ("airbench",)}
 RECIPES = {
     "vit_cifar10": Recipe("–"),
@@ -125,7 +130,7 @@ def table() -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [_row(name, list(record.values())) for name in RECIPES if (record := read(name))]
-    return "\n".join([*lines, "", _told()])
+    return "\n".join([*lines, "", _BELOW])
 
 
 def _row(name: str, found: list[dict]) -> str:
@@ -140,14 +145,12 @@ def _row(name: str, found: list[dict]) -> str:
         f"**{reached}**",
         str(len(found)),
         f"{fmean(one['seconds'] for one in found) / 60:.2g}",
-        f"{max(one['peak_bytes'] for one in found) / 1e6:,.0f} MB",
+        _memory([one["peak_bytes"] for one in found]),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _told() -> str:
-    return (
-        "Top-1 on test images, the mean over n seeds ± the deviation of a sample; PFLOP of the "
-        "training by XLA's count of the compiled step, where an addition counts as one; minutes "
-        "on 2 CPU cores, on a machine in use; memory of the process at its peak."
-    )
+def _memory(peaks: list[int | None]) -> str:
+    """The largest of those that are known: not of runs that were finished before."""
+    known = [peak for peak in peaks if peak is not None]
+    return f"{max(known) / 1e6:,.0f} MB" if known else "–"

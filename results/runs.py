@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jax_train.errors import UserError
 from jax_train.printing import say
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +47,7 @@ def carry_out(runs: list[Run], folder: Path) -> dict[str, int | None]:
       By name the largest resident memory of the process in bytes; None of a run that was finished.
 
     Raises:
-      subprocess.CalledProcessError: a run failed; it has said why.
+      UserError: a run failed or was stopped; it has said why.
     """
     return {run.name: None if is_finished(run, folder) else _call(run, folder) for run in runs}
 
@@ -58,7 +59,8 @@ def _call(run: Run, folder: Path) -> int:
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
+        why = f"The run {run.name} ended with code {process.returncode}; what it said stands above."
+        raise UserError(f"{why} The same command goes on with what is left.")
     return used.ru_maxrss * 1024
 
 

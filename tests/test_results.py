@@ -9,6 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jax_train import checks
+from jax_train.errors import UserError
 from results import recipes, runs, transfer
 from results.runs import ROOT
 
@@ -88,6 +89,16 @@ def test_a_recipe_is_trained_once_and_told(tmp_path, monkeypatch):
     (tmp_path / "records" / "small.json").write_text(json.dumps(twice))
     mean = 100 * first["7"]["top1"] + 1
     assert f"| 12.34 % | **{mean:.2f} ± 1.41 %** | 2 |" in recipes.table()
+    assert f" {first['7']['peak_bytes'] / 1e6:,.0f} MB |" in recipes.table()
+    unknown = {"7": {**first["7"], "peak_bytes": None}}  # it was finished when it was asked for
+    (tmp_path / "records" / "small.json").write_text(json.dumps(unknown))
+    assert " MB |" not in recipes.table()
+
+
+def test_a_run_that_fails_is_named(tmp_path):
+    run = runs.Run("wrong", "vit_digits", {"train.epochs": 0})
+    with pytest.raises(UserError, match="wrong ended with code 2"):
+        runs.carry_out([run], tmp_path)
 
 
 def test_an_unknown_recipe_is_refused():

@@ -133,7 +133,11 @@ def test_what_is_right_passes(tmp_path):
         (["--lr=0.1"], "Did you mean --config.optim.learning_rate=0.1 ?"),
         (["--learning-rate=0.1"], "Did you mean --config.optim.learning_rate=0.1 ?"),
         (["--leaning_rate=1"], "Did you mean --config.optim.learning_rate=1 ?"),
-        (["--bs=8"], "Did you mean --config.train.batch_size=8 or "),
+        (
+            ["--bs=8"],
+            "Did you mean --config.train.batch_size=8 or --config.train.bce_sum=8 or "
+            "--config.eval.batch_size=8 ?",
+        ),
         (["--model=vit"], "Did you mean --config.model.name=vit ?"),
         (["--optimizer=sgd"], "Did you mean --config.optim.name=sgd ?"),
         (["--workdri=x"], "Did you mean --workdir=x ?"),
