@@ -1,10 +1,11 @@
-"""Layer norm over the last axis of x [N,D]."""
+"""Layer norm over the last axis of x [N,D]; all but x and what it becomes is float32."""
 
 import ctypes
 import functools
 import struct
 
 import jax
+import jax.numpy as jnp
 
 from jax_models.cpu import onednn
 from jax_models.cpu.onednn import DST, GRADIENT, SRC, Kernel, Operation
@@ -20,7 +21,8 @@ def layer_norm_fits(x: jax.Array) -> bool:
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """Layer norm of x [..., D] over its last axis."""
-    return _layer_norm_of_rows(x.reshape(-1, x.shape[-1]), scale, bias, epsilon).reshape(x.shape)
+    rows, (scale, bias) = x.reshape(-1, x.shape[-1]), (a.astype(jnp.float32) for a in (scale, bias))
+    return _layer_norm_of_rows(rows, scale, bias, epsilon).reshape(x.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -29,7 +31,7 @@ def _layer_norm_of_rows(x, scale, bias, epsilon):
 
 
 def _layer_norm_forward(x, scale, bias, epsilon):
-    statistic = jax.ShapeDtypeStruct(x.shape[:1], x.dtype)
+    statistic = jax.ShapeDtypeStruct(x.shape[:1], jnp.float32)
     number = _as_integer(epsilon)
     y, *statistics = _normalise((x, statistic, statistic), x, scale, bias, epsilon=number)
     return y, (x, scale, bias, *statistics)
@@ -49,32 +51,35 @@ def _as_integer(number: float) -> int:
 
 
 class _LayerNorm:
-    """Layouts of a layer norm's arrays."""
+    """Layouts of a layer norm's arrays, and an operation on arrays of these shapes."""
 
-    def __init__(self, library, x, epsilon: int):
-        self.x = library.layout(x)
+    def __init__(self, library, shapes, epsilon: int):
+        layouts = [_layout(library, shape) for shape in shapes]
+        self.operation, self.x = Operation(library, *layouts), layouts[0]
         number = ctypes.c_float(struct.unpack("<d", struct.pack("<q", epsilon))[0])
-        self.rest = library.layout(x[:1]), number, _WITH_BOTH
+        self.rest = _layout(library, shapes[0][:1]), number, _WITH_BOTH
         kind = "layer_normalization_forward", onednn.TRAINING
         self.forward = library.describe(*kind, self.x, self.x, *self.rest)
 
 
+def _layout(library, shape):
+    return library.layout(shape, kind=onednn.FLOAT32 if len(shape) == 1 else None)
+
+
 @Kernel
 def _normalise(library, shapes, epsilon):
-    arrays = _LayerNorm(library, shapes[0], epsilon)
-    operation = Operation(library, *map(library.layout, shapes))
+    arrays = _LayerNorm(library, shapes, epsilon)
     kinds = SRC, _SCALE, _BIAS, DST, _MEAN, _VARIANCE
-    operation.add(arrays.forward, dict(zip(kinds, operation.views, strict=True)))
-    return operation
+    arrays.operation.add(arrays.forward, dict(zip(kinds, arrays.operation.views, strict=True)))
+    return arrays.operation
 
 
 @Kernel
 def _normalise_gradient(library, shapes, epsilon):
-    arrays = _LayerNorm(library, shapes[0], epsilon)
+    arrays = _LayerNorm(library, shapes, epsilon)
     kind, layouts = ("layer_normalization_backward", _BACKWARD), (arrays.x,) * 3
     description = library.describe(*kind, *layouts, *arrays.rest, arrays.forward)
-    operation = Operation(library, *map(library.layout, shapes))
     gradients = DST | GRADIENT, SRC | GRADIENT, _SCALE_GRADIENT, _BIAS_GRADIENT
     kinds = SRC, _SCALE, _BIAS, _MEAN, _VARIANCE, *gradients
-    operation.add(description, dict(zip(kinds, operation.views, strict=True)))
-    return operation
+    arrays.operation.add(description, dict(zip(kinds, arrays.operation.views, strict=True)))
+    return arrays.operation
