@@ -55,7 +55,8 @@ def batch_norm(
     is float32 where x is bfloat16.
     """
     if cpu.active() and jax.device_count() == 1:
-        return functions.batch_norm(x, scale, bias, epsilon)
+        norm = kernels.batch_norm if kernels.batch_norm_fits(x) else functions.batch_norm
+        return norm(x, scale, bias, epsilon)
 
     wide = x.astype(scale.dtype)
 

@@ -510,6 +510,31 @@ def test_batch_norm():
     assert_close(ours, plain, 1e-5)
 
 
+@with_onednn
+@pytest.mark.parametrize("shape", [(31, 19, 17, 13), (7, 16, 16, 64)])
+def test_batch_norm_equals_xlas(shape):
+    x, scale, bias = 2 * draw(*shape) + 1, draw(shape[-1], seed=1), draw(shape[-1], seed=2)
+    assert kernels.batch_norm_fits(x)
+
+    def run(norm):
+        def all_of(*args):
+            y, mean, var = norm(*args, 1e-5)
+            statistics = jax.lax.stop_gradient(jnp.stack([mean, var]))
+            return jnp.concatenate([y.ravel().astype(jnp.float32), statistics.ravel()])
+
+        return all_of
+
+    plain = value_and_gradients(run(functions.batch_norm), x, scale, bias)
+    assert_close(value_and_gradients(run(kernels.batch_norm), x, scale, bias), plain, 1e-5)
+    if onednn.usable(low := x.astype(jnp.bfloat16)):
+        plain = value_and_gradients(run(functions.batch_norm), low.astype(jnp.float32), scale, bias)
+        for a, b in zip(
+            value_and_gradients(run(kernels.batch_norm), low, scale, bias), plain, strict=True
+        ):
+            gap = float(jnp.linalg.norm(a.astype(jnp.float32) - b))
+            assert gap <= 5e-3 * float(jnp.linalg.norm(b))
+
+
 # Python functions as custom calls
 
 
