@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from jax_train.errors import UserError, run_command
-from results import recipes, runs, transfer
+from results import picture, recipes, runs, transfer
 from tests.parity.measure import rewrite
 
 MODELS = ["resnet", "vit"]
@@ -51,6 +51,7 @@ def _recipes(given: argparse.Namespace, folder: Path) -> None:
     recipes.train(given.names, given.seeds, given.data_dir, folder)
     if given.record:
         rewrite("recipes", recipes.table(), recipes.PAGE)
+        picture.draw(recipes.points())
 
 
 def _transfer(given: argparse.Namespace, folder: Path) -> None:

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from jax_train import checks
 from jax_train.errors import UserError
-from results import recipes, runs, transfer
+from results import picture, recipes, runs, transfer
 from results.runs import ROOT
 
 MODELS = ["resnet", "vit"]
@@ -106,3 +106,17 @@ def test_an_unknown_recipe_is_refused():
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 2
     assert "no recipe nope" in done.stderr
+
+
+def test_the_picture_shows_recipes_for_cifar10(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "RECORDS", tmp_path)
+    monkeypatch.setattr(picture, "PICTURE", tmp_path / "picture.png")
+    seeds = {str(seed): {"top1": 0.9 + seed / 100, "train_flops": 1e15} for seed in (0, 2)}
+    for name in ("cct2_cifar10", "airbench94_cifar10", "cct2_cifar100"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(seeds))
+    assert recipes.points() == {
+        "cct2": (1.0, pytest.approx(91), True),
+        "airbench94": (1.0, pytest.approx(91), False),
+    }
+    picture.draw(recipes.points())
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
