@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from jax_train import checks
 from jax_train.errors import UserError
-from results import picture, recipes, runs, transfer
+from results import picture, precision, recipes, runs, transfer
 from results.runs import ROOT
 
 MODELS = ["resnet", "vit"]
@@ -93,6 +93,25 @@ def test_a_recipe_is_trained_once_and_told(tmp_path, monkeypatch):
     unknown = {"7": {**first["7"], "peak_bytes": None}}  # it was finished when it was asked for
     (tmp_path / "records" / "small.json").write_text(json.dumps(unknown))
     assert " MB |" not in recipes.table()
+
+
+def test_both_dtypes_train_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "PICTURE", tmp_path / "picture.png")
+    monkeypatch.setattr(
+        precision, "RECIPES", {"vit_digits": {"train.epochs": 1, "schedule.warmup_epochs": 0}}
+    )
+    trained = precision.all_runs(None)
+    assert [run.fields["dtype"] for run in trained] == ["float32", "bfloat16"]
+    runs.carry_out(trained, tmp_path)
+    assert "| `vit_digits` | 20 |" in precision.record(tmp_path)
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("recipe", precision.RECIPES)
+def test_shortened_recipes_are_taken(recipe, tmp_path, monkeypatch):
+    for run in precision.all_runs("DIR"):
+        if run.recipe == recipe:
+            checks.check_fields(parsed(run.command(tmp_path), monkeypatch))
 
 
 def test_a_run_that_fails_is_named(tmp_path):
