@@ -6,6 +6,7 @@
   python -m benchmarks --record              also rewrite the tables in docs/performance.md
   python -m benchmarks world --one-core      by the time of one core, on a machine in use
   python -m benchmarks --quick               see in minutes that all works; no figures to keep
+  python -m benchmarks accelerator --help    what a GPU or TPU does
 
 Each side of each row is a process of its own; the processes take turns. A sample begins when its
 side is as fast as before it waited, and is taken again if other programs used the machine.
@@ -123,8 +124,12 @@ DTYPES = {"train": ("float32", "bfloat16"), "": ("float32",)}
 QUICK = {"changes": {"train.batch_size": 2, "eval.batch_size": 2}, "limit": 0, "batches": 5}
 
 
-def main() -> None:
+def main() -> str | None:
     """See the module's docstring."""
+    if sys.argv[1:2] == ["accelerator"]:
+        from benchmarks.accelerator import command
+
+        return command.main(sys.argv[2:])
     name, raw = "python -m benchmarks", argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=name, description=__doc__, formatter_class=raw)
     models = list(dict.fromkeys([*tasks.CASES, *tasks.PUBLISHED]))

@@ -63,7 +63,7 @@ class Pace:
         return self._clock() - begin
 
     def settle(self) -> bool:
-        """Work until two windows agree with each other and with what was before it waited."""
+        """Work until two windows agree and it is as fast as before; False where the limit came."""
         last, end = self._before, self._clock() + self._limit
         while self._clock() < end:
             now = self._median(self._window)
@@ -71,7 +71,7 @@ class Pace:
                 self._before = now
                 return True
             last = now
-        return False
+        return not self._limit
 
     def _is_as_fast(self, now: float) -> bool:
         return self._before is None or now <= (1 + _AGREE) * self._before
