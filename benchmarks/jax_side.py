@@ -25,7 +25,7 @@ def dataset(images, labels, num_classes: int) -> Dataset:
 
 
 class Training:
-    """The compiled steps of a recipe and their state.
+    """The compiled steps of a recipe and their state, on one device.
 
     Args:
       config: see `tasks.config_of`.
@@ -43,7 +43,7 @@ class Training:
         )
         self.splits = Splits(data, few, data)
         self.config = config = resolve(config, self.splits)
-        self.program = Program(config, data, Layout())
+        self.program = Program(config, data, Layout(jax.devices()[:1]))
         self.layout, self.per_epoch = self.program.layout, self.program.steps_per_epoch
         self.length = self.program.steps_per_call
         self.carry = self.program.start()

@@ -91,8 +91,8 @@ def test_the_page_tells_what_was_measured(measured):
     assert text.count("Not measured yet.") == 3  # host, airbench, recipes
     assert "What failed" not in text
     device = pieces.read(measured, "device").figures["device"]
-    lent = device | {"kind": "NVIDIA H200", "count": 2}
-    share = speed * figures(measured, "train")["flops"] / 2 / 989.4e12
+    lent = device | {"kind": "NVIDIA H200"}
+    share = speed * figures(measured, "train")["flops"] / 989.4e12
     states = {name: pieces.read(measured, name) for name in PIECES}
     assert f"| {share:.1%} |" in PIECES["train"].text(states, lent)
 
@@ -206,9 +206,9 @@ def go_on(tmp_path, monkeypatch):
 
         job = Job(tmp_path, session=str(clock.now))
         end = clock.now + limit
-        in_time = command.go_on(["host"], job, end, start, lambda: pages.append(1))
+        in_time = command.go_on(["recipes"], job, end, start, lambda: pages.append(1))
         assert len(pages) == len(started)
-        return in_time, started, pieces.read(tmp_path, "host")
+        return in_time, started, pieces.read(tmp_path, "recipes")
 
     return carried_out
 

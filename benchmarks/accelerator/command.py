@@ -30,8 +30,6 @@ from tests.parity.measure import ROOT
 MOST = 600  # seconds of a process
 _LEAST = 20  # below which none is started
 _TO_END = 10  # seconds that a process has to end by itself
-# Several processes share the device: none is to take most of its memory at once.
-_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 # Carries out a piece in at most so many seconds: its exit code, None where it was killed.
 Start = Callable[[str, Job], int | None]
@@ -40,6 +38,7 @@ Start = Callable[[str, Job], int | None]
 def main(argv: Sequence[str]) -> str:
     """Carry out what is asked for; what is told at the end."""
     job, chosen, limit, target = _parse(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends its process too
     job.folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + limit
     _look_at_device(job, start)
@@ -123,11 +122,14 @@ def go_on(
       start: see `Start`.
       written: called when there is something new for the page.
     """
+    in_time = True
     for name in chosen:
+        least = 0 if job.short else max(_LEAST, PIECES[name].needs + _TO_END)
         while True:
             seconds = min(MOST, end - time.monotonic())
-            if seconds < (0 if job.short else _LEAST):
-                return False
+            if seconds < least:
+                in_time = False
+                break
             before = pieces.read(job.folder, name)
             code = start(name, replace(job, seconds=seconds))
             state = pieces.read(job.folder, name)
@@ -138,7 +140,7 @@ def go_on(
             say(f"{name}: {len(state.figures)} of {len(state.planned)} measured")
             if state == before or not state.todo(state.asked, job.session):
                 break
-    return True
+    return in_time
 
 
 def _note_end(state: State, code: int | None, seconds: float, job: Job) -> None:
@@ -150,7 +152,7 @@ def _note_end(state: State, code: int | None, seconds: float, job: Job) -> None:
     why = f"the process ended with code {code}"
     if code is None:
         why = f"it took longer than {seconds / 60:.0f} minutes"
-    state.fail(state.now or "start", job.session, why)
+    state.fail(state.now or pieces.START, job.session, why)
 
 
 def start(name: str, job: Job) -> int | None:
@@ -160,7 +162,7 @@ def start(name: str, job: Job) -> int | None:
     command += ["--cases", *job.cases] if job.cases else []
     command += ["--data_dir", job.data_dir] if job.data_dir else []
     command += ["--short"] if job.short else []
-    environment = os.environ | _ENVIRONMENT | PIECES[name].environment
+    environment = os.environ | PIECES[name].environment
     with open(job.folder / f"{name}.log", "ab") as log:
         how = {"stdout": log, "stderr": log, "start_new_session": True, "env": environment}
         process = subprocess.Popen(command, cwd=ROOT, **how)

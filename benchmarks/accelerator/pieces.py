@@ -16,6 +16,7 @@ from jax_train.files import json_text, write_atomically
 from jax_train.printing import shorten
 
 _TOLD = 300  # signs of an error that the page shows
+START = "start"  # stands for a measurement where a process ends before its first
 
 
 class Unfinished(Exception):
@@ -147,6 +148,7 @@ def carry_out(name: str, piece: Piece, job: Job) -> None:
     """Measure what is left of a piece, as long as there is time; what fails is noted."""
     state = read(job.folder, name)
     measurements = piece.measurements(job)
+    state.errors.pop(START, None)
     state.asked = list(measurements)
     state.planned = list(dict.fromkeys([*state.planned, *measurements]))
     write(job.folder, name, state)

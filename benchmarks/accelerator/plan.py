@@ -46,10 +46,10 @@ PIECES = {
         "images per second by the median of steps. float32 is `jax_default_matmul_precision` "
         "'highest', tf32 'tensorfloat32' (on TPUs three bfloat16 products), bfloat16 "
         '`config.dtype = "bfloat16"`. Utilisation: operations of the products and convolutions of '
-        "forward and backward pass (an addition counts as one), as a share of the peak of the "
-        "devices that their makers name for that precision, without sparsity; where none is known, "
-        "TFLOP/s of a device. Memory: state and step of a device as the compiled program counts "
-        "them; PyTorch's peak of what it allocated; both without the data set. PyTorch: the mirror "
+        "forward and backward pass (an addition counts as one), as a share of the peak that the "
+        "maker names for that precision, without sparsity; where none is known, TFLOP/s. Memory: "
+        "state and step as the compiled program counts them; PyTorch's peak of what it allocated; "
+        "both without the data set. One device on both sides. PyTorch: the mirror "
         "eager, `channels_last` (CNNs), by `torch.compile`, and by it with CUDA graphs "
         "(`reduce-overhead`), with fused attention and optimizer; bfloat16 by `torch.autocast`.",
     ),

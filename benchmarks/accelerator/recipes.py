@@ -27,7 +27,7 @@ def long(job: Job) -> dict[str, Callable]:
 
 
 def _all(names: tuple[str, ...], job: Job) -> dict[str, Callable]:
-    chosen = names if job.cases is None else job.of(names)
+    chosen = job.of(names)
     if job.short:  # what needs no data and is quick
         chosen = [name for name in chosen if name.endswith("_digits")]
     return {name: functools.partial(_train, name, job) for name in chosen}

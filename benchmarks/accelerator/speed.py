@@ -115,14 +115,14 @@ def _torch_products(precision: str):
     """How PyTorch multiplies float32 numbers."""
     import torch
 
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     try:
-        yield
+        # Of several algorithms the fastest is chosen, as XLA does.
+        with torch.backends.cudnn.flags(benchmark=True, allow_tf32=precision == "tf32"):
+            yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        torch.set_float32_matmul_precision(before)
 
 
 def text_of_train(states: dict[str, State], device: dict) -> str:
@@ -146,9 +146,9 @@ def text_of_train(states: dict[str, State], device: dict) -> str:
 
 
 def _utilisation(found: dict, precision: str, device: dict) -> str:
-    """The model's operations in a second, as a share of what the devices can do."""
+    """The model's operations in a second, as a share of what the device can do."""
     peak = flops.peak(device["kind"], precision)
-    done = found["images_per_sec"] * found["flops"] / device["count"]
+    done = found["images_per_sec"] * found["flops"]
     return f"{done / peak:.1%}" if peak else f"{done / 1e12:.3g} TFLOP/s"
 
 
@@ -167,8 +167,9 @@ def _beside(found: dict, others: list[dict]) -> list[str]:
 def host_time(job: Job) -> dict[str, Callable]:
     """What the training loop costs beside the computation."""
     rounds, steps = (1, 20) if job.short else (5, 2000)
-    cases = job.of(host.CASES) if job.cases else list(host.CASES)
-    return {name: functools.partial(host.measure, name, rounds, steps) for name in cases}
+    return {
+        name: functools.partial(host.measure, name, rounds, steps) for name in job.of(host.CASES)
+    }
 
 
 def text_of_host(states: dict[str, State], device: dict) -> str:
