@@ -1,6 +1,6 @@
 """Time JAX against the best PyTorch on this machine, side by side.
 
-  python -m benchmarks                       every part, about two hours on 2 cores
+  python -m benchmarks                       every part, some hours on 2 cores
   python -m benchmarks train epoch           these parts only
   python -m benchmarks train --cases vit     of this model only
   python -m benchmarks --record              also rewrite the tables in docs/performance.md

@@ -35,7 +35,7 @@ def _repeated(job):
     training = _create(job)
     clock = time.process_time if job.get("one_core") else time.perf_counter
     run = training.train_steps if job["task"] == "train" else training.eval_steps
-    pace = steady.Pace(run, job.get("seconds", 1.5), job.get("limit", 20), clock)
+    pace = steady.Pace(run, job.get("seconds", 1.5), job.get("limit", 10), clock)
     if job.get("memory"):
         return lambda: _forget_peak() or pace.sample()
     return pace.sample

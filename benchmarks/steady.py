@@ -44,7 +44,7 @@ class Pace:
         self,
         run: Callable[[int], int],
         seconds: float = 1.5,
-        limit: float = 20,
+        limit: float = 10,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self._run, self._clock, self._limit = run, clock, limit

@@ -12,8 +12,9 @@ import pytest
 pytest.importorskip("torch")
 
 import benchmarks.__main__
+import benchmarks.accelerator.__main__
 import jax_models
-from benchmarks import tasks
+from benchmarks import accelerator, tasks
 from benchmarks.accelerator import command, flops, page, pieces
 from benchmarks.accelerator.pieces import Job, Piece, State, Unfinished
 from benchmarks.accelerator.plan import PIECES
@@ -141,7 +142,10 @@ def test_what_fails_is_told_and_loses_nothing_else(tmp_path):
     assert state.todo(["one", "three"], "1") == ["three"]
     assert state.todo(["one", "three"], "2") == ["three", "one"]
     pieces.carry_out("torch", piece(one=lambda: {"x": 1}), Job(tmp_path, session="2"))
-    assert pieces.read(tmp_path, "torch").figures == {"one": {"x": 1}, "two": {"x": 2}}
+    assert list(pieces.read(tmp_path, "torch").figures.items()) == [
+        ("one", {"x": 1}),
+        ("two", {"x": 2}),
+    ]
     assert "What failed" not in page.text(tmp_path)
 
 
@@ -231,6 +235,28 @@ def test_the_limit_ends_the_command_and_fails_nothing(go_on):
     assert (list(state.figures), list(state.paused), state.errors) == (["a", "b"], ["c"], {})
     in_time, started, state = go_on({}, 50)
     assert (in_time, started, list(state.figures)) == (False, [50, 30], list("abcd"))
+
+
+def test_a_process_is_told_what_the_command_was(tmp_path, monkeypatch):
+    calls, jobs = [], []
+
+    def popen(call, env, **_):
+        calls.append((call, env))
+        return SimpleNamespace(wait=lambda seconds: 0, poll=lambda: 0)
+
+    monkeypatch.setattr(command.subprocess, "Popen", popen)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_of_the_user=1")
+    job = Job(tmp_path, ["vit", "1 block"], "/data", True, 100.0, "7")
+    assert command.start("layouts", job) == 0
+    [(call, environment)] = calls
+    flags = ["--xla_of_the_user=1", "--xla_gpu_deterministic_ops=true"]
+    assert environment["XLA_FLAGS"].split() == flags
+    monkeypatch.setattr(pieces, "carry_out", lambda *given: jobs.append(given))
+    monkeypatch.setattr(sys, "argv", call[2:])
+    accelerator.__main__.main()
+    [(name, piece, given)] = jobs
+    assert (name, piece) == ("layouts", PIECES["layouts"])
+    assert replace(given, begin=job.begin) == replace(job, seconds=90.0)
 
 
 def device_start(tmp_path, **facts):

@@ -23,6 +23,7 @@ from benchmarks.accelerator import page, pieces
 from benchmarks.accelerator.pieces import Job, State
 from benchmarks.accelerator.plan import PIECES
 from jax_train.errors import Incomplete, UserError, nearest
+from jax_train.files import expand
 from jax_train.printing import counted, say
 from results import recipes
 from tests.parity.measure import ROOT
@@ -70,8 +71,9 @@ def _parse(argv: Sequence[str]) -> tuple[Job, list[str], float, Path]:
     folder = Path(folder).absolute()
     own = folder / page.PAGE.name if given.short else page.PAGE
     target = Path(given.page).absolute() if given.page else own
+    data_dir = given.data_dir and str(expand(given.data_dir).absolute())
     session = f"{time.time():.0f}"
-    job = Job(folder, given.cases, given.data_dir, given.short, session=session)
+    job = Job(folder, given.cases, data_dir, given.short, session=session)
     return job, [name for name in names if name in given.pieces], given.limit, target
 
 
@@ -93,6 +95,7 @@ def _look_at_device(job: Job, start: Start) -> None:
     code = start("device", replace(job, seconds=120))
     found = pieces.read(job.folder, "device")
     if "device" not in found.figures:
+        pieces.write(job.folder, "device", before)
         reason = found.errors.get("device", ("", f"the process ended with code {code}"))[1]
         raise UserError(f"JAX does not find its devices: {reason}. See {job.folder}/device.log.")
     now, then = found.figures["device"], before.figures.get("device")
@@ -163,6 +166,8 @@ def start(name: str, job: Job) -> int | None:
     command += ["--data_dir", job.data_dir] if job.data_dir else []
     command += ["--short"] if job.short else []
     environment = os.environ | PIECES[name].environment
+    flags = [one["XLA_FLAGS"] for one in (os.environ, environment) if "XLA_FLAGS" in one]
+    environment |= {"XLA_FLAGS": " ".join(dict.fromkeys(flags))} if flags else {}
     with open(job.folder / f"{name}.log", "ab") as log:
         how = {"stdout": log, "stderr": log, "start_new_session": True, "env": environment}
         process = subprocess.Popen(command, cwd=ROOT, **how)

@@ -72,7 +72,7 @@ class Piece:
       how: what is measured, for the page.
       needs: seconds that a measurement is thought to take before one is known.
       alone: whether each measurement has a process of its own.
-      environment: of the processes, beside that of the command.
+      environment: of the processes, beside that of the command; its flags of XLA are kept.
     """
 
     title: str
@@ -130,9 +130,12 @@ class State:
 
 
 def read(folder: Path, name: str) -> State:
-    """What is known of a piece; nothing before it began."""
+    """What is known of a piece, in the order that was planned; nothing before it began."""
     file = _file(folder, name)
-    return State(**json.loads(file.read_text())) if file.exists() else State()
+    state = State(**json.loads(file.read_text())) if file.exists() else State()
+    order = [*state.planned, *state.figures]
+    state.figures = {one: state.figures[one] for one in order if one in state.figures}
+    return state
 
 
 def write(folder: Path, name: str, state: State) -> None:

@@ -22,7 +22,10 @@ PIECES = {
         "30 steps in full float32 at the published sizes, beside the same steps on one device: "
         "largest relative difference of the first loss, of all losses, and of all parameters and "
         "statistics together. Rounding grows in training, most by batch norm; `accumulate` with "
-        "batch norm is another computation ([distributed.md](distributed.md)).",
+        "batch norm is another computation ([distributed.md](distributed.md)). With "
+        "`--xla_gpu_deterministic_ops=true`, without which GPUs do not repeat their bits "
+        "([reliability.md](reliability.md)).",
+        environment={"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"},
     ),
     "quiet": Piece(
         "Nothing compiled, nothing moved",
@@ -35,8 +38,8 @@ PIECES = {
         "The host's share",
         speed.host_time,
         speed.text_of_host,
-        "Models so small that little is computed: the loop with its log, the compiled steps alone, "
-        "as many in a call, and with a step in each call.",
+        "Models so small that little is computed: a step of the training loop with its log, and of "
+        "the loop's compiled calls by themselves, which take several steps each.",
     ),
     "train": Piece(
         "Training steps",

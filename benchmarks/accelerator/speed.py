@@ -1,6 +1,7 @@
 """How fast a device trains, how well that uses it, and what the host adds."""
 
 import functools
+import statistics
 from collections.abc import Callable
 from contextlib import contextmanager
 
@@ -36,7 +37,7 @@ def _pace(run: Callable[[int], int], short: bool) -> float:
     """Images per second, by the median of steps."""
     pace = steady.Pace(run, seconds=2, limit=0 if short else 10)
     beats, images, _ = pace.sample()
-    return images / sorted(beats)[len(beats) // 2]
+    return images / statistics.median(beats)
 
 
 # JAX
