@@ -10,6 +10,7 @@ import functools
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from typing import NamedTuple
@@ -45,11 +46,16 @@ LEAST_FLOPS = 4e6  # fewer operations take less time than a call does
 
 @functools.cache
 def library() -> "Library | None":
-    """The library; None where it is not installed or does not load."""
+    """The library; None where it is not installed or does not load, or XLA cannot call it."""
     try:
-        return Library()
+        found = Library()
+        ffi.check()
     except (OSError, metadata.PackageNotFoundError):
         return None
+    except ffi.Incompatible as error:
+        warnings.warn(f"This JAX cannot call oneDNN, so XLA computes: {error}", stacklevel=2)
+        return None
+    return found
 
 
 def usable(*arrays: jax.Array) -> bool:

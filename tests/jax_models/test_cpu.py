@@ -379,6 +379,14 @@ def test_without_the_package_xla_computes(monkeypatch):
     np.testing.assert_allclose(conv(x), plain, atol=1e-5)
 
 
+@with_onednn
+def test_where_xla_has_another_interface_it_computes(monkeypatch):
+    monkeypatch.setattr(ffi, "_VERSION", (99, 0))
+    monkeypatch.setattr(onednn, "library", onednn.library.__wrapped__)
+    with pytest.warns(UserWarning, match="cannot call oneDNN, so XLA computes: .*99.0"):
+        assert onednn.library() is None
+
+
 def test_small_work_is_left_to_xla():
     assert not kernels.convolution_fits(draw(1, 5, 5, 2), draw(3, 3, 2, 3), 1)
     assert not kernels.linear_fits(draw(5, 7), draw(7, 3))
