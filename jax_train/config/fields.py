@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from configs import common
+from jax_train import recipes
 from jax_train.files import json_text
 
 # Fields, or what they begin with; see `is_free`.
@@ -83,7 +83,7 @@ def read_stored(path: str | os.PathLike) -> Stored:
       OSError, ValueError, TypeError: it cannot be read, or is no config.
     """
     found = flatten(ConfigDict(json.loads(Path(path).read_text())))
-    defaults = flatten(ConfigDict(json.loads(to_json(common.get_config()))))
+    defaults = flatten(ConfigDict(json.loads(to_json(recipes.defaults()))))
     missing = tuple(field for field in defaults if field not in found)
     unknown = {field: value for field, value in found.items() if field not in defaults}
     known = {field: found.get(field, default) for field, default in defaults.items()}
