@@ -32,11 +32,15 @@ def environment() -> dict[str, object]:
 
 
 def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """That of this repository; None of an installed package, which may lie inside another one."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "rev-parse", "HEAD", "--show-prefix"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     except (OSError, subprocess.CalledProcessError):
         return None
+    commit, *prefix = told
+    return commit if prefix == [f"{here.parent.name}/{here.name}/"] else None
 
 
 def summary(results: dict, workdir: str | os.PathLike) -> str:
