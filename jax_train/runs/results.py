@@ -33,14 +33,14 @@ def environment() -> dict[str, object]:
 
 def _git_commit() -> str | None:
     """That of this repository; None of an installed package, which may lie inside another one."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "rev-parse", "HEAD", "--show-prefix"]
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    commit, *prefix = told
-    return commit if prefix == [f"{here.parent.name}/{here.name}/"] else None
 
 
 def summary(results: dict, workdir: str | os.PathLike) -> str:
