@@ -95,7 +95,7 @@ def train_and_compare(
 
 def compare(
     folders: Sequence[str | Path],
-    out: str | Path | None = None,
+    out: str | os.PathLike | None = None,
     data: str | None = None,
     data_dir: str | None = None,
 ) -> str:
@@ -185,7 +185,7 @@ def train_seeds(
     folders = _train_all(configs, workdir, "seed", again, extend)
     if not processes.is_main():
         return ""
-    results = map(run_folder.results, folders.values())
+    results = map(_results, folders.values())
     found = combine(dict(zip(seeds, results, strict=True)))
     try:
         write_seeds(workdir, found)
@@ -252,6 +252,13 @@ def _check_all(configs: dict[str, ConfigDict], folders: dict[str, Path], extend:
         Program(recipe.resolve(own, splits), splits.train)
 
 
+def _results(folder: Path) -> dict:
+    """Those of a run that is finished."""
+    results = run_folder.results(folder)
+    assert results is not None, folder
+    return results
+
+
 def seeds_table(found: dict) -> str:
     """What each seed reached, and mean and deviation, of `seeds.combine`; at most 80 columns."""
     splits = list(found["mean"])
@@ -278,7 +285,7 @@ def learning_table(folders: dict[str, Path]) -> str:
     width = max(5, *map(len, folders))
     lines = [f"  {'':{width}}  final val   best val (epoch)  train loss  s/epoch   parameters"]
     for name, folder in folders.items():
-        history, results = read_history(folder), run_folder.results(folder)
+        history, results = read_history(folder), _results(folder)
         final = best = "–"
         if len(history.val):
             share, epoch = history.best_val

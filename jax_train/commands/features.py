@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> str:
             "Which images? Name files or a folder of them after RUN, or a split of the data, such "
             "as --split train."
         )
-    left_out = Counter()
+    left_out: Counter[str] = Counter()
     if args.images:
         from jax_train.data.given_images import find_images
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> str:
         images = features.of_places(model, files, args.images)
     else:
         images = features.of_split(model, args.split, other)
-    unread = {}
+    unread: dict[str, str] = {}
     with feature_files.Spool(args.to) as spool:
         spool.add(features.extract(model, images, unread, tokens=args.tokens, progress=True))
         found = features.describe(model, images, None, spool.places, spool.labels)

@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> str:
 
 
 def _indented(text: str) -> list[str]:
-    margin = {"initial_indent": "  ", "subsequent_indent": "  "}
-    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False, **margin)
+    how = textwrap.TextWrapper(WIDTH, "  ", "  ", break_long_words=False, break_on_hyphens=False)
+    return how.wrap(text)
 
 
 def about(source: str) -> About:

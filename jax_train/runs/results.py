@@ -68,8 +68,8 @@ def summary(results: dict, workdir: str | os.PathLike) -> str:
 
 def _wrapped(text: str) -> list[str]:
     """Lines of at most 80 columns, where words allow it."""
-    indent = {"initial_indent": "  ", "subsequent_indent": "    "}
-    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False, **indent)
+    how = textwrap.TextWrapper(WIDTH, "  ", "    ", break_long_words=False, break_on_hyphens=False)
+    return how.wrap(text)
 
 
 def epochs_of(results: dict) -> str:
