@@ -26,8 +26,8 @@ after an interruption.
 flags:
 {flags}"""
 _NO_CONFIG_FILE = (
-    "The config cannot be loaded: {}. A config file defines get_config() and starts from "
-    "configs/common.py."
+    "The config cannot be loaded: {}. A config file defines get_config() and starts from the "
+    "config of `from jax_train.recipes import common`."
 )
 
 
