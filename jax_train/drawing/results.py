@@ -87,6 +87,40 @@ def _legend(axes: Axes, **place) -> None:
         text.set_parse_math(False)
 
 
+def embedding(
+    points: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str], facts: str
+) -> Picture:
+    """Images as points of the plane, coloured and named by class where they are known.
+
+    Args:
+      points: [N,2].
+      labels: int [N]; None where they are not known.
+      class_names: K names.
+      facts: what the points are, for a note and the alternative text.
+    """
+    figure = canvas.new_figure(5.6, "What the model finds alike", facts)
+    axes = figure.subplots()
+    axes.set(xticks=[], yticks=[], aspect="equal")
+    axes.set_adjustable("datalim")
+    size = float(np.clip(6000 / len(points), 3, 30))
+    shown = [] if labels is None else np.unique(labels)
+    if labels is None:
+        axes.scatter(*points.T, size, COLOURS[0], alpha=0.7, linewidths=0)
+    for label, style in zip(shown, _styles(len(shown)), strict=True):
+        own = points[labels == label]
+        name = canvas.short(class_names[label])
+        axes.scatter(*own.T, size, alpha=0.7, linewidths=0, label=name, **style)
+        if len(shown) <= MOST_NAMED:
+            box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
+            axes.text(
+                *np.median(own, axis=0), name, fontsize=SMALL, ha="center", va="center",
+                bbox=box, parse_math=False,
+            )  # fmt: skip
+    classes = f" of {counted(len(shown), 'class', 'classes')}" if len(shown) else ""
+    images = counted(len(points), "image")
+    return Picture("embedding", figure, f"{images}{classes} as points of the plane. {facts}.")
+
+
 def confusion(counts: np.ndarray, class_names: Sequence[str], facts: str) -> Picture:
     """The confusion matrix: shares of each true class, with counts where there is room.
 
