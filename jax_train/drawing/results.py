@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from jax_train.drawing import canvas
@@ -77,9 +79,12 @@ def _draw(axes: Axes, name: str, lines: dict[str, np.ndarray]) -> str:
 
 
 def _styles(count: int) -> list[dict[str, str]]:
-    """A colour and a mark for each of so many lines."""
-    places = [i % len(COLOURS) for i in range(count)]
-    return [{"color": COLOURS[i], "marker": _MARKS[i]} for i in places]
+    """A colour and a mark for each of so many lines, or classes."""
+    marks = [_MARKS[i % len(_MARKS)] for i in range(count)]
+    colours: Sequence = COLOURS
+    if count > len(COLOURS):
+        colours = [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.05, 0.95, count))]
+    return [{"color": colours[i], "marker": mark} for i, mark in enumerate(marks)]
 
 
 def _legend(axes: Axes, **place) -> None:
