@@ -66,8 +66,8 @@ def project(features: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
         return np.pad(reduced, ((0, 0), (0, 2 - reduced.shape[1]))).astype(np.float32)
     near = min(_NEIGHBOURS, (count - 1) // 3 or 1)
     if method == "umap":
-        near = max(2, near)
-        return _umap().UMAP(n_neighbors=near, random_state=seed).fit_transform(reduced)
+        umap = _umap().UMAP(n_neighbors=max(2, near), random_state=seed, n_jobs=1)
+        return umap.fit_transform(reduced)
     from sklearn.manifold import TSNE
 
     return TSNE(perplexity=near, init="pca", random_state=seed).fit_transform(reduced)
