@@ -129,9 +129,8 @@ class BatchNorm(nnx.Module):
         Raises:
           ValueError: `train` with a single value per channel, which has no variance.
         """
-        dtype = x.dtype
-        x = x.astype(jnp.promote_types(dtype, jnp.float32))
-        scale, bias = self.scale[...], self.bias[...]
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        scale, bias = self.scale[...].astype(wide), self.bias[...].astype(wide)
         if train and not self.frozen:
             if (count := self._count(x)) < 2:
                 raise ValueError(
@@ -142,7 +141,7 @@ class BatchNorm(nnx.Module):
             self._track(count, mean, var)
         else:
             y = ops.normalise(x, self.mean[...], self.var[...], scale, bias, self.epsilon)
-        return y.astype(dtype)
+        return y
 
     def _count(self, x):
         count = x.size // x.shape[-1]

@@ -41,6 +41,7 @@ _BELOW = (
     "training by XLA's count of the compiled step, where an addition counts as one; memory of the "
     "process at its peak."
 )
+_CNNS = "cnn", "attention_cnn", "resnet", "airbench"
 _AIRBENCH = {"tta": ("airbench",)}
 RECIPES = {
     "vit_cifar10": Recipe("–"),
@@ -120,6 +121,20 @@ def _figures(workdir: Path, tta: tuple[str, ...]) -> dict:
         "train_flops": flops.train * images,
         "top1": evaluate(run, examples, tta).figures["top1"] if tta else plain,
         "top1_one_view": plain,
+    }
+
+
+def points() -> dict[str, tuple[float, float, bool]]:
+    """Of each recipe for CIFAR-10 with a record: PFLOP, mean top-1 in %, whether it is a ViT."""
+    records = {name: [*read(name).values()] for name in RECIPES if "cifar10_" in f"{name}_"}
+    return {
+        name.replace("_cifar10", ""): (
+            found[0]["train_flops"] / 1e15,
+            100 * fmean(one["top1"] for one in found),
+            not name.startswith(_CNNS),
+        )
+        for name, found in records.items()
+        if found
     }
 
 

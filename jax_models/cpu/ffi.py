@@ -46,11 +46,12 @@ _keep = []  # what XLA holds addresses of
 _thread = threading.local()
 
 
-def register(name: str, function: Callable[[tuple, list[int], list[int]], None]) -> None:
-    """Make `function(shapes, addresses, integers)` the custom call `name` on CPUs.
+def register(name: str, function: Callable[[int, tuple, list[int], list[int]], None]) -> None:
+    """Make `function(dtype, shapes, addresses, integers)` the custom call `name` on CPUs.
 
-    It is given the shapes and the addresses of the arguments and then of the results, and the
-    call's integer attributes by the order of their names. What it raises, the call raises.
+    It is given XLA's number for the dtype of the first result, the shapes and the addresses of the
+    arguments and then of the results, and the call's integer attributes by the order of their
+    names. What it raises, the call raises.
     """
 
     def handle(frame):
@@ -76,7 +77,7 @@ def register(name: str, function: Callable[[tuple, list[int], list[int]], None])
     jax.ffi.register_ffi_target(name, capsule, platform="cpu", api_version=1)
 
 
-def _read(frame) -> tuple[tuple, list[int], list[int]]:
+def _read(frame) -> tuple[int, tuple, list[int], list[int]]:
     shapes, addresses = [], []
     for buffers in (frame.args, frame.results):
         for i in range(buffers.count):
@@ -85,7 +86,7 @@ def _read(frame) -> tuple[tuple, list[int], list[int]]:
             addresses.append(buffer.data)
     attributes = frame.attributes
     integers = [attributes.items[i].contents.value[0] for i in range(attributes.count)]
-    return tuple(shapes), addresses, integers
+    return frame.results.items[0].contents.dtype, tuple(shapes), addresses, integers
 
 
 def _error(frame, message: str):

@@ -40,11 +40,11 @@ def convolution_fits(
     dense = 2 * math.prod(kernel.shape) * math.prod(out[:3]) * groups
     if not onednn.worth(dense, x, kernel):
         return False
-    x, kernel, how = x.shape, kernel.shape, how._asdict()
+    dtype, x, kernel, how = x.dtype, x.shape, kernel.shape, how._asdict()
     return (
-        _convolve.is_fast(x, kernel, out, **how)
-        and _convolution_input_gradient.is_fast(out, kernel, x, **how)
-        and _convolution_kernel_gradient.is_fast(x, out, kernel, **how)
+        _convolve.is_fast(dtype, x, kernel, out, **how)
+        and _convolution_input_gradient.is_fast(dtype, out, kernel, x, **how)
+        and _convolution_kernel_gradient.is_fast(dtype, x, out, kernel, **how)
     )
 
 
