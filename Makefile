@@ -47,7 +47,7 @@ package: $(VENV)/.installed-dev
 	.ci/package dist/*.whl $(PYTHON)
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/python -m docs.reference build/api
+	$(BIN)/python docs/reference build/api
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""Write the API reference, made of the docstrings: python -m docs.reference FOLDER.
+"""Write the API reference, made of the docstrings: python docs/reference FOLDER.
 
 Warnings are errors, and so is a public name without a docstring.
 """

@@ -1,5 +1,7 @@
 """`python -m jax_train train`: train a model by a recipe."""
 
+import contextlib
+import faulthandler
 import functools
 import sys
 from collections.abc import Sequence
@@ -27,6 +29,8 @@ def run_line(arguments: Sequence[str], program: str) -> str | None:
     if command_line.asks_for_help(arguments):
         return command_line.help_text(program)
     line = command_line.parse(arguments)
+    with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):  # without a stderr
+        faulthandler.enable()  # an end in compiled code is told with what Python was doing
     from jax_train import checks
 
     checks.check_fields(line.config)  # before JAX is imported, which takes a second

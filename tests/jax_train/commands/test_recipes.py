@@ -144,10 +144,13 @@ def test_a_package_holds_the_recipes_and_needs_no_folder_of_that_name(tmp_path):
     shutil.copytree(ROOT / "configs", package / "recipes", dirs_exist_ok=True)
     (tmp_path / "configs").mkdir()  # somebody else's
     (tmp_path / "configs" / "common.py").write_text("raise OSError('of another project')")
+    subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
     code = (
         "import sys; from jax_train import recipes; from jax_train.config import command_line\n"
+        "from jax_train.runs import results\n"
         "for name in recipes.names(): command_line.parse([name])\n"
-        "print(len(recipes.names()), recipes.FOLDER, 'configs' in sys.modules)"
+        "print(len(recipes.names()), recipes.FOLDER, 'configs' in sys.modules)\n"
+        "print('commit', results._git_commit())"
     )
     out = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = ['', {str(package.parent)!r}]\n{code}"],
@@ -155,5 +158,5 @@ def test_a_package_holds_the_recipes_and_needs_no_folder_of_that_name(tmp_path):
         capture_output=True,
         text=True,
     )
-    expected = f"{len(recipes.names())} {package / 'recipes'} False"
+    expected = f"{len(recipes.names())} {package / 'recipes'} False\ncommit None"
     assert out.stdout.strip() == expected, out.stderr
