@@ -114,7 +114,10 @@ def _read(model, files: list[Path]):
 
 def _of(images, chosen: list[int]):
     """Reads images by their places among those that were chosen."""
-    return lambda places: images.read([chosen[place] for place in places])
+    import numpy as np
+
+    place = np.array(chosen)
+    return lambda places: images.read(place[places])
 
 
 def _check(args: argparse.Namespace) -> None:
