@@ -111,10 +111,10 @@ def test_both_dtypes_train_alike(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", precision.RECIPES)
-def test_shortened_recipes_are_taken(recipe, tmp_path, monkeypatch):
+def test_shortened_recipes_are_taken(recipe, tmp_path):
     for run in precision.all_runs("DIR"):
         if run.recipe == recipe:
-            checks.check_fields(parsed(run.command(tmp_path), monkeypatch))
+            checks.check_fields(parsed(run.command(tmp_path)))
 
 
 def test_a_run_that_fails_is_named(tmp_path):
