@@ -5,14 +5,15 @@ ARGS ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help train compare test test-slow lint format parity parity-world curves layouts soak fuzz bench clean
+.PHONY: help train compare test test-slow lint package docs format parity parity-world curves layouts soak fuzz bench clean
 
 help:
 	@echo "make train      train the digits example, or CONFIG=configs/NAME.py"
 	@echo "make compare    train a ViT and a CNN on digits and compare them"
 	@echo "make test       the whole suite; test-slow: the long proofs"
 	@echo "make bench      time every model against PyTorch"
-	@echo "make lint, format, parity, parity-world, curves, layouts, soak, fuzz, clean: see CONTRIBUTING.md"
+	@echo "make docs       the API reference, as pages in build/api"
+	@echo "make lint, package, format, parity, parity-world, curves, layouts, soak, fuzz, clean: see CONTRIBUTING.md"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +39,15 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/mypy
+
+package: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build
+	.ci/package dist/*.whl $(PYTHON)
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/reference build/api
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -52,7 +52,7 @@ def tables(rounds: int, quick: bool = False) -> str:
 def _seconds(command) -> float:
     begin = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    if done.returncode and "--help" not in command:  # after its help absl exits with 1
+    if done.returncode:
         raise subprocess.CalledProcessError(done.returncode, command)
     return time.perf_counter() - begin
 

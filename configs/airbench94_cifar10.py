@@ -12,7 +12,7 @@ and 0.014 for six views of the test images. So counted the source's 9.9 epochs c
 it prints; airbench95 to 1.37 (1.39), airbench96 to 4.99 (4.91).
 """
 
-from configs import common
+from jax_train.recipes import common
 
 
 def get_config():

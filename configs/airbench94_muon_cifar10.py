@@ -8,7 +8,7 @@ those views. 0.283 PFLOP for 8 epochs of 25 steps, counted as in airbench94_cifa
 for six views of the test images; the source prints 0.29.
 """
 
-from configs import airbench94_cifar10
+from jax_train.recipes import airbench94_cifar10
 
 
 def get_config():

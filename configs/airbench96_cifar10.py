@@ -7,7 +7,7 @@ Time: not measured yet. Result: not run yet; its source reports 96.03 % (mean of
 those views.
 """
 
-from configs import airbench94_cifar10
+from jax_train.recipes import airbench94_cifar10
 
 
 def get_config():

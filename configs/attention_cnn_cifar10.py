@@ -6,7 +6,7 @@ Time: about 17 minutes an epoch on 2 CPU cores, 10 epochs. Result: not run to th
 yet; its source printed 68 %.
 """
 
-from configs import common
+from jax_train.recipes import common
 
 
 def get_config():

@@ -11,7 +11,7 @@ rate rises in a straight line and not by 1/5, 1/4, 1/3, 1/2; images are moved an
 the policy; incomplete batches are dropped.
 """
 
-from configs import common
+from jax_train.recipes import common
 
 
 def get_config():

@@ -8,7 +8,7 @@ reports 66.90 %, of the best epoch on the test images; cct_4_3x2 70.46 %, cct_6_
 cct_7_3x2 74.92 %, cct_6_3x1 76.71 %, cct_7_3x1 77.05 %. What is not as there: see cct2_cifar10.py.
 """
 
-from configs import cct2_cifar10
+from jax_train.recipes import cct2_cifar10
 
 
 def get_config():

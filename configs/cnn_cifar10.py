@@ -7,7 +7,7 @@ over a tenth of the images (--config.train.epochs=1 --config.data.train_split='t
 test top-1 40.3 %.
 """
 
-from configs import vit_cifar10
+from jax_train.recipes import vit_cifar10
 
 
 def get_config():

@@ -6,7 +6,7 @@ Time: about 5 minutes an epoch on 2 CPU cores, 180 epochs. Result: not run to th
 yet; its source printed 78.8 %.
 """
 
-from configs import deep_vit_cifar100
+from jax_train.recipes import deep_vit_cifar100
 
 
 def get_config():

@@ -6,7 +6,7 @@ Time: days on a CPU, with 7 GB of memory: made for accelerators. Result: not run
 its source printed 49.8 %. Beside the PyTorch mirror in part: docs/parity.md.
 """
 
-from configs import common
+from jax_train.recipes import common
 
 
 def get_config():

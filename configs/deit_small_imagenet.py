@@ -9,7 +9,7 @@ neighbours in the batch, and the rate falls from the end of the warm-up on, step
 if there had been none, epoch by epoch).
 """
 
-from configs import common, resnet50_imagenet
+from jax_train.recipes import common, resnet50_imagenet
 
 
 def get_config():

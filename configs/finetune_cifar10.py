@@ -12,7 +12,7 @@ another rate and crop: --config.optim.learning_rate=0.003 --config.augment.resiz
 ImageNet-21k has 97.2 to 97.4 %.
 """
 
-from configs import common
+from jax_train.recipes import common
 
 
 def get_config():

@@ -10,7 +10,7 @@ timm/NAME.TAG or a run folder. Time: hours on an accelerator; 500 steps instead 
 ImageNet-21k has 86.4 to 86.6 %; what it needs: configs/finetune_cifar10.py.
 """
 
-from configs import finetune_cifar10
+from jax_train.recipes import finetune_cifar10
 
 
 def get_config():

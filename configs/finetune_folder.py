@@ -10,7 +10,7 @@ reports 82.3 to 83.3 % on CIFAR-10 from 5 images of each class (BiT-M R50x1 of I
 steps: for few images set --config.train.epochs to about 8000 / images.
 """
 
-from configs import common
+from jax_train.recipes import common
 
 
 def get_config():

@@ -7,7 +7,7 @@ train. Another model: --config.model.name=vit, or configs/vit_folder.py. Time: d
 images. Result: yours.
 """
 
-from configs import common
+from jax_train.recipes import common
 
 
 def get_config():

@@ -6,7 +6,7 @@ Time: about 4 minutes an epoch on 2 CPU cores, 100 epochs. Result: not run to th
 yet; its source printed about 50 %.
 """
 
-from configs import common
+from jax_train.recipes import common
 
 
 def get_config():

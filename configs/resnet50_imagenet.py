@@ -12,7 +12,7 @@ are neighbours in the batch, and the rate falls from the end of the warm-up on, 
 as if there had been none, epoch by epoch).
 """
 
-from configs import common
+from jax_train.recipes import common
 
 
 def get_config():

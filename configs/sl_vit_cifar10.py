@@ -8,7 +8,7 @@ the test images (and 93.58 % without the two parts). On CIFAR-100, where it repo
 Not as there: what is erased becomes the mean colour itself, and not one a little brighter.
 """
 
-from configs import common
+from jax_train.recipes import common
 
 
 def get_config():

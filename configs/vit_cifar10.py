@@ -6,7 +6,7 @@ Time: about 2 minutes an epoch on 2 CPU cores. Result: the 20 epochs were not ru
 --config.train.epochs=1 reached test top-1 41.0 %.
 """
 
-from configs import common
+from jax_train.recipes import common
 
 
 def get_config():

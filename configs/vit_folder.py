@@ -5,7 +5,7 @@ python train_jax.py --config configs/vit_folder.py --config.data.name=folder:/pa
 Time: depends on the images. Result: yours.
 """
 
-from configs import folder
+from jax_train.recipes import folder
 
 
 def get_config():

@@ -5,7 +5,7 @@ python train_jax.py --config configs/vit_tiny_cifar10.py
 Time: some 10 minutes an epoch on 2 CPU cores, by its size. Result: not run yet.
 """
 
-from configs import vit_cifar10
+from jax_train.recipes import vit_cifar10
 
 
 def get_config():

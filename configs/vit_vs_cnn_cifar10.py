@@ -7,7 +7,7 @@ epochs over 4,000 images (--config.train.epochs=3 --config.data.train_split='tra
 top-1 28 % (ViT) and 48 % (CNN) in 4 minutes.
 """
 
-from configs import vit_cifar10
+from jax_train.recipes import vit_cifar10
 
 
 def get_config():

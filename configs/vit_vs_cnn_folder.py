@@ -6,7 +6,7 @@ python train_jax.py --config configs/vit_vs_cnn_folder.py \\
 Time: depends on the images. Result: yours.
 """
 
-from configs import folder, vit_folder
+from jax_train.recipes import folder, vit_folder
 
 
 def get_config():

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jax_models.rngs import InitRngs
+
 # The attention's projections, of ViTs and between convolutions.
 TARGETS = (r"\battn\.(qkv|projection)\b", r"\battention\.(theta|phi|g|o)\b")
 LEAVES = ("lora_a", "lora_b")
@@ -34,8 +36,8 @@ class Adaptable:
 
 
 def add_adapters(
-    model: nnx.Module, rngs: nnx.Rngs, *, lora_rank: int, lora_alpha: float | None = None,
-    lora_targets: Sequence[str] | None = None,
+    model: nnx.Module, rngs: nnx.Rngs | InitRngs, *, lora_rank: int,
+    lora_alpha: float | None = None, lora_targets: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
     """Give layers of a model adapters, in place.
 

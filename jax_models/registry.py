@@ -5,6 +5,7 @@ import fnmatch
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -14,7 +15,7 @@ from jax_models.rngs import InitRngs
 
 # Keywords of `create_model` that any model takes, beside those of its own.
 OF_ANY_MODEL = ("remat", "scan_layers", "lora_rank", "lora_alpha", "lora_targets")
-_MODELS: dict[str, Callable[..., nnx.Module]] = {}
+_MODELS: dict[str, Callable[..., Any]] = {}
 _FAMILIES: dict[str, str] = {}  # model -> name of the function that builds it
 _NOT_SETTINGS = ("rngs", "remat", "scan_layers")  # how a model begins and runs, not what it is
 
@@ -64,7 +65,7 @@ def family(name: str) -> str:
 
 def list_families() -> dict[str, list[str]]:
     """Return the sorted names of the models of each family."""
-    families = {}
+    families: dict[str, list[str]] = {}
     for name in sorted(_MODELS):
         families.setdefault(_FAMILIES[name], []).append(name)
     return families
@@ -75,7 +76,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_MODELS, pattern))
 
 
-def model_keywords(name: str) -> dict[str, object]:
+def model_keywords(name: str) -> dict[str, Any]:
     """Return the constructor keywords of a model and their defaults.
 
     Raises:
@@ -95,7 +96,7 @@ def can_scan(name: str) -> bool:
 
 
 def create_model(
-    name: str, *, rngs: nnx.Rngs, remat: bool = False, scan_layers: bool = False,
+    name: str, *, rngs: nnx.Rngs | InitRngs, remat: bool = False, scan_layers: bool = False,
     lora_rank: int | None = None, lora_alpha: float | None = None,
     lora_targets: Sequence[str] | None = None, **settings,
 ) -> nnx.Module:  # fmt: skip
@@ -131,7 +132,7 @@ def create_model(
         )
     model = build(rngs=rngs, remat=remat, **settings)
     model.model_name = name  # by which `torch_weights` finds its names
-    adapters = {"lora_alpha": lora_alpha, "lora_targets": lora_targets}
+    adapters: dict[str, Any] = {"lora_alpha": lora_alpha, "lora_targets": lora_targets}
     if lora_rank is not None:
         low_rank.add_adapters(model, rngs, lora_rank=lora_rank, **adapters)
     elif given := [key for key, value in adapters.items() if value is not None]:
@@ -145,7 +146,7 @@ def abstract_model(name: str, **settings) -> nnx.Module:
     return nnx.eval_shape(lambda: create_model(name, rngs=rngs, **settings))
 
 
-def _find(name: str) -> Callable[..., nnx.Module]:
+def _find(name: str) -> Callable[..., Any]:
     if name not in _MODELS:
         known = f"{_nearest(name, _MODELS)}. Known: {', '.join(list_models())}."
         raise ValueError(f"Unknown model {name!r}{known}")

@@ -52,7 +52,7 @@ def close(word: str, known: Iterable[str]) -> str | None:
     suggestion is worse than none.
     """
     ratios = {other: _likeness(word.lower(), other.lower()) for other in known}
-    best = max(ratios, key=ratios.get, default=None)
+    best = max(ratios, key=lambda other: ratios[other], default=None)
     return best if best is not None and ratios[best] else None
 
 

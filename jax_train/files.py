@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from jax_train.errors import UserError
 from jax_train.printing import note
@@ -130,7 +130,7 @@ def json_text(value: object, **how) -> str:
     return json.dumps(finite(value), allow_nan=False, **how)
 
 
-def finite(value: object) -> object:
+def finite(value: Any) -> Any:
     """A value of JSON's types with None for each number that is not finite."""
     if isinstance(value, dict):
         return {key: finite(one) for key, one in value.items()}
@@ -142,11 +142,12 @@ def finite(value: object) -> object:
 def csv_text(rows: Iterable[Sequence], end: str = "\r\n") -> str:
     """Rows as the text of a CSV file."""
     text = io.StringIO()
+    usual = csv.writer(text, lineterminator=end)
     for row in rows:
         # The module lets a carriage return stand bare where lines do not end in one.
         returns = any("\r" in str(cell) for cell in row)
-        quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
-        csv.writer(text, lineterminator=end, quoting=quoting).writerow(row)
+        write = csv.writer(text, lineterminator=end, quoting=csv.QUOTE_ALL) if returns else usual
+        write.writerow(row)
     return text.getvalue()
 
 

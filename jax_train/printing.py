@@ -159,7 +159,7 @@ def figure(value: float | None, form: str) -> str:
     """A number in a format such as '7.2%'; where there is none (None, nan, inf) a dash as wide."""
     if value is not None and math.isfinite(value):
         return format(value, form)
-    return "–".rjust(int(re.match(r"\d*", form)[0] or 0))
+    return "–".rjust(int(re.split(r"\D", form)[0] or 0))
 
 
 def progress_bar(total: int, what: str, show: bool = True):

@@ -76,7 +76,8 @@ class Saver:
         # Looking a field of the config up takes as long as a step of a small model.
         config, fields = program.config, program.config.checkpoint
         self._due = fields.every_steps, fields.every_minutes, config.log.every_steps
-        self.saved_step, self._saved_at = None, time.monotonic()
+        self.saved_step: int | None = None
+        self._saved_at = time.monotonic()
         self.patience = Patience(config.train.patience)
 
     def restore(self, like: Progress) -> tuple[int, Progress, list[TrainSums]] | None:
@@ -88,14 +89,15 @@ class Saver:
         found = self.checkpoints.restore_newest(like)
         if found is None:
             return None
-        self.saved_step, progress, facts = found
+        step, progress, facts = found
+        self.saved_step = step
         self.patience.recall(facts)
         then, now = facts["conditions"], self._conditions
         changed = [name for name in then if then[name] != now.get(name)]
         if changed and processes.is_main():
             text = ", ".join(f"{name} {then[name]} -> {now.get(name)}" for name in changed)
             say(f"note: the last bits may differ from an unbroken run: {text}")
-        return self.saved_step, progress, [TrainSums(*sums) for sums in facts["since_eval"]]
+        return step, progress, [TrainSums(*sums) for sums in facts["since_eval"]]
 
     def is_due(self, before: int, step: int) -> bool:
         """Whether a checkpoint is due after `step`, where the last call ended at `before`."""

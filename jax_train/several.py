@@ -2,19 +2,19 @@
 
 import functools
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from jax_train import checks
-from jax_train.commands.compare import compare
 from jax_train.engine import recipe
 from jax_train.engine.models import model_configs
 from jax_train.engine.program import Program
 from jax_train.errors import UserError
 from jax_train.machine import processes
-from jax_train.printing import WIDTH, counted, figure, say, shorten
+from jax_train.printing import WIDTH, columns, counted, figure, pad, say, shorten
 from jax_train.runs import data_record, entry, initial
 from jax_train.runs import folder as run_folder
 from jax_train.runs.history import read_history
@@ -93,6 +93,62 @@ def train_and_compare(
     return f"\n{learning_table(folders)}\n\n{page}"
 
 
+def compare(
+    folders: Sequence[str | Path],
+    out: str | os.PathLike | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+) -> str:
+    """Compare finished runs on the same data and write comparison.html.
+
+    Args:
+      folders: of the runs.
+      out: folder of the page; None: the one the first run folder is in.
+      data, data_dir: where their data are now; None: where they were in training.
+
+    Returns:
+      A table for people, at most 80 columns wide for two models, and where the page is.
+
+    Raises:
+      UserError: the runs cannot be compared, or nothing can be written.
+    """
+    from jax_train.analysis import comparison
+    from jax_train.machine import runtime
+    from jax_train.pages.comparison import verdicts, write
+    from jax_train.pages.page import Page
+
+    runtime.prepare()
+    compared = comparison.load(folders, data, data_dir, progress=True)
+    out = Path(folders[0]).parent if out is None else Path(out)
+    lines = _comparison_table(compared)
+    for line in verdicts(compared):
+        lines += textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join([*lines, write(compared, Page(out / "comparison.html"))])
+
+
+def _comparison_table(compared) -> list[str]:
+    """The main figures as lines for people."""
+    from jax_train.analysis.comparison import seconds_per_epoch
+
+    width = min(24, max(5, *(columns(one.name) for one in compared)))
+    lines = [
+        f"{compared[0].evaluation.split} of {compared[0].run.config.data.name}: "
+        f"{counted(len(compared[0].right), 'image')}",
+        f"  {'':{width}}   top-1   95 % interval  parameters   MFLOP  images/s  s/epoch",
+    ]
+    for one in compared:
+        low, high = one.evaluation.top1_interval
+        top1 = figure(one.evaluation.figures["top1"], "7.2%")
+        lines.append(
+            f"  {pad(shorten(one.name, width), width)} {top1} "
+            f"{figure(100 * low, '6.1f')} – {figure(100 * high, '5.1f')} % "
+            f"{figure(one.run.results['parameters'], '11,')} "
+            f"{one.flops.forward / 1e6:7.4g} {one.evaluation.images_per_sec:9,.0f} "
+            f"{figure(seconds_per_epoch(one), '8.1f')}"
+        )
+    return lines
+
+
 def train_seeds(
     config: ConfigDict,
     seeds: Sequence[int],
@@ -129,7 +185,7 @@ def train_seeds(
     folders = _train_all(configs, workdir, "seed", again, extend)
     if not processes.is_main():
         return ""
-    results = map(run_folder.results, folders.values())
+    results = map(_results, folders.values())
     found = combine(dict(zip(seeds, results, strict=True)))
     try:
         write_seeds(workdir, found)
@@ -196,6 +252,13 @@ def _check_all(configs: dict[str, ConfigDict], folders: dict[str, Path], extend:
         Program(recipe.resolve(own, splits), splits.train)
 
 
+def _results(folder: Path) -> dict:
+    """Those of a run that is finished."""
+    results = run_folder.results(folder)
+    assert results is not None, folder
+    return results
+
+
 def seeds_table(found: dict) -> str:
     """What each seed reached, and mean and deviation, of `seeds.combine`; at most 80 columns."""
     splits = list(found["mean"])
@@ -222,7 +285,7 @@ def learning_table(folders: dict[str, Path]) -> str:
     width = max(5, *map(len, folders))
     lines = [f"  {'':{width}}  final val   best val (epoch)  train loss  s/epoch   parameters"]
     for name, folder in folders.items():
-        history, results = read_history(folder), run_folder.results(folder)
+        history, results = read_history(folder), _results(folder)
         final = best = "–"
         if len(history.val):
             share, epoch = history.best_val

@@ -1,14 +1,15 @@
 """The runs that the documentation shows figures of: their commands are taken, their tables made."""
 
 import json
+import statistics
 import subprocess
 import sys
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
 from jax_train import checks
+from jax_train.commands.recipes import about
+from jax_train.config import command_line
 from jax_train.errors import UserError
 from results import picture, precision, recipes, runs, transfer
 from results.runs import ROOT
@@ -16,29 +17,31 @@ from results.runs import ROOT
 MODELS = ["resnet", "vit"]
 
 
-def parsed(command: list[str], monkeypatch):
+def parsed(command: list[str]):
     """The config that train_jax.py takes of a command's flags."""
-    values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file("config", flag_values=values)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
     assert command[:2] == ["train_jax.py", "--config"]
-    given = ["", f"--config={ROOT / command[2]}", *command[3:]]
-    monkeypatch.setattr(sys, "argv", given)  # where ml_collections looks
-    values(given)
-    return config.value
+    return command_line.parse([f"--config={ROOT / command[2]}", *command[3:]]).config
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_command_is_taken(model, tmp_path, monkeypatch):
+def test_every_command_is_taken(model, tmp_path):
     trained = transfer.all_runs([model], "DIR", tmp_path)
     assert len({run.name for run in trained}) == len(trained) == {"resnet": 10, "vit": 11}[model]
     for run in trained:
-        config = parsed(run.command(tmp_path), monkeypatch)
+        config = parsed(run.command(tmp_path))
         checks.check_fields(config)
         for name, value in run.fields.items():
             group, field = name.split(".")
             found = config[group][field]
             assert found == value or str(found).replace(" ", "") == str(value)
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.RECIPES if recipes.read(name)])
+def test_a_recipe_tells_what_was_recorded_of_it(name):
+    mean = 100 * statistics.fmean(run["top1"] for run in recipes.read(name).values())
+    file = ROOT / "configs" / f"{recipes.RECIPES[name].name or name}.py"
+    told = about(file.read_text("utf-8")).result
+    assert f"{mean:.1f} %" in told or f"{mean:.2f} %" in told
 
 
 def test_from_weights_and_from_scratch_have_equal_steps(tmp_path):
@@ -108,10 +111,10 @@ def test_both_dtypes_train_alike(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", precision.RECIPES)
-def test_shortened_recipes_are_taken(recipe, tmp_path, monkeypatch):
+def test_shortened_recipes_are_taken(recipe, tmp_path):
     for run in precision.all_runs("DIR"):
         if run.recipe == recipe:
-            checks.check_fields(parsed(run.command(tmp_path), monkeypatch))
+            checks.check_fields(parsed(run.command(tmp_path)))
 
 
 def test_a_run_that_fails_is_named(tmp_path):

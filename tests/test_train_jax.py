@@ -93,7 +93,7 @@ MISTAKES = {
     "whole group": (["--config.train={}"], "one by one"),
     "unknown flag": (["--workdri=x"], "Did you mean --workdir=x ?"),
     "field as a flag": (["--epochs=3"], "Did you mean --config.train.epochs=3 ?"),
-    "a word": (["configs/vit_digits.py"], "--config configs/vit_digits.py"),
+    "a word": (["configs/vit_digits.py"], "a file of that name (did you mean vit_digits?)"),
     "patch size": (["--config.model.patch_size=3"], "patch_size=3 does not divide img_size=8"),
     "heads": (["--config.model.num_heads=7"], "num_heads=7 does not divide"),
     "unknown data": (["--config.data.name=cifar11"], "cifar10"),

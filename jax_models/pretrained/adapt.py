@@ -128,7 +128,7 @@ def _fill_head(
 def _drawn(name: str, settings: dict[str, Any], paths: list[Path], rngs) -> dict[Path, Any]:
     """Initial values of a model's variables; one block draws the same head as many."""
     keywords = registry.model_keywords(name)
-    shallow = {"depth": 1} if "depth" in keywords else {}
+    shallow: dict[str, Any] = {"depth": 1} if "depth" in keywords else {}
     if "depths" in keywords:
         shallow = {"depths": (1,) * len(settings.get("depths", keywords["depths"]))}
     model = registry.create_model(name, rngs=rngs, **(settings | shallow))

@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from jax_models.torch_weights import files
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _INDEX = ".index.json"
 # In the order in which they are looked for.
-WEIGHTS = ("model.safetensors", f"model.safetensors{_INDEX}")
-WEIGHTS += ("pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
+_NAMES = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = tuple(f"{name}{end}" for name in _NAMES for end in ("", _INDEX))
 
 
 def shards(path: Path) -> list[str]:
@@ -90,7 +90,7 @@ def noted(notes: list[str]) -> Iterator[None]:
     notes += [str(warning.message) for warning in caught]
 
 
-def _joined(folder: Path, parts: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _joined(folder: Path, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for part in parts:
         if twice := state.keys() & part.keys():

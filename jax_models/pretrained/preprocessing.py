@@ -66,18 +66,18 @@ class Preprocessing:
         """
         if isinstance(images, str | os.PathLike):
             images = [images]
-        if not isinstance(images, np.ndarray):
-            images = [self._read(path) for path in images]
+        if isinstance(images, np.ndarray):
+            opened = [self._image(array) for array in self._checked(images)]
         else:
-            images = [self._image(array) for array in self._checked(images)]
-        return self.normalise(np.stack([self.fit(image) for image in images]))
+            opened = [self._read(path) for path in images]
+        return self.normalise(np.stack([self.fit(image) for image in opened]))
 
     def fit(self, image: Image.Image) -> np.ndarray:
         """Resize and crop Pillow's image of mode L or RGB: uint8 [S,S,C]. What is missing is 0."""
         from PIL import Image
 
         resampling = Image.Resampling[self.interpolation.upper()]
-        if self.resize is not None and (size := self._resized(*image.size)) != image.size:
+        if (size := self._resized(*image.size)) != image.size:
             image = image.resize(size, resampling)
         left, top = (self._margin(side) for side in image.size)
         image = image.crop((left, top, left + self.size, top + self.size))
@@ -92,7 +92,8 @@ class Preprocessing:
         """The same for another side: what is resized keeps its ratio to what is cropped."""
         resize = self.resize
         if isinstance(resize, tuple):
-            resize = tuple(round(side * size / self.size) for side in resize)
+            height, width = (round(side * size / self.size) for side in resize)
+            resize = height, width
         elif resize is not None:
             resize = max(size, round(resize * size / self.size))
         return replace(self, size=size, resize=resize)
@@ -105,6 +106,8 @@ class Preprocessing:
         return replace(self, mean=(mean,) * channels, std=(std,) * channels)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
+        if self.resize is None:
+            return width, height
         if isinstance(self.resize, tuple):
             return self.resize[::-1]
         short, long = sorted((width, height))

@@ -305,8 +305,8 @@ def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
         taken[word] = None
     if not taken or len(set(names)) < len(state):
         return dict(state)
-    words = " and ".join(f"'{word}.'" for word in taken)
-    warnings.warn(f"{words} of a wrapped model left out of the names.", stacklevel=3)
+    told = " and ".join(f"'{word}.'" for word in taken)
+    warnings.warn(f"{told} of a wrapped model left out of the names.", stacklevel=3)
     return dict(zip(names, state.values(), strict=True))
 
 

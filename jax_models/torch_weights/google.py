@@ -46,7 +46,8 @@ def as_timm(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
             "mean of the patches: take a checkpoint of pool_type 'tok' or 'gap'."
         )
     children = _children(state)
-    found, heads = {}, {}
+    found: dict[str, Any] = {}
+    heads: dict[str, Any] = {}
     for name, array in state.items():
         if match := _BLOCK.fullmatch(name):
             number, path = match.groups()

@@ -106,7 +106,7 @@ def register(
         tensor alone does not tell. The tensors it gives another shape are marked `converted`.
       before_save: the reverse.
     """
-    more = {"root": root, "left_out": left_out or {}, "writes": writes}
+    more: dict[str, Any] = {"root": root, "left_out": left_out or {}, "writes": writes}
     more |= {"in_memory": in_memory, "after_load": after_load, "before_save": before_save}
     for family, table in tables.items():
         patterns = tuple((_regex(path), _place(theirs)) for path, theirs in table.items())
@@ -151,9 +151,9 @@ def written(model: nnx.Module, layout: str | None) -> Names:
     if layout is None:
         return names[0]
     there = ", ".join(dict.fromkeys(each.layout for each in fitting))
+    name = getattr(model, "model_name", None)
     raise ValueError(
-        f"layout={layout!r}: {model.model_name} as it was built has no names there. It has in: "
-        f"{there}."
+        f"layout={layout!r}: {name} as it was built has no names there. It has in: {there}."
     )
 
 

@@ -1,17 +1,18 @@
-"""Files of features: NumPy's .npz, written while the features come."""
+"""Files of features, NumPy's .npz or Apache Parquet, written while the features come."""
 
 import contextlib
 import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from jax_models.output import is_stream
+from jax_train.analysis import feature_tables
 from jax_train.analysis.features import Features, Part
 from jax_train.errors import UserError
 from jax_train.files import write_atomically
@@ -23,14 +24,16 @@ class Spool:
     """Features on their way into a file, on disk: those of all images need not fit in memory.
 
     Args:
-      beside: the file that they will go into; they wait in its folder.
+      beside: the file that they will go into, in whose folder they wait; None: that for temporary
+        files.
 
     Raises:
       UserError: they cannot be kept there, here or in `add`.
     """
 
-    def __init__(self, beside: str | os.PathLike):
-        folder = None if is_stream(beside) else Path(os.path.realpath(beside)).parent
+    def __init__(self, beside: str | os.PathLike | None):
+        is_file = beside is not None and not is_stream(beside)
+        folder = Path(os.path.realpath(beside)).parent if is_file else None
         self._place = folder or tempfile.gettempdir()
         with self._told():
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with it
@@ -65,6 +68,12 @@ class Spool:
         """Of all features."""
         return (len(self.places), *self._of_one.shape[1:])
 
+    def array(self) -> np.ndarray:
+        """The features [N,…], which stay on disk."""
+        with self._told():
+            self._file.flush()
+        return np.memmap(self._file, self._of_one.dtype, "r", shape=self.shape)
+
     def write_npy(self, target: BinaryIO) -> None:
         """Write them as NumPy's .npy."""
         descr = np.lib.format.dtype_to_descr(self._of_one.dtype)
@@ -81,10 +90,11 @@ class Spool:
 
 
 def write(option: str, path: str | os.PathLike, found: Features, spool: Spool) -> None:
-    """Write features as the .npz file that an option names; it appears when it is complete.
+    """Write features as the file that an option names; it appears when it is complete.
 
-    Its arrays are `features`, `names` and texts about them, and where labels are known `labels`
-    and `class_names`; the same features make the same bytes.
+    Of .parquet see `feature_tables`. Any other is an .npz file: its arrays are `features`, `names`
+    and texts about them, and where labels are known `labels` and `class_names`; the same features
+    make the same bytes.
 
     Args:
       option, path: of the file.
@@ -94,6 +104,9 @@ def write(option: str, path: str | os.PathLike, found: Features, spool: Spool) -
     Raises:
       UserError: it cannot be written.
     """
+    if is_table(path):
+        _write(option, path, lambda file: _write_table(file, found, spool))
+        return
     arrays = {"names": np.array(found.names, str)}
     if found.labels is not None:
         arrays |= {"labels": found.labels, "class_names": np.array(found.class_names, str)}
@@ -107,6 +120,22 @@ def write(option: str, path: str | os.PathLike, found: Features, spool: Spool) -
                 with archive.open(_member(name), "w", force_zip64=True) as target:
                     np.lib.format.write_array(target, array, allow_pickle=False)
 
+    _write(option, path, content)
+
+
+def is_table(path: str | os.PathLike) -> bool:
+    """Whether a file of features of this name is one of Parquet."""
+    return os.fspath(path).endswith(".parquet")
+
+
+def _write_table(file: BinaryIO, found: Features, spool: Spool) -> None:
+    more = {name: getattr(found, name) for name in _TEXTS}
+    more |= {"class_names": found.class_names, "shape": spool.shape[1:]}
+    blocks = feature_tables.blocks(spool.array())
+    feature_tables.write(file, found.names, found.labels, more, blocks)
+
+
+def _write(option: str, path: str | os.PathLike, content: Callable[[BinaryIO], object]) -> None:
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -126,11 +155,12 @@ def read(path: str | os.PathLike) -> Features:
       UserError: there is none, or it is damaged or no file of features.
     """
     made = "Make one with python -m jax_train features RUN IMAGES --to FILE.npz."
+    if is_table(path):
+        feature_tables.library()
     if not os.path.isfile(path):
         raise UserError(f"{path}: there is no such file of features. {made}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = feature_tables.read(path) if is_table(path) else _arrays(path)
     except Exception as error:  # damage shows in many ways: BadZipFile, zlib.error, EOFError, …
         raise UserError(f"{path} cannot be read as features ({error}). {made}") from error
     wrong = list(_wrong(arrays))
@@ -140,6 +170,11 @@ def read(path: str | os.PathLike) -> Features:
     names = tuple(arrays["names"].tolist())
     classes = tuple(arrays["class_names"].tolist()) if "labels" in arrays else ()
     return Features(arrays["features"], names, arrays.get("labels"), classes, **texts)
+
+
+def _arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def _wrong(arrays: dict[str, np.ndarray]) -> Iterator[str]:

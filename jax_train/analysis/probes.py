@@ -113,9 +113,8 @@ def nearest_neighbours(
             f"--k {k}: there are only {counted(count, 'training image')} to be neighbours. Give "
             f"--k {min(5, count)}, for example."
         )
-    known, shares = jnp.asarray(_unit(train.features)), []
-    for start in range(0, len(test.features), _BATCH):
-        near, who = map(np.asarray, _nearest(known, _unit(test.features[start:][:_BATCH]), k))
+    shares = []
+    for near, who in neighbours(train.features, test.features, k):
         # The nearest one's weight is 1, so that no temperature is too low.
         weights = np.ones_like(near)
         if votes == "weighted":
@@ -126,6 +125,22 @@ def nearest_neighbours(
     weighing = f"weighted with temperature {temperature:g}" if votes == "weighted" else "equal"
     method = f"{counted(k, 'nearest neighbour')} of {count:,} by cosine, votes {weighing}"
     return _probed(train, test, np.concatenate(shares), method)
+
+
+def neighbours(
+    known: np.ndarray, new: np.ndarray, k: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield, of some images after others, the cosines [n,k] and places [n,k] of the k nearest.
+
+    Args:
+      known: features [N,F] among which they are looked for, k or more.
+      new: features [M,F].
+      k: how many; of equals the first counts.
+    """
+    unit = jnp.asarray(_unit(known))
+    for start in range(0, len(new), _BATCH):
+        near, who = _nearest(unit, _unit(new[start:][:_BATCH]), k)
+        yield np.asarray(near), np.asarray(who)
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

@@ -30,15 +30,17 @@ _OF_ANOTHER_MODEL = {"missing", "unexpected", "misshapen"}  # kinds of problems
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    add, file = parser.add_argument, {"required": True, "type": Path, "metavar": "FILE"}
+    add = parser.add_argument
     add("--model", metavar="NAME", help="name of the model; a run folder says it by itself")
     source = "weights to read, a run folder such as runs/vit_digits, or a pretrained model: "
     source += "hf:ORG/NAME, timm/NAME.TAG, a folder of transformers or timm"
-    add("--from", **file, dest="source", help=source)
-    add("--to", **file, dest="target", help="file to write")
+    add("--from", required=True, type=Path, metavar="FILE", dest="source", help=source)
+    add("--to", required=True, type=Path, metavar="FILE", dest="target", help="file to write")
     keyword = "a constructor keyword of the model that is not the default, such as num_classes=10"
-    several = {"action": "append", "default": [], "metavar": "KEYWORD=VALUE"}
-    add("--set", **several, dest="settings", help=f"{keyword}; may be repeated")
+    add(
+        "--set", action="append", default=[], metavar="KEYWORD=VALUE", dest="settings",
+        help=f"{keyword}; may be repeated",
+    )  # fmt: skip
     layout = "names to write: timm, torchvision or huggingface (default: those of the mirror)"
     add("--layout", metavar="NAME", help=layout)
     adapter = "of a run with lora_rank: its adapters and head alone, as PEFT keeps them; --to is "
@@ -161,7 +163,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     Raises:
       UserError: one has no '=', is no literal, or repeats a keyword.
     """
-    parsed = {}
+    parsed: dict[str, Any] = {}
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
@@ -269,12 +271,12 @@ def looks_like(names: Sequence[str]) -> str | None:
     for family, (model_name, *_) in jax_models.list_families().items():
         # A block is enough, and a tenth of the time: numbers do not count.
         keywords = jax_models.model_keywords(model_name)
-        shallow = {"depth": 1} if "depth" in keywords else {}
+        shallow: dict[str, Any] = {"depth": 1} if "depth" in keywords else {}
         if "depths" in keywords:
             shallow = {"depths": (1,) * len(keywords["depths"])}
         wanted = _without_numbers(torch_weights.names(build(model_name, shallow)))
         shares[family] = len(given & wanted) / len(given | wanted)
-    best = max(shares, key=shares.get)
+    best = max(shares, key=lambda family: shares[family])
     return best if shares[best] >= LOOKS_ALIKE else None
 
 

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> str:
     views = parse_tta(args.tta)
     check_output("--csv", args.csv, args.overwrite)
     if of_features:
-        unread = {}
+        unread: dict[str, str] = {}
         about, evaluation = on_features.evaluate(args, unread)
         found = [*evaluation.notes, *absent_classes(evaluation)]
         text = _told(args, about, evaluation, found)

@@ -107,7 +107,7 @@ def evaluate(args: argparse.Namespace, unread: dict[str, str]):
 
 def _extracted(args: argparse.Namespace, unread: dict[str, str]):
     """Features of the training and the test split of a model's data."""
-    if args.run_folder.endswith(".npz") and args.data is None:
+    if args.run_folder.endswith((".npz", ".parquet")) and args.data is None:
         raise UserError(
             f"{args.run_folder}: name two files of features, of the training and of the test "
             "images, one after the other; or a run, or a pretrained model and --data."

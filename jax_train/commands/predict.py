@@ -4,6 +4,7 @@ import argparse
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from jax_train.commands.options import (
     add_data_place,
@@ -22,6 +23,7 @@ DESCRIPTION = (
     "pretrained model says. Files that cannot be read are listed; the exit code is then 1."
 )
 _MOST_UNREAD = 5  # shown
+Name = TypeVar("Name", str, Path)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> str:
     if args.all and not args.csv:
         raise UserError("--all writes all probabilities into a file: give --csv FILE too.")
     check_output("--csv", args.csv, args.overwrite)
-    left_out = Counter()
+    left_out: Counter[str] = Counter()
     files = find_images(args.images, left_out)
     run = open_run_or_source(args)
     found = predict(run, files, top=args.top, tta=views, keep_all=args.all, progress=True)
@@ -75,7 +77,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def unread_files(
-    unread: Mapping[str | Path, str], total: int | None = None, all_in: str = ""
+    unread: Mapping[Name, str], total: int | None = None, all_in: str = ""
 ) -> list[str]:
     """Lines on the first of the files that could not be read, with the reasons.
 

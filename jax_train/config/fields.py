@@ -4,15 +4,21 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from configs import common
+from jax_train import recipes
 from jax_train.files import json_text
 
 # Fields, or what they begin with; see `is_free`.
-_FREE = ("compare", "data.data_dir", "data.download", "data.memory_limit", "data.on_change")
+_FREE: tuple[str, ...] = (
+    "compare",
+    "data.data_dir",
+    "data.download",
+    "data.memory_limit",
+    "data.on_change",
+)
 _FREE += ("parallel", "mesh.", "log.", "checkpoint.every_", "train.on_nonfinite", "data.threads")
 _AUTO = "auto"  # filled in from the data in any field that knows it
 # Filled in from the data where they are None.
@@ -27,9 +33,9 @@ _KINDS = {
 _EXAMPLES = {int: "8", float: "0.1", bool: "true", tuple: "0.5,0.5"}  # where the default is empty
 
 
-def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     """Return {'optim.name': 'adamw', …}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict):
             flat |= flatten(value, f"{prefix}{key}.")
@@ -71,9 +77,9 @@ class Stored(NamedTuple):
       unknown: values of fields that this version does not have.
     """
 
-    fields: dict[str, object]
+    fields: dict[str, Any]
     missing: tuple[str, ...]
-    unknown: dict[str, object]
+    unknown: dict[str, Any]
 
 
 def read_stored(path: str | os.PathLike) -> Stored:
@@ -83,7 +89,7 @@ def read_stored(path: str | os.PathLike) -> Stored:
       OSError, ValueError, TypeError: it cannot be read, or is no config.
     """
     found = flatten(ConfigDict(json.loads(Path(path).read_text())))
-    defaults = flatten(ConfigDict(json.loads(to_json(common.get_config()))))
+    defaults = flatten(ConfigDict(json.loads(to_json(recipes.defaults()))))
     missing = tuple(field for field in defaults if field not in found)
     unknown = {field: value for field, value in found.items() if field not in defaults}
     known = {field: found.get(field, default) for field, default in defaults.items()}
@@ -92,7 +98,7 @@ def read_stored(path: str | os.PathLike) -> Stored:
 
 def from_fields(fields: dict[str, object]) -> ConfigDict:
     """Make a config of flat fields, lists as tuples."""
-    nested = {}
+    nested: dict[str, Any] = {}
     for field, value in fields.items():
         *groups, key = field.split(".")
         place = nested

@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags.tuple_parser import TupleParser
 
+from jax_train import recipes
 from jax_train.config.fields import expectation, flatten
 from jax_train.errors import UserError, close, nearest
 
@@ -24,13 +25,12 @@ _PARSERS = {
 }
 
 
-def check(arguments: Sequence[str], defaults: ConfigDict, recipes: Path) -> None:
+def check(arguments: Sequence[str], defaults: ConfigDict) -> None:
     """Check the names and values of `--config.GROUP.FIELD` flags, and that `--config` is a file.
 
     Args:
       arguments: the command line, without the program.
       defaults: the config whose fields can be set.
-      recipes: folder of config files, of which the nearest is told.
 
     Raises:
       UserError: no such field, with the nearest one; a value that is not of the field's type; a
@@ -42,7 +42,7 @@ def check(arguments: Sequence[str], defaults: ConfigDict, recipes: Path) -> None
         raise UserError(f"--config FILE must stand before --{early[0]}: put it first.")
     for name, value, joined in _flags(arguments):
         if name == "config":
-            _check_file(value, recipes)
+            _check_file(value)
         negated = name.startswith("noconfig.")
         flag = name.removeprefix("no") if negated else name
         if flag.startswith("config."):
@@ -108,16 +108,16 @@ def take_nones(arguments: Sequence[str], defaults: ConfigDict) -> tuple[list[str
     return left + rest, nones
 
 
-def _check_file(name: str | None, recipes: Path) -> None:
+def _check_file(name: str | None) -> None:
     """Refuse a config file that is missing: the parser of its fields breaks without a message."""
     if name is None:
         raise UserError("--config has no value: expected a file, as in --config configs/NAME.py.")
     file = name.partition(":")[0]  # what follows is handed to its get_config
     if os.path.isfile(file):
         return
-    here = Path.cwd()
-    shown = recipes.relative_to(here) if recipes.is_relative_to(here) else recipes
-    stems = sorted(path.stem for path in recipes.glob("*.py") if path.stem != "common")
+    here, stems = Path.cwd(), recipes.names()
+    shown = recipes.FOLDER
+    shown = shown.relative_to(here) if shown.is_relative_to(here) else shown
     near = close(Path(file).stem, stems)
     hint = f"Did you mean {shown / near}.py ?\n" if near else ""
     raise UserError(

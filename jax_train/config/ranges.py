@@ -6,7 +6,7 @@ an entry for each field. `jax_train.checks` puts the tables together.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from ml_collections import ConfigDict
 
@@ -50,7 +50,7 @@ def _number(expected: str, holds: Callable[[float], bool], cure: str = "") -> Ch
     return Check(expected, lambda value: _is_finite(value) and holds(value), cure)
 
 
-def _is_finite(value: object) -> bool:
+def _is_finite(value: object) -> TypeGuard[int | float]:
     """Whether it is a finite number; nan and inf pass through many comparisons."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False

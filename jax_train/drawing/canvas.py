@@ -53,7 +53,14 @@ class Picture:
         Raises:
           UserError: the folder cannot be written.
         """
-        path = Path(folder) / f"{self.name}.png"
+        return self.save_as(Path(folder) / f"{self.name}.png")
+
+    def save_as(self, path: Path) -> Path:
+        """Write a PNG file, whose folder is made if missing; return its path.
+
+        Raises:
+          UserError: it cannot be written.
+        """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_figure(self.figure, path, DPI, {"Description": printable(self.alt)})

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from jax_train.drawing import canvas
@@ -77,14 +79,51 @@ def _draw(axes: Axes, name: str, lines: dict[str, np.ndarray]) -> str:
 
 
 def _styles(count: int) -> list[dict[str, str]]:
-    """A colour and a mark for each of so many lines."""
-    places = [i % len(COLOURS) for i in range(count)]
-    return [{"color": COLOURS[i], "marker": _MARKS[i]} for i in places]
+    """A colour and a mark for each of so many lines, or classes."""
+    marks = [_MARKS[i % len(_MARKS)] for i in range(count)]
+    colours: Sequence = COLOURS
+    if count > len(COLOURS):
+        colours = [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.05, 0.95, count))]
+    return [{"color": colours[i], "marker": mark} for i, mark in enumerate(marks)]
 
 
 def _legend(axes: Axes, **place) -> None:
     for text in axes.legend(fontsize=SMALL, **place).get_texts():
         text.set_parse_math(False)
+
+
+def embedding(
+    points: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str], facts: str
+) -> Picture:
+    """Images as points of the plane, coloured and named by class where they are known.
+
+    Args:
+      points: [N,2].
+      labels: int [N]; None where they are not known.
+      class_names: K names.
+      facts: what the points are, for a note and the alternative text.
+    """
+    figure = canvas.new_figure(5.6, "What the model finds alike", facts)
+    axes = figure.subplots()
+    axes.set(xticks=[], yticks=[], aspect="equal")
+    axes.set_adjustable("datalim")
+    size = float(np.clip(6000 / len(points), 3, 30))
+    shown = [] if labels is None else np.unique(labels)
+    if labels is None:
+        axes.scatter(*points.T, size, COLOURS[0], alpha=0.7, linewidths=0)
+    for label, style in zip(shown, _styles(len(shown)), strict=True):
+        own = points[labels == label]
+        name = canvas.short(class_names[label])
+        axes.scatter(*own.T, size, alpha=0.7, linewidths=0, label=name, **style)
+        if len(shown) <= MOST_NAMED:
+            box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
+            axes.text(
+                *np.median(own, axis=0), name, fontsize=SMALL, ha="center", va="center",
+                bbox=box, parse_math=False,
+            )  # fmt: skip
+    classes = f" of {counted(len(shown), 'class', 'classes')}" if len(shown) else ""
+    images = counted(len(points), "image")
+    return Picture("embedding", figure, f"{images}{classes} as points of the plane. {facts}.")
 
 
 def confusion(counts: np.ndarray, class_names: Sequence[str], facts: str) -> Picture:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_train.data import Dataset
+from jax_train.data import Dataset, StreamedDataset
 from jax_train.engine import feed, from_images, metrics, optim, parallel, steps
 from jax_train.engine.checks import mixes
 from jax_train.engine.recipe import (
@@ -62,7 +62,7 @@ class Program:
     def __init__(
         self,
         config: ConfigDict,
-        train_set: Dataset,
+        train_set: Dataset | StreamedDataset,
         layout: parallel.Layout | None = None,
         given: Weights | None = None,
     ):
@@ -95,7 +95,7 @@ class Program:
             )
         self._trace(train_set)
 
-    def _trace(self, train_set: Dataset) -> None:
+    def _trace(self, train_set: Dataset | StreamedDataset) -> None:
         """Find the state's shapes without computing, and see whether the model takes the images."""
         layout = self.layout
         weights = abstract_weights(self.config)

@@ -13,7 +13,7 @@ class Clock:
     def __init__(self, before: float):
         """`before`: seconds of the run's earlier parts."""
         self._start = time.monotonic() - before
-        self._window = None  # start of the current window and images in it
+        self._window: float | None = None  # start of the current window and images in it
         self._images = 0
         self._totals = [0.0, 0]
 
@@ -35,7 +35,8 @@ class Clock:
         Without images it is nan.
         """
         now = time.monotonic()
-        elapsed, images = now - self._window, self._images
+        elapsed = 0.0 if self._window is None else now - self._window
+        images = self._images
         self._totals[0] += elapsed
         self._totals[1] += images
         self._window, self._images = now, 0

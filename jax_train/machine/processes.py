@@ -7,6 +7,7 @@ writes the files of a run. Source: https://docs.jax.dev/en/latest/multi_process.
 import json
 import sys
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +15,8 @@ from jax.experimental import multihost_utils
 
 from jax_train.errors import UserError
 from jax_train.printing import counted
+
+Result = TypeVar("Result")
 
 
 def start(
@@ -38,7 +41,7 @@ def start(
             "--process_id belong together, the same command with another --process_id for each "
             "process. Leave all three out where JAX finds them by itself (--distributed)."
         )
-    if count is not None and not 0 <= index < count:
+    if count is not None and index is not None and not 0 <= index < count:
         of = counted(count, "process", "processes")
         raise UserError(f"--process_id={index}: expected 0 to {count - 1} of {of}.")
     try:
@@ -57,7 +60,7 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def on_main(function: Callable[[], object]) -> object:
+def on_main(function: Callable[[], Result]) -> Result:
     """Run a function in the first process and return its result, made of JSON's types, in all.
 
     Raises:

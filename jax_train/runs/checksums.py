@@ -37,7 +37,7 @@ def _mix(x):
 _checksums = jax.jit(checksums)
 
 
-def _crc(record: dict) -> int:
+def _crc(record: dict | None) -> int:
     """Checksum of a record as JSON reads it back."""
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
@@ -57,8 +57,8 @@ def read_record(step: Path) -> dict:
 def _record_is_whole(step: Path) -> bool:
     """Whether what stands beside the arrays of a checkpoint is what was saved."""
     try:
-        figures = step / "metrics" / "metrics"
-        figures = json.loads(figures.read_text()) if figures.exists() else None
+        file = step / "metrics" / "metrics"
+        figures = json.loads(file.read_text()) if file.exists() else None
         return _crc(figures) == _crc(read_record(step)["figures"])  # as text: nan is not nan
     except PermissionError:
         raise

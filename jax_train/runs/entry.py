@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ class Entry(NamedTuple):
     """
 
     epochs: int | None
-    statistics: dict[str, list[float]]
+    statistics: Mapping[str, Sequence[float]]
     notes: list[str]
 
 

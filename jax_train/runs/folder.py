@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -20,7 +21,12 @@ from jax_train.runs.data_record import DataRecord
 
 _LOCK, _DATA = ".lock", data_record.FILE
 # For results of other versions.
-_NO_RESULTS = {"reported_weights": "last", "notes": [], "images": {}, "versions": {}}
+_NO_RESULTS: dict[str, Any] = {
+    "reported_weights": "last",
+    "notes": [],
+    "images": {},
+    "versions": {},
+}
 _NO_RESULTS |= dict.fromkeys(("model", "data", "parameters", "epochs", "steps", "reported_epoch"))
 _NO_RESULTS |= dict.fromkeys(("val", "test", "seconds", "train_images_per_sec", "device"))
 _NO_RESULTS |= {"git_commit": None, "ended": None, "began_with": None}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-COLUMNS = ("step", "epoch", "split", "loss", "top1", "top5", "images_per_sec")
-COLUMNS += ("learning_rate", "seconds", "precision_macro", "recall_macro", "f1_macro")
+_OF_ALL = ("step", "epoch", "split", "loss", "top1", "top5", "images_per_sec")
+COLUMNS = (*_OF_ALL, "learning_rate", "seconds", "precision_macro", "recall_macro", "f1_macro")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class History:
         """
         spans = np.maximum(np.diff(self.train[:, 0], prepend=0), 1e-9)
         sums = np.column_stack([spans, spans[:, None] * self.train[:, 1:]])
-        least, joined = 0.9 * spans.max(initial=0), []  # (epoch, sums of its rows)
+        least = 0.9 * spans.max(initial=0)
+        joined: list[tuple[float, np.ndarray]] = []  # epoch, sums of its rows
         for epoch, row in zip(self.train[:, 0], sums, strict=True):
             if joined and joined[-1][1][0] < least:
                 row = joined.pop()[1] + row

@@ -65,7 +65,7 @@ class RunLog:
     ):
         workdir = Path(workdir)
         self._csv = MetricsFile(workdir / "metrics.csv", step) if active else None
-        self.seconds = self._csv.seconds if active else 0.0
+        self.seconds = self._csv.seconds if self._csv else 0.0
         hidden = not (active and config.log.progress and on_terminal())
         look = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
         how = {"bar_format": look, "dynamic_ncols": True, "leave": False, "disable": hidden}

@@ -11,11 +11,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 import jax_models
-from configs import common
 from jax_models.pretrained import Opened, Pretrained, SourceError
 from jax_models.pretrained.hub import is_on_hub
 from jax_models.torch_weights import files
-from jax_train import data
+from jax_train import data, recipes
 from jax_train.data.source import Fit
 from jax_train.data.splits import open_store
 from jax_train.engine import recipe as build
@@ -187,7 +186,7 @@ def open_source(
             "gives it a head."
         )
     steps, size = loaded.preprocessing, loaded.preprocessing.size
-    config = common.get_config()
+    config = recipes.defaults()
     config.model.name = loaded.name
     config.data.update(name=str(source), mean=steps.mean, std=steps.std)
     config.eval.batch_size = _EVAL_BATCH

@@ -32,7 +32,11 @@ def environment() -> dict[str, object]:
 
 
 def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """That of this repository; None of an installed package, which may lie inside another one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -64,8 +68,8 @@ def summary(results: dict, workdir: str | os.PathLike) -> str:
 
 def _wrapped(text: str) -> list[str]:
     """Lines of at most 80 columns, where words allow it."""
-    indent = {"initial_indent": "  ", "subsequent_indent": "    "}
-    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False, **indent)
+    how = textwrap.TextWrapper(WIDTH, "  ", "    ", break_long_words=False, break_on_hyphens=False)
+    return how.wrap(text)
 
 
 def epochs_of(results: dict) -> str:

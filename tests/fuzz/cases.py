@@ -13,28 +13,23 @@ import io
 import json
 import math
 import struct
-import sys
 import tarfile
 import tempfile
-import unittest.mock
 import warnings
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from flax import nnx
-from ml_collections import config_flags
 from PIL import Image
 from safetensors.numpy import save
 
-import train_jax
 from configs import common
 from jax_models import create_model, torch_weights
 from jax_models.torch_weights import files as weight_files
 from jax_models.torch_weights import misfit
 from jax_train import checks
-from jax_train.config import ranges
+from jax_train.config import command_line, ranges
 from jax_train.config.fields import flatten, to_json
 from jax_train.data.sources import archives
 from jax_train.data.sources import folder as data_folder
@@ -454,18 +449,8 @@ def _check_config(chosen) -> None:
 
 
 def parse(arguments: list[str]):
-    """Run train_jax's own parsing and checks on a command line, with flags of its own."""
-    values, line = flags.FlagValues(), ["train_jax.py", *arguments]
-    flags.DEFINE_string("workdir", None, "", flag_values=values, module_name="train_jax")
-    flags.DEFINE_string("if_finished", "report", "", flag_values=values, module_name="train_jax")
-    holder = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=line)
-    with (
-        unittest.mock.patch.object(flags, "FLAGS", values),
-        unittest.mock.patch.object(train_jax, "_CONFIG", holder),
-        unittest.mock.patch.object(sys, "argv", line),
-    ):
-        train_jax.parse_flags(line)
-        chosen = holder.value
+    """Run the training command's own parsing and checks on a command line."""
+    chosen = command_line.parse(arguments).config
     ranges.check_fields(chosen, checks.CHECKS)
     return chosen
 

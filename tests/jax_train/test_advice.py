@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from absl import flags
 
 from configs import common
 from jax_train import __main__
+from jax_train.config import command_line
 from jax_train.config.fields import flatten
 
 ROOT = Path(__file__).parents[2]
@@ -46,10 +46,10 @@ def options(command):
 
 
 def known_flags():
-    import train_jax
-
-    own = flags.FLAGS.get_key_flags_for_module(train_jax)
-    return {f"--{flag.name}" for flag in own}.union(*map(options, __main__.COMMANDS.values()))
+    of_training = set(re.findall(r"--(?:\[no\])?(\w+):", command_line.help_text("train")))
+    with_parsers = __main__.COMMANDS.keys() - __main__.LINES.keys()
+    others = (options(__main__.COMMANDS[name]) for name in with_parsers)
+    return {f"--{name}" for name in of_training}.union(*others)
 
 
 def named(pattern):

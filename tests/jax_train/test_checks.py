@@ -71,11 +71,11 @@ def test_recipe_opens_with_its_command_time_and_result(name):
     assert "Result:" in text
 
 
-def test_configs_import_neither_jax_nor_numpy():
+def test_recipes_import_neither_jax_nor_numpy():
     code = "import sys\n" + "".join(
-        f"import configs.{name}; configs.{name}.get_config()\n" for name in RECIPES
+        f"from jax_train.recipes import {name}; {name}.get_config()\n" for name in RECIPES
     )
-    code += "print([m for m in ('jax', 'numpy', 'flax', 'torch') if m in sys.modules])"
+    code += "print([m for m in ('jax', 'numpy', 'flax', 'torch', 'configs') if m in sys.modules])"
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=CONFIGS.parent, capture_output=True, text=True, check=True
     )

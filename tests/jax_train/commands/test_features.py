@@ -3,6 +3,9 @@
 import csv
 import dataclasses
 import os
+import re
+import shutil
+import sys
 
 import jax
 import numpy as np
@@ -11,7 +14,7 @@ from PIL import Image
 
 from jax_models import load_pretrained
 from jax_train import __main__
-from jax_train.analysis import feature_files, probes
+from jax_train.analysis import feature_files, feature_tables, probes, projection
 from jax_train.analysis.features import Features, Part, classes_of
 from jax_train.errors import UserError
 from tests.jax_models.pretrained import folders
@@ -261,14 +264,90 @@ def write(path, found):
     return path
 
 
-def test_a_file_is_read_as_it_was_written(tmp_path):
-    names = (os.fsdecode(b"a \xff.png"), *(f"ein Bild \u00fc {i}.png" for i in range(29)))
+@pytest.mark.parametrize(("end", "first"), [("npz", os.fsdecode(b"a \xff.png")), ("parquet", "a")])
+def test_a_file_is_read_as_it_was_written(end, first, tmp_path):
+    names = (first, *(f"ein Bild \u00fc {i}.png" for i in range(29)))
     made = draw(30, names=names)
-    found = feature_files.read(write(tmp_path / "a.npz", made))
+    found = feature_files.read(write(tmp_path / f"a.{end}", made))
     jax.tree.map(np.testing.assert_array_equal, vars(found), vars(made))
-    again = write(tmp_path / "b.npz", made)
-    assert again.read_bytes() == (tmp_path / "a.npz").read_bytes()
-    assert {path.name for path in tmp_path.iterdir()} == {"a.npz", "b.npz"}
+    again = write(tmp_path / f"b.{end}", made)
+    assert again.read_bytes() == (tmp_path / f"a.{end}").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {f"a.{end}", f"b.{end}"}
+
+
+def test_a_table_is_a_row_an_image_in_blocks(tmp_path, monkeypatch):
+    import pyarrow.parquet
+
+    monkeypatch.setattr(feature_tables, "_ROWS", 7)
+    made = draw(30)
+    tokens = dataclasses.replace(made, features=made.features.repeat(4, axis=1).reshape(30, 4, 5))
+    for found in (tokens, dataclasses.replace(tokens, labels=None, class_names=())):
+        path = write(tmp_path / "a.parquet", found)
+        jax.tree.map(np.testing.assert_array_equal, vars(feature_files.read(path)), vars(found))
+    rows = pyarrow.parquet.read_table(write(path, made)).to_pylist()
+    assert len(rows) == 30
+    assert rows[9]["name"] == made.names[9]
+    assert rows[9]["class_name"] == made.class_names[rows[9]["label"]]
+    np.testing.assert_array_equal(np.float32(rows[9]["features"]), made.features[9])
+
+
+def test_without_the_library_a_table_is_refused_before_anything_is_read(
+    place, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    to = tmp_path / "a.parquet"
+    code = run("features", place / "vit", place / "photos", "--to", to)
+    check_refusal(capsys, code, "pip install pyarrow")
+    check_refusal(capsys, run("evaluate", "--knn", to, to), "pip install pyarrow")
+
+
+# Pictures
+
+
+def test_alike_images_are_near_each_other_in_the_plane():
+    made = draw(90, width=8)
+    features = made.features + 3 * np.eye(3, 8, dtype=np.float32)[made.labels]
+    for by in ("tsne", "pca"):
+        points = projection.project(features, by)
+        assert points.shape == (90, 2)
+        np.testing.assert_array_equal(points, projection.project(features, by))
+        distances = np.linalg.norm(points[:, None] - points, axis=2) + 1e9 * np.eye(90)
+        same = made.labels[distances.argmin(axis=1)] == made.labels
+        assert same.mean() > 0.9  # by chance a third
+    with pytest.raises(UserError, match="nothing to be seen in 4 images"):
+        projection.project(made.features[:4], "tsne")
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_map_is_drawn(labelled, place, tmp_path, capsys):
+    images = place / "photos" / "train" / ("" if labelled else "red")
+    assert run("features", place / "vit", images, "--map", tmp_path / "map.png", "--by", "pca") == 0
+    assert "map.png: The first two principal components" in capsys.readouterr().out
+    with Image.open(tmp_path / "map.png") as picture:
+        told = picture.text["Description"]
+    assert told.startswith("21 images of 3 classes as points" if labelled else "7 images as points")
+    assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
+
+
+def test_the_page_shows_what_is_nearest(place, tmp_path, capsys):
+    searched, query = tmp_path / "photos", tmp_path / "query.png"
+    shutil.copytree(place / "photos" / "train", searched)
+    shutil.copy(searched / "green" / "3.png", query)
+    (searched / "blue" / "0.png").write_bytes(b"no image")  # what comes after keeps its place
+    page = tmp_path / "near.html"
+    asked = "--nearest", query, searched / "red" / "1.png", "--page", page, "--k", 3
+    assert run("features", place / "vit", searched, *asked) == 1
+    assert "1 of 21 files cannot be read" in capsys.readouterr().out
+    text = page.read_text()
+    found = re.findall(r"hint\">(\w+/\d\.png), (\w+)</span>\s*<span.*?cosine ([\d.]+)", text)
+    assert len(found) == 6
+    assert found[0] == ("green/3.png", "green", "1.000")
+    assert found[3] == ("red/1.png", "red", "1.000")
+    assert float(found[1][2]) >= float(found[2][2])
+    own = re.findall(r'src="(data:[^"]+)"', text)
+    assert own[0] == own[1]  # the query and itself among the others
+    assert len(own) == 8
+    assert len(list((tmp_path / "near").iterdir())) == 8
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
@@ -311,6 +390,19 @@ def test_files_that_are_none(tmp_path, capsys):
             ["--split", "not both"],
         ),
         (["features", "{root}/vit", "--split", "test", "--to", "{to}"], ["no data of its own"]),
+        (["features", "{root}/vit", "{root}/photos"], ["Nothing is to be made", "--map"]),
+        (["features", "{root}/vit", "{root}/photos", "--map", "a.jpg"], ["--map", "in .png"]),
+        (["features", "{root}/vit", "{root}/photos", "--page", "a.html"], ["belong together"]),
+        (["features", "{root}/vit", "{root}/photos", "--to", "{to}", "--k", "3"], ["--nearest"]),
+        (["features", "{root}/vit", "{root}/photos", "--to", "{to}", "--by", "pca"], ["--map"]),
+        (
+            ["features", "{root}/vit", "{root}/photos", "--map", "a.png", "--tokens"],
+            ["--tokens goes with --to alone"],
+        ),
+        (
+            ["features", "{root}/vit", "{root}/photos", "--map", "a.png", "--by", "umap"],
+            ["pip install umap-learn"],
+        ),
         (["evaluate", "{root}/vit", "--knn"], ["no data of its own"]),
         (["evaluate", "{root}/vit", "--k", "3"], ["--k 3", "add --knn"]),
         (["evaluate", "{root}/vit", "{root}/vit"], ["TEST.npz", "add --knn"]),

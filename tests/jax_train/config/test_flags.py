@@ -1,18 +1,13 @@
 """Flags of the command line: a mistake is told with what to type instead."""
 
-import sys
-from pathlib import Path
-
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
 from configs import common
+from jax_train.config import command_line
 from jax_train.config import flags as overrides
 from jax_train.config.fields import flatten
 from jax_train.errors import UserError
 
-RECIPES = Path(common.__file__).parent
 OWN = ("config", "workdir", "if_finished", "help")
 
 
@@ -32,7 +27,7 @@ OWN = ("config", "workdir", "if_finished", "help")
 )
 def test_unknown_fields_name_the_nearest(flag, message):
     with pytest.raises(UserError, match=message):
-        overrides.check([flag], common.get_config(), RECIPES)
+        overrides.check([flag], common.get_config())
 
 
 @pytest.mark.parametrize(
@@ -58,7 +53,7 @@ def test_a_value_of_another_type_gets_one_sentence_with_an_example(flag, expecte
         if "flip" in flag and len(arguments) > 1:
             continue  # a switch takes no value from the next argument
         with pytest.raises(UserError) as caught:
-            overrides.check(arguments, common.get_config(), RECIPES)
+            overrides.check(arguments, common.get_config())
         assert str(caught.value).startswith(f"{flag}: expected {expected}")
 
 
@@ -73,7 +68,7 @@ def test_a_value_of_another_type_gets_one_sentence_with_an_example(flag, expecte
 )
 def test_values_and_flags_out_of_place(arguments, message):
     with pytest.raises(UserError, match=message):
-        overrides.check(arguments, common.get_config(), RECIPES)
+        overrides.check(arguments, common.get_config())
 
 
 @pytest.mark.parametrize(
@@ -91,10 +86,10 @@ def test_values_and_flags_out_of_place(arguments, message):
 )
 def test_fields_of_a_missing_file_are_told_before_the_parser_breaks(arguments, message):
     with pytest.raises(UserError, match=message):
-        overrides.check([*arguments, "--config.seed=1"], common.get_config(), RECIPES)
+        overrides.check([*arguments, "--config.seed=1"], common.get_config())
     if arguments != ["--config"]:
         with pytest.raises(UserError, match=message):
-            overrides.check(arguments, common.get_config(), RECIPES)
+            overrides.check(arguments, common.get_config())
 
 
 def test_what_is_right_passes(tmp_path):
@@ -120,7 +115,7 @@ def test_what_is_right_passes(tmp_path):
         "--",
         "word",
     ]
-    overrides.check(flags, common.get_config(), RECIPES)
+    overrides.check(flags, common.get_config())
 
 
 @pytest.mark.parametrize(
@@ -178,20 +173,6 @@ def test_none_is_taken_for_every_field_whose_default_it_is(field, tmp_path):
         ([typed, f"{flag}=None", "--config.seed=3"], True),
         ([f"{flag}=None", "--config.seed=3", typed], False),
     ):
-        chosen = parse([f"--config={recipe}", *arguments])
+        chosen = command_line.parse([f"--config={recipe}", *arguments]).config
         assert (flatten(chosen)[field] is None) == is_none
         assert chosen.seed == (3 if "--config.seed=3" in arguments else 0)
-
-
-def parse(arguments):
-    """The config that train_jax.py makes of a command line."""
-    import train_jax
-
-    values, line = flags.FlagValues(), ["train_jax.py", *arguments]
-    holder = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=line)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flags, "FLAGS", values)
-        patch.setattr(train_jax, "_CONFIG", holder)
-        patch.setattr(sys, "argv", line)
-        train_jax.parse_flags(line)
-    return holder.value
