@@ -15,6 +15,7 @@ from jax_train.commands import (
     convert,
     evaluate,
     explain,
+    export,
     features,
     predict,
     prepare,
@@ -25,6 +26,7 @@ from jax_train.errors import UserError, nearest, run_command
 COMMANDS = {
     "prepare": prepare,
     "convert": convert,
+    "export": export,
     "predict": predict,
     "evaluate": evaluate,
     "explain": explain,
