@@ -51,7 +51,7 @@ def encode(graph: Graph, name: str, facts: Mapping[str, object]) -> bytes:
       facts: kept in the file, in its metadata_props, as JSON where they are no text.
 
     Raises:
-      UserError: it has more bytes than a file of ONNX may have.
+      UserError: it has more bytes than a file of ONNX may have, or cannot be converted.
     """
     import onnx
 
@@ -67,8 +67,14 @@ def encode(graph: Graph, name: str, facts: Mapping[str, object]) -> bytes:
         return tuple(found[output] for output in graph.outputs)
 
     names = {"input_names": ["images"], "output_names": list(graph.outputs)}
-    with _quiet():
-        model = _converter()(function, [graph.batch], model_name=name, opset=OPSET, **names)
+    try:
+        with _quiet():
+            model = _converter()(function, [graph.batch], model_name=name, opset=OPSET, **names)
+    except Exception as error:  # each of its plugins raises its own
+        raise UserError(
+            f"--to: jax2onnx {version('jax2onnx')} cannot convert {name}: {error}. Export to "
+            ".stablehlo."
+        ) from error
     del model.graph.value_info[:]  # some are those of before an optimization; runtimes infer them
     made = facts["versions"] | {package: version(package) for package in _PACKAGES}
     model.producer_name, model.producer_version = "jax-vit-cnn", made.get("jax-vit-cnn", "")

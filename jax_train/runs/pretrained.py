@@ -44,6 +44,11 @@ class PretrainedRun(TrainedRun):
     unfinished = ""
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits; none without a head."""
+        return tuple(self.record.class_names)
+
+    @property
     def whose_weights(self) -> str:
         """Where they are from."""
         return f"weights of {self.folder}"

@@ -1,13 +1,18 @@
 """ONNX and StableHLO: each family in its runtime gives what the model gives."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from configs import common
+from jax_train.engine import augment
+from jax_train.engine.state import cast
 from jax_train.errors import UserError
 from jax_train.export import check, graph, onnx_file, writing
 from tests.jax_train.export.exporting import MODELS, run_of
@@ -110,6 +115,32 @@ def test_what_differs_is_not_kept(ending, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
+@pytest.mark.parametrize("ending", FORMATS)
+def test_raw_images_are_resized_as_in_evaluation(ending, tmp_path):
+    run, config = run_of("vit"), common.get_config().augment
+    config.update(resize=17, crop_size=15)
+    steps = augment.build(config, run.config.data.mean, run.config.data.std)
+    recipe = dataclasses.replace(run.recipe, augmentation=steps)
+    run = dataclasses.replace(run, recipe=recipe, record=run.record._replace(image_shape=(8, 9, 2)))
+    made, found = export(run, tmp_path / f"model{ending}", uint8=True)
+    assert made.image_shape == (8, 9, 2)
+    assert found.largest < 2e-5
+
+
+def test_a_run_in_float64_is_exported_in_float32(tmp_path):
+    pytest.importorskip("flatbuffers")
+    run = run_of("simple_cnn")
+    with jax.enable_x64(True):
+        params, stats = cast((run.params, run.stats), "float64")
+        recipe = dataclasses.replace(run.recipe, dtype="float64")
+        run = dataclasses.replace(run, params=params, stats=stats, recipe=recipe)
+        with graph.in_float32():
+            _, found = export(run, tmp_path / "model.stablehlo", uint8=True)
+    opened = writing.FILES[".stablehlo"].open_file(tmp_path / "model.stablehlo")
+    assert opened.run(check.random_images(run).pixels)["logits"].dtype == np.float32
+    assert found.largest < 2e-5
+
+
 def test_weights_that_are_no_numbers_are_refused(tmp_path):
     run = run_of("simple_cnn")
     bias = run.params["head"]["layers"][0]["bias"]
@@ -136,8 +167,6 @@ def test_a_model_without_a_head_gives_features(tmp_path):
 def test_jax_keeps_its_own_functions():
     """The converter replaces some of JAX's functions while it traces."""
     pytest.importorskip("jax2onnx")
-    import jax
-
     before = jax.nn.softmax, jax.nn.gelu, jax.numpy.concatenate
     run = run_of("mnist_cnn")
     onnx_file.encode(graph.build(run), "mnist_cnn", {"versions": {}})
