@@ -25,9 +25,10 @@ from jax_train.files import json_text
 OPSET = 21
 _MOST_BYTES = 2**31 - 2**24  # that a file may have, less what is no weight
 _PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
-# Parts of jax2onnx that are left out: those of other libraries, which take seconds to load, and
-# attention, whose form there leaves out the scale before version 0.13.
-_LEFT_OUT = ("examples", "equinox", "dm_pix", "jax.nn.dot_product_attention")
+# Parts of jax2onnx that are left out: those of other libraries, which take seconds to load;
+# attention, whose form there leaves out the scale before version 0.13; resizing, whose form is
+# another one and takes no free batch. JAX's own definitions of these two convert as all else.
+_LEFT_OUT = ("examples", "equinox", "dm_pix", "jax.nn.dot_product_attention", "jax.image")
 
 
 def check_installed() -> None:
@@ -72,8 +73,8 @@ def encode(graph: Graph, name: str, facts: Mapping[str, object]) -> bytes:
             model = _converter()(function, [graph.batch], model_name=name, opset=OPSET, **names)
     except Exception as error:  # each of its plugins raises its own
         raise UserError(
-            f"--to: jax2onnx {version('jax2onnx')} cannot convert {name}: {error}. Export to "
-            ".stablehlo."
+            f"--to: jax2onnx {version('jax2onnx')} cannot convert {name}: "
+            f"{' '.join(str(error).split())}. Export to .stablehlo."
         ) from error
     del model.graph.value_info[:]  # some are those of before an optimization; runtimes infer them
     made = facts["versions"] | {package: version(package) for package in _PACKAGES}
@@ -110,7 +111,8 @@ def _converter() -> Callable:
     left_out = [f"jax2onnx.plugins.{name}" for name in _LEFT_OUT]
     sys.modules.update(dict.fromkeys(left_out))  # cannot be imported: they are passed over
     try:
-        plugin_system.import_all_plugins()
+        with _quiet():
+            plugin_system.import_all_plugins()
     finally:
         for name in left_out:
             del sys.modules[name]

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 import jax_models
-from jax_models.pretrained import writing
+from jax_models.pretrained import Preprocessing, writing
+from jax_models.pretrained.description import Description
 from tests.jax_models import small
 from tests.jax_models.pretrained import folders
 
@@ -78,7 +79,6 @@ def test_a_library_without_the_model_is_told():
         assert writing.formats_of(small.shared(name)) == there
     changed = small.build("resnet18", stem="cifar")
     assert writing.formats_of(changed) == ["timm"]
-    found = jax_models.pretrained.description.Description("resnet18", {"stem": "cifar"}, None)
-    found.preprocessing = jax_models.Preprocessing(32, None)
+    found = Description("resnet18", {"stem": "cifar"}, Preprocessing(32, None))
     with pytest.raises(writing.Unwritable, match="stem='cifar'"):
         writing.files(changed, found, "timm")
