@@ -227,7 +227,10 @@ def _arguments(found: Description, settings: Settings) -> dict[str, Any]:
       Unwritable: timm takes no such argument from a file.
     """
     own, arguments = registry.model_keywords(found.name), {}
-    theirs = _TIMM | _OF_FAMILY.get(registry.family(found.name), {})
+    family = registry.family(found.name)
+    theirs = _TIMM | _OF_FAMILY.get(family, {})
+    if family == "resnet" and settings["widths"][0] != _STEM:
+        raise Unwritable(f"its first convolution has {_STEM} channels")
     for name, value in settings.items():
         if value == own[name] or name in _IN_TRAINING or name == "num_classes":
             continue
@@ -244,6 +247,7 @@ def _arguments(found: Description, settings: Settings) -> dict[str, Any]:
     return arguments
 
 
+_STEM = 64  # of timm's ResNets, whatever their stages have
 _IN_TRAINING = ("dropout", "drop_path")
 _TIMM = {
     "img_size": "img_size",

@@ -12,7 +12,7 @@ from jax_train.errors import UserError
 from jax_train.export.check import Runtime
 from jax_train.export.graph import FEATURES, LOGITS, Graph
 from jax_train.files import json_text, write_atomically
-from jax_train.printing import figure, readable
+from jax_train.printing import counted, figure, readable
 from jax_train.runs.trained import TrainedRun
 
 _USE = {
@@ -116,13 +116,13 @@ def _card(run: TrainedRun, format: str) -> str:
 
 def _origin(run: TrainedRun) -> str:
     steps = run.description.preprocessing
-    size = f"{steps.size}×{steps.size} pixels, {steps.channels} channels"
+    size = f"{steps.size}×{steps.size} pixels, {counted(steps.channels, 'channel')}"
     if run.results is None:
         where = run.unfinished or f"The weights are those of {readable(str(run.folder))}"
         return f"{where[0].upper()}{where[1:]}. Images of {size}."
     results = run.results
     return (
-        f"Trained on {results['data']} for {results['epochs']} epochs by jax-vit-cnn; "
+        f"Trained on {results['data']} by jax-vit-cnn, {counted(results['epochs'], 'epoch')}; "
         f"{figure(results['parameters'], ',.0f')} parameters; images of {size}. The weights are "
         f"those of epoch {results['reported_epoch']}."
     )

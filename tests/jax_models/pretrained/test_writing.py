@@ -51,7 +51,7 @@ def test_a_folder_of_transformers_is_written_as_it_was_read(kind, num_classes, t
     assert_same(rewritten(model, found, "huggingface", tmp_path), found)
 
 
-@pytest.mark.parametrize("name", folders.TIMM)
+@pytest.mark.parametrize("name", [name for name in folders.TIMM if name != "resnet18"])
 def test_a_folder_of_timm_is_written_as_it_was_read(name, tmp_path):
     folders.timm(tmp_path, name)
     model, found = read(tmp_path)
@@ -82,3 +82,14 @@ def test_a_library_without_the_model_is_told():
     found = Description("resnet18", {"stem": "cifar"}, Preprocessing(32, None))
     with pytest.raises(writing.Unwritable, match="stem='cifar'"):
         writing.files(changed, found, "timm")
+
+
+def test_timms_resnets_begin_with_64_channels(tmp_path):
+    folders.timm(tmp_path, "resnet18")
+    model, found = read(tmp_path)
+    with pytest.raises(writing.Unwritable, match="64 channels"):
+        writing.files(model, found, "timm")
+    assert writing.files(model, found, "huggingface")["config.json"]["embedding_size"] == 8
+    found.settings["widths"] = (64, 12, 20, 28)
+    config = writing.files(model, found, "timm")["config.json"]
+    assert config["model_args"] == {"layers": [1, 2, 1, 1], "channels": [64, 12, 20, 28]}
