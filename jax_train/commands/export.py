@@ -69,7 +69,12 @@ def _check_target(args: argparse.Namespace) -> bool:
     from jax_train.export import writing
 
     target, endings = args.to, tuple(writing.FILES)
-    if args.format is None and target.suffix in endings:
+    if target.suffix in endings:
+        if args.format is not None:
+            raise UserError(
+                f"--format {args.format} is for a folder, and --to {target} names a file. Leave one "
+                "of them out."
+            )
         check_output("--to", target, args.overwrite)
         if beside := writing.beside(target):
             check_output("--to", beside, args.overwrite)

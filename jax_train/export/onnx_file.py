@@ -6,6 +6,7 @@ Source: https://github.com/enpasos/jax2onnx.
 import contextlib
 import functools
 import importlib
+import io
 import logging
 import sys
 import warnings
@@ -86,12 +87,12 @@ def encode(graph: Graph, name: str, facts: Mapping[str, object]) -> bytes:
     return model.SerializeToString()
 
 
-def open_file(path: Path) -> Runtime:
-    """Read a file as its users do."""
+def open_file(path: Path, threads: int = 1) -> Runtime:
+    """Read a file as its users do; threads beyond the cores there are would wait for each other."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level, options.intra_op_num_threads = 3, threads
     providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     outputs = [output.name for output in session.get_outputs()]
@@ -147,13 +148,13 @@ def _register_max_pool(plugin_system) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the converter says of its own plugins from users."""
+    """Keep what the converter says of its own doings from users; some of it is printed."""
     loggers = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -73,6 +73,7 @@ REFUSED = {
     "unknown ending": ("model.pb", [], ["'.pb' is none of .onnx, .stablehlo", "--format"]),
     "no folder": ("none/model.stablehlo", [], ["none does not exist"]),
     "which library": ("model", [], ["--format huggingface or timm"]),
+    "a file of a library": ("model.onnx", ["--format", "timm"], ["timm is for a folder"]),
     "no library": ("model", ["--format", "keras"], ["--format", "huggingface"]),
     "a folder computes nothing": ("model", ["--uint8"], ["--uint8 is for .onnx and .stablehlo"]),
     "images of a run": ("model.stablehlo", ["--img_size", "16"], ["--img_size 16"]),
