@@ -50,9 +50,10 @@ class Drop(NamedTuple):
         What is dropped of it is then what would be there.
         """
         mask = self.mask(shape or x.shape)[tuple(map(slice, x.shape))]
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # 0.9 is 0.8984 in bfloat16
         of_run = isinstance(self.rate, Rate)
-        kept = self.rate.kept.astype(x.dtype) if of_run else 1 - self.rate
-        return jnp.where(mask, x / kept, jnp.zeros((), x.dtype))
+        kept = self.rate.kept.astype(wide.dtype) if of_run else 1 - self.rate
+        return jnp.where(mask, wide / kept, jnp.zeros((), wide.dtype)).astype(x.dtype)
 
 
 class Dropout(nnx.Module):

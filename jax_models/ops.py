@@ -33,9 +33,10 @@ def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
     The variance is taken of the centred values: E[x²] - E[x]² loses half the digits. Statistics
     are taken in float32 at least, whatever the input.
     """
+    if cpu.active() and kernels.layer_norm_fits(x):
+        return kernels.layer_norm(x, scale, bias, epsilon)
     if cpu.active() and x.dtype == scale.dtype != jnp.bfloat16:
-        norm = kernels.layer_norm if kernels.layer_norm_fits(x) else functions.layer_norm
-        return norm(x, scale, bias, epsilon)
+        return functions.layer_norm(x, scale, bias, epsilon)
     x, scale, bias = promote_dtype((x, scale, bias))
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = wide.mean(-1)
@@ -50,25 +51,30 @@ def batch_norm(
 ) -> tuple[Array, Array, Array]:
     """Normalise x [..., C] by its own mean and biased variance [C], which it also returns.
 
-    With `axis_name`, a mapped axis, these are of the whole batch that is spread over it.
+    With `axis_name`, a mapped axis, these are of the whole batch that is spread over it. All but x
+    is float32 where x is bfloat16.
     """
     if cpu.active() and jax.device_count() == 1:
-        return functions.batch_norm(x, scale, bias, epsilon)
+        norm = kernels.batch_norm if kernels.batch_norm_fits(x) else functions.batch_norm
+        return norm(x, scale, bias, epsilon)
+
+    wide = x.astype(scale.dtype)
 
     def average(x):
         mean = x.mean(tuple(range(x.ndim - 1)))
         return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
-    mean = average(x)
+    mean = average(wide)
     # The variance does not change with the mean to first order; leaving that zero out of the
     # gradient saves a pass, and on many devices a message.
-    var = average(jnp.square(x - jax.lax.stop_gradient(mean)))
+    var = average(jnp.square(wide - jax.lax.stop_gradient(mean)))
     return normalise(x, mean, var, scale, bias, epsilon), mean, var
 
 
 def normalise(x, mean, var, scale, bias, epsilon: float) -> Array:
     """x [..., C] by given statistics [C], then scale and bias [C]."""
-    return (x - mean) * jax.lax.rsqrt(var + epsilon) * scale + bias
+    wide = x.astype(jnp.promote_types(x.dtype, mean.dtype))
+    return ((wide - mean) * jax.lax.rsqrt(var + epsilon) * scale + bias).astype(x.dtype)
 
 
 def convolution(
@@ -94,6 +100,35 @@ def convolution(
     axes = {"dimension_numbers": layout, "feature_group_count": groups}
     y = jax.lax.conv_general_dilated(x, kernel, (stride, stride), sides, **axes)
     return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+
+
+def convolution_affine(
+    x: Array,
+    kernel: Array,
+    affine: Callable[[], tuple[Array, Array]],
+    padding: int,
+    *,
+    stride: int,
+    groups: int,
+    added: Array | None,
+    relu: bool,
+) -> Array | None:
+    """In one operation, where there is one: ReLU(convolution · scale + offset + added).
+
+    Args:
+      x, kernel, padding, stride, groups: as of `convolution`.
+      affine: gives scale [D] and offset [D].
+      added: [B,H',W',D], or None.
+      relu: False leaves the ReLU out.
+
+    Returns:
+      [B,H',W',D]; None where it takes several operations.
+    """
+    how = padding, stride, groups
+    if not (cpu.active() and kernels.affine_fits(x, kernel, *how)):
+        return None
+    rows = (row.astype(jnp.float32) for row in affine())
+    return kernels.convolution_affine(x, kernel, *rows, added, how, relu)
 
 
 def attention(

@@ -136,6 +136,7 @@ def find_conditions(program: Program, splits: Splits) -> dict[str, str]:
     return results.versions() | {
         "platform": jax.default_backend(),
         "products by": cpu.library(),
+        "dtype": program.recipe.dtype,
         "layout": program.layout.describe(),
         "program": "one step a call" if program.steps_per_call == 1 else "several steps a call",
         "data": "streamed" if splits.train.streamed else "resident",

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def _fit_in_folder(program: Program, splits: Splits, workdir: Path, on_epoch, fo
         saver = Saver(program, checkpoints, signals, find_conditions(program, splits))
         restored = saver.restore(program.like)
         step, progress, since_eval = restored or _start(program, saver)
-        notes = [*notes, *found.notes]
+        notes = [*notes, *found.notes, *_other_dtype(program)]
         if found.epochs not in (None, program.config.train.epochs):
             _check_patience(saver, workdir, step // program.steps_per_epoch)
             notes = [*notes, _extension(program, found.epochs, step)]
@@ -159,6 +159,16 @@ def _start(program: Program, saver: Saver) -> tuple[int, Progress, list]:
         saver.save(progress, 0, [], None)
         saver.checkpoints.wait()
     return 0, progress, []
+
+
+def _other_dtype(program: Program) -> Iterator[str]:
+    """Say where the computation has another dtype than was asked for."""
+    asked, dtype = program.config.dtype, program.recipe.dtype
+    if asked != dtype:
+        yield (
+            f"note: computing in {dtype}, because this processor has no instructions for {asked}, "
+            "or the package onednn-cpu-gomp, which uses them, is not installed"
+        )
 
 
 def _extension(program: Program, before: int, step: int) -> str:

@@ -3,6 +3,7 @@
   python -m results recipes NAME… --seeds 0 1   recipes; records below results/records
   python -m results transfer                    weights of CIFAR-100 on CIFAR-10, two hours
   python -m results transfer --only vit         the runs of one model alone
+  python -m results precision                   bfloat16 beside float32, half an hour
 
 With --record the tables in docs/ are written too. What is finished is not trained again; after an
 interruption the same command goes on.
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 
 from jax_train.errors import UserError, run_command
-from results import recipes, runs, transfer
+from results import picture, precision, recipes, runs, transfer
 from tests.parity.measure import rewrite
 
 MODELS = ["resnet", "vit"]
@@ -33,6 +34,8 @@ def main() -> None:
     study = studies.add_parser("transfer", help="what a start from weights is worth")
     study.add_argument("--only", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL")
     study.set_defaults(call=_transfer)
+    study = studies.add_parser("precision", help="whether bfloat16 follows float32")
+    study.set_defaults(call=_precision)
     for study in studies.choices.values():
         study.add_argument("--data_dir", help="as config.data.data_dir")
         study.add_argument("--workdir", default="runs/results", help="folder of the run folders")
@@ -51,6 +54,7 @@ def _recipes(given: argparse.Namespace, folder: Path) -> None:
     recipes.train(given.names, given.seeds, given.data_dir, folder)
     if given.record:
         rewrite("recipes", recipes.table(), recipes.PAGE)
+        picture.draw(recipes.points())
 
 
 def _transfer(given: argparse.Namespace, folder: Path) -> None:
@@ -59,6 +63,12 @@ def _transfer(given: argparse.Namespace, folder: Path) -> None:
         if given.only != MODELS:
             raise UserError("--record needs the runs of all models: leave out --only.")
         rewrite("transfer", transfer.record(folder), transfer.PAGE)
+
+
+def _precision(given: argparse.Namespace, folder: Path) -> None:
+    runs.carry_out(precision.all_runs(given.data_dir), folder)
+    if given.record:
+        rewrite("precision", precision.record(folder), precision.PAGE)
 
 
 if __name__ == "__main__":

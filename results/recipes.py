@@ -41,6 +41,7 @@ _BELOW = (
     "training by XLA's count of the compiled step, where an addition counts as one; memory of the "
     "process at its peak."
 )
+_CNNS = "cnn", "attention_cnn", "resnet", "airbench"
 _AIRBENCH = {"tta": ("airbench",)}
 RECIPES = {
     "vit_cifar10": Recipe("–"),
@@ -79,16 +80,19 @@ def train(names: Iterable[str], seeds: Iterable[int], data_dir: str | None, fold
             recipe, record = RECIPES[name], read(name)
             if str(seed) in record:
                 continue
-            run = _run(name, recipe, seed, data_dir)
+            run = run_of(name, recipe, seed, data_dir)
             peak = runs.carry_out([run], folder)[run.name]
-            record[str(seed)] = _figures(folder / run.name, recipe.tta) | {"peak_bytes": peak}
+            record[str(seed)] = figures(folder / run.name, recipe.tta) | {"peak_bytes": peak}
             write_atomically(_file(name), json_text(record, indent=2) + "\n")
             say(f"{name}, seed {seed}: {record[str(seed)]['top1']:.2%}")
 
 
-def _run(name: str, recipe: Recipe, seed: int, data_dir: str | None) -> Run:
+def run_of(
+    name: str, recipe: Recipe, seed: int, data_dir: str | None, changes: dict | None = None
+) -> Run:
+    """The run of a recipe by a seed; `changes` are fields that are set besides."""
     where = {} if data_dir is None else {"data.data_dir": data_dir}
-    fields = {"seed": seed, "log.progress": False} | where | recipe.fields
+    fields = {"seed": seed, "log.progress": False} | where | recipe.fields | (changes or {})
     return Run(f"{name}/seed-{seed}", recipe.name or name, fields)
 
 
@@ -101,7 +105,7 @@ def read(name: str) -> dict[str, dict]:
     return json.loads(_file(name).read_text()) if _file(name).exists() else {}
 
 
-def _figures(workdir: Path, tta: tuple[str, ...]) -> dict:
+def figures(workdir: Path, tta: tuple[str, ...]) -> dict:
     """What a finished run reached, and with what."""
     from jax_train.analysis import costs
     from jax_train.analysis.evaluation import evaluate
@@ -120,6 +124,20 @@ def _figures(workdir: Path, tta: tuple[str, ...]) -> dict:
         "train_flops": flops.train * images,
         "top1": evaluate(run, examples, tta).figures["top1"] if tta else plain,
         "top1_one_view": plain,
+    }
+
+
+def points() -> dict[str, tuple[float, float, bool]]:
+    """Of each recipe for CIFAR-10 with a record: PFLOP, mean top-1 in %, whether it is a ViT."""
+    records = {name: [*read(name).values()] for name in RECIPES if "cifar10_" in f"{name}_"}
+    return {
+        name.replace("_cifar10", ""): (
+            found[0]["train_flops"] / 1e15,
+            100 * fmean(one["top1"] for one in found),
+            not name.startswith(_CNNS),
+        )
+        for name, found in records.items()
+        if found
     }
 
 

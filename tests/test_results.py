@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from jax_train import checks
 from jax_train.errors import UserError
-from results import recipes, runs, transfer
+from results import picture, precision, recipes, runs, transfer
 from results.runs import ROOT
 
 MODELS = ["resnet", "vit"]
@@ -79,7 +79,7 @@ def test_a_recipe_is_trained_once_and_told(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "RECIPES", rows)
     recipes.train(["small"], [7], None, tmp_path)
     first = recipes.read("small")
-    results = runs.read(recipes._run("small", rows["small"], 7, None), tmp_path)
+    results = runs.read(recipes.run_of("small", rows["small"], 7, None), tmp_path)
     assert first["7"]["top1_one_view"] == results["test"]["top1"]
     assert first["7"]["peak_bytes"] > 1e8
     assert first["7"]["train_flops"] > 0
@@ -95,6 +95,25 @@ def test_a_recipe_is_trained_once_and_told(tmp_path, monkeypatch):
     assert " MB |" not in recipes.table()
 
 
+def test_both_dtypes_train_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "PICTURE", tmp_path / "picture.png")
+    monkeypatch.setattr(
+        precision, "RECIPES", {"vit_digits": {"train.epochs": 1, "schedule.warmup_epochs": 0}}
+    )
+    trained = precision.all_runs(None)
+    assert [run.fields["dtype"] for run in trained] == ["float32", "bfloat16"]
+    runs.carry_out(trained, tmp_path)
+    assert "| `vit_digits` | 20 |" in precision.record(tmp_path)
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("recipe", precision.RECIPES)
+def test_shortened_recipes_are_taken(recipe, tmp_path, monkeypatch):
+    for run in precision.all_runs("DIR"):
+        if run.recipe == recipe:
+            checks.check_fields(parsed(run.command(tmp_path), monkeypatch))
+
+
 def test_a_run_that_fails_is_named(tmp_path):
     run = runs.Run("wrong", "vit_digits", {"train.epochs": 0})
     with pytest.raises(UserError, match="wrong ended with code 2"):
@@ -106,3 +125,17 @@ def test_an_unknown_recipe_is_refused():
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 2
     assert "no recipe nope" in done.stderr
+
+
+def test_the_picture_shows_recipes_for_cifar10(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "RECORDS", tmp_path)
+    monkeypatch.setattr(picture, "PICTURE", tmp_path / "picture.png")
+    seeds = {str(seed): {"top1": 0.9 + seed / 100, "train_flops": 1e15} for seed in (0, 2)}
+    for name in ("cct2_cifar10", "airbench94_cifar10", "cct2_cifar100"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(seeds))
+    assert recipes.points() == {
+        "cct2": (1.0, pytest.approx(91), True),
+        "airbench94": (1.0, pytest.approx(91), False),
+    }
+    picture.draw(recipes.points())
+    assert (tmp_path / "picture.png").stat().st_size > 10_000

@@ -32,6 +32,19 @@ def using(value: bool):
         _FORCED.reset(token)
 
 
+def dtype(asked: str) -> str:
+    """The dtype that models traced now compute in where one is asked for.
+
+    On CPUs bfloat16 is for oneDNN on processors with instructions for it; elsewhere it would only
+    be slower and less exact than float32.
+    """
+    from jax_models.cpu import onednn
+
+    library = onednn.library() if active() and asked == "bfloat16" else None
+    lacking = active() and asked == "bfloat16" and not (library and library.has_bfloat16)
+    return "float32" if lacking else asked
+
+
 def library() -> str:
     """What computes the products of float32 models traced now: 'oneDNN' or 'XLA'."""
     from jax_models.cpu import onednn

@@ -41,16 +41,24 @@ _FRAME_HEAD = {"struct_size": _SIZE, "extension": _TO(_MetadataExtension), "api"
 _Frame = _structure("_Frame", **_FRAME_HEAD, context=_POINTER, stage=_INT, **_CALL)
 
 
+class Incompatible(Exception):
+    """XLA does not take functions of this version of its interface."""
+
+
 _HANDLER = ctypes.CFUNCTYPE(_POINTER, _TO(_Frame))
 _keep = []  # what XLA holds addresses of
 _thread = threading.local()
 
 
-def register(name: str, function: Callable[[tuple, list[int], list[int]], None]) -> None:
-    """Make `function(shapes, addresses, integers)` the custom call `name` on CPUs.
+def register(name: str, function: Callable[[int, tuple, list[int], list[int]], None]) -> None:
+    """Make `function(dtype, shapes, addresses, integers)` the custom call `name` on CPUs.
 
-    It is given the shapes and the addresses of the arguments and then of the results, and the
-    call's integer attributes by the order of their names. What it raises, the call raises.
+    It is given XLA's number for the dtype of the first result, the shapes and the addresses of the
+    arguments and then of the results, and the call's integer attributes by the order of their
+    names. What it raises, the call raises.
+
+    Raises:
+      Incompatible: XLA has another version of the interface.
     """
 
     def handle(frame):
@@ -73,10 +81,18 @@ def register(name: str, function: Callable[[tuple, list[int], list[int]], None])
     handler = _HANDLER(handle)
     _keep.append(handler)
     capsule = jax.ffi.pycapsule(handler)
-    jax.ffi.register_ffi_target(name, capsule, platform="cpu", api_version=1)
+    try:
+        jax.ffi.register_ffi_target(name, capsule, platform="cpu", api_version=1)
+    except jax.errors.JaxRuntimeError as error:
+        raise Incompatible(str(error)) from error
 
 
-def _read(frame) -> tuple[tuple, list[int], list[int]]:
+def check() -> None:
+    """Raise `Incompatible` where no function can be registered."""
+    register("jax_models_check", lambda *_: None)
+
+
+def _read(frame) -> tuple[int, tuple, list[int], list[int]]:
     shapes, addresses = [], []
     for buffers in (frame.args, frame.results):
         for i in range(buffers.count):
@@ -85,7 +101,7 @@ def _read(frame) -> tuple[tuple, list[int], list[int]]:
             addresses.append(buffer.data)
     attributes = frame.attributes
     integers = [attributes.items[i].contents.value[0] for i in range(attributes.count)]
-    return tuple(shapes), addresses, integers
+    return frame.results.items[0].contents.dtype, tuple(shapes), addresses, integers
 
 
 def _error(frame, message: str):

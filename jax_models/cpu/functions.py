@@ -1,4 +1,8 @@
-"""Functions with written gradients, in forms that XLA turns into few passes over memory on CPUs."""
+"""Functions with written gradients, in forms that XLA turns into few passes over memory on CPUs.
+
+What is narrower than float32 is widened within them: XLA would round after each operation, which
+takes longer than the operations do.
+"""
 
 import functools
 
@@ -11,7 +15,12 @@ import jax.numpy as jnp
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU, the erf form. Source: https://arxiv.org/abs/1606.08415."""
-    return x * _normal_cdf(x)
+    wide = _widened(x)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
+
+
+def _widened(x):
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _normal_cdf(x):
@@ -19,8 +28,9 @@ def _normal_cdf(x):
 
 
 def _gelu_backward(x, gradient):
-    density = jnp.exp(-0.5 * jnp.square(x)) * (2 * jnp.pi) ** -0.5
-    return (gradient * (_normal_cdf(x) + x * density),)
+    wide = _widened(x)
+    density = jnp.exp(-0.5 * jnp.square(wide)) * (2 * jnp.pi) ** -0.5
+    return ((_widened(gradient) * (_normal_cdf(wide) + wide * density)).astype(x.dtype),)
 
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
@@ -58,29 +68,30 @@ def batch_norm(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalise x [..., C] by its own mean and biased variance [C], which it also returns.
 
-    These two pass no gradient on.
+    These two pass no gradient on; where x is bfloat16 they, scale and bias are float32.
     """
     return _batch_norm_forward(x, scale, bias, epsilon)[0]
 
 
 def _batch_norm_forward(x, scale, bias, epsilon):
-    axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
-    var = jnp.square(x - mean).mean(axes)
+    axes, wide = tuple(range(x.ndim - 1)), _widened(x)
+    mean = wide.mean(axes)
+    var = jnp.square(wide - mean).mean(axes)
     factor = jax.lax.rsqrt(var + epsilon)
-    slope = factor * scale
-    return ((x - mean) * slope + bias, mean, var), (x, mean, factor, scale)
+    y = (wide - mean) * (factor * scale) + bias
+    return (y.astype(x.dtype), mean, var), (x, mean, factor, scale)
 
 
 def _batch_norm_backward(_epsilon, residuals, gradients):
-    (x, mean, factor, scale), gradient = residuals, gradients[0]
-    axes = tuple(range(x.ndim - 1))
+    (x, mean, factor, scale), gradient = residuals, _widened(gradients[0])
+    axes, wide = tuple(range(x.ndim - 1)), _widened(x)
     count = x.size // x.shape[-1]
     for_bias = gradient.sum(axes)
-    for_scale = (gradient * (x - mean)).sum(axes) * factor
+    for_scale = (gradient * (wide - mean)).sum(axes) * factor
     slope = scale * factor
     inner = slope * factor * for_scale / count
-    return slope * gradient - inner * (x - mean) - slope * for_bias / count, for_scale, for_bias
+    for_x = slope * gradient - inner * (wide - mean) - slope * for_bias / count
+    return for_x.astype(x.dtype), for_scale, for_bias
 
 
 batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
@@ -117,9 +128,12 @@ def _first_largest(values):
 def _max_backward(place, gradient):
     numbers = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
     chosen = place[:, :, None, :, None, :] == numbers
-    spread = jnp.where(chosen, gradient[:, :, None, :, None, :], 0)
+    # As whole numbers: XLA would turn each bfloat16 into a float32 and back to select it.
+    words = jax.lax.bitcast_convert_type(gradient, f"uint{8 * gradient.dtype.itemsize}")
+    spread = jnp.where(chosen, words[:, :, None, :, None, :], 0)
     b, h, _, w, _, c = spread.shape
-    return (spread.reshape(b, 2 * h, 2 * w, c),)
+    spread = spread.reshape(b, 2 * h, 2 * w, c)
+    return (jax.lax.bitcast_convert_type(spread, gradient.dtype),)
 
 
 max_pool2x2.defvjp(_max_and_place, _max_backward)

@@ -4,11 +4,13 @@ Its C API, version 3 (https://uxlfoundation.github.io/oneDNN/v3.2/), is called t
 library comes from the package onednn-cpu-gomp. What is computed with it is in `kernels/`.
 """
 
+import copy
 import ctypes
 import functools
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from typing import NamedTuple
@@ -25,13 +27,20 @@ _PACKAGE, _LIBRARY = "onednn-cpu-gomp", "libdnnl.so.3"
 _WAITING = {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "10000"}
 
 # Values of oneDNN's enumerations.
-_CPU, _IN_ORDER, _FLOAT32, _UINT8, _ANY_LAYOUT, _IMPLEMENTATION, _RANK = 1, 1, 3, 6, 1, 8, 256
-_MULTIPLY = 0x1FFF1
+_CPU, _IN_ORDER, _ANY_LAYOUT, _IMPLEMENTATION, _RANK = 1, 1, 1, 8, 256
+_BFLOAT16, FLOAT32, UINT8 = 2, 3, 6
+_KINDS = {np.dtype(jnp.float32): FLOAT32, np.dtype(jnp.bfloat16): _BFLOAT16}
+_BYTES = {_BFLOAT16: 2, FLOAT32: 4, UINT8: 1}
+_XLAS = {11: FLOAT32, 16: _BFLOAT16}  # by XLA's numbers for dtypes
+_HAS_BFLOAT16 = 0xE7  # the instruction set avx512_core_bf16: bits that all later ones have too
+_ADD, _MULTIPLY, _RELU = 0x1FFF0, 0x1FFF1, 0x20
+# A ReLU of oneDNN's makes 0 of NaN; with a slope below 0, however small, NaN stays.
+_SLOPE = 1e-30
 TRAINING, DIRECT, SOFTMAX = 64, 1, 0x30000
 KERNEL_LAYOUT, KERNEL_GRADIENT_LAYOUT, _SCRATCHPAD_LAYOUT = 131, 132, 136
 SRC, DST, WEIGHTS, BIAS = 1, 17, 33, 41
 GRADIENT = 128  # marks the gradient of one of the four above
-_FACTOR = 32768 | 2  # what a result is multiplied by
+_AFTER = 32768  # times 1, 2, …: of the operations after a primitive
 _SCRATCHPAD, _GIVEN_BY_CALLER = 80, 1
 _ALIGNMENT = 64  # bytes
 LEAST_FLOPS = 4e6  # fewer operations take less time than a call does
@@ -39,19 +48,30 @@ LEAST_FLOPS = 4e6  # fewer operations take less time than a call does
 
 @functools.cache
 def library() -> "Library | None":
-    """The library; None where it is not installed or does not load."""
+    """The library; None where it is not installed or does not load, or XLA cannot call it."""
     try:
-        return Library()
+        found = Library()
+        ffi.check()
     except (OSError, metadata.PackageNotFoundError):
         return None
+    except ffi.Incompatible as error:
+        warnings.warn(f"This JAX cannot call oneDNN, so XLA computes: {error}", stacklevel=2)
+        return None
+    return found
 
 
 def usable(*arrays: jax.Array) -> bool:
-    """Whether these can be computed with: float32, on the only device, and the library is there."""
+    """Whether these can be computed with: on the only device, and the library is there.
+
+    All have to be float32 or, where the processor computes with it, bfloat16.
+    """
+    dtype = arrays[0].dtype
     return (
-        all(array.dtype == jnp.float32 for array in arrays)
+        dtype in _KINDS
+        and all(array.dtype == dtype for array in arrays)
         and jax.device_count() == 1
         and library() is not None
+        and (dtype == jnp.float32 or library().has_bfloat16)
     )
 
 
@@ -86,8 +106,9 @@ class Kernel:
     """A custom call whose primitives are built for each set of shapes it meets.
 
     Args:
-      build: `build(library, shapes, *integers) -> Operation`; shapes are those of the arguments
-        and then of the results, integers are in the order of their names.
+      build: `build(library, shapes, *integers) -> Operation`; the library is that of the first
+        result's dtype, shapes are those of the arguments and then of the results, integers are in
+        the order of their names.
     """
 
     _lock = threading.Lock()  # an operation's memory serves one call at a time
@@ -98,14 +119,14 @@ class Kernel:
         self._prepare = functools.cache(self._prepare)
         self._register = functools.cache(lambda: ffi.register(self.name, self._run))
 
-    def _prepare(self, shapes, integers):
-        return self._build(library(), shapes, *integers)
+    def _prepare(self, kind, shapes, integers):
+        return self._build(library().of(kind), shapes, *integers)
 
-    def is_fast(self, *shapes: tuple[int, ...], **integers: int) -> bool:
+    def is_fast(self, dtype, *shapes: tuple[int, ...], **integers: int) -> bool:
         """Whether oneDNN has more than its reference code for shapes of arguments and results."""
         with self._lock:
             ordered = tuple(integers[name] for name in sorted(integers))
-            return self._prepare(shapes, ordered).is_fast
+            return self._prepare(_KINDS[dtype], shapes, ordered).is_fast
 
     def __call__(self, results, *args: jax.Array, **integers: int):
         """Make the call part of a traced function; `results` have the shapes of its results."""
@@ -113,9 +134,9 @@ class Kernel:
         call = jax.ffi.ffi_call(self.name, results, vmap_method="sequential")
         return call(*args, **{name: np.int64(value) for name, value in integers.items()})
 
-    def _run(self, shapes, addresses, integers):
+    def _run(self, dtype, shapes, addresses, integers):
         with self._lock:
-            self._prepare(shapes, tuple(integers)).run(addresses)
+            self._prepare(_XLAS[dtype], shapes, tuple(integers)).run(addresses)
 
 
 class View(NamedTuple):
@@ -173,19 +194,32 @@ class Operation:
         self, a: View, b: View, out: View, *, bias=None, times=None, add: bool = False
     ) -> None:
         """Add out = a·b (+ bias, a row) (* times, entry by entry), or with `add` out += a·b."""
-        library, after, views = self._library, None, {SRC: a, WEIGHTS: b, DST: out}
-        if add or times is not None:
-            after = library.new("post_ops_create")
+        library = self._library
+        after, more = self.after(times=times)
+        views = {SRC: a, WEIGHTS: b, DST: out} | more
         if add:
-            whole = ctypes.c_float(1), ctypes.c_int32(0), _FLOAT32
+            whole = ctypes.c_float(1), ctypes.c_int32(0), library.kind
             library.call("post_ops_append_sum", after, *whole)
-        elif times is not None:
-            library.call("post_ops_append_binary", after, _MULTIPLY, times.layout)
-            views[_FACTOR] = times
         if bias is not None:
             views[BIAS] = bias
         layouts = a.layout, b.layout, bias and bias.layout, out.layout
         self.add(library.describe("matmul", *layouts, after=after), views)
+
+    def after(self, *, times=None, plus=(), relu: bool = False):
+        """Describe what is done to a result: * times, + all of `plus`, entry by entry, then ReLU.
+
+        Returns:
+          (operations after a primitive, the views it is given besides its own).
+        """
+        after, views = self._library.new("post_ops_create"), {}
+        binary = [(_MULTIPLY, times)] * (times is not None) + [(_ADD, view) for view in plus]
+        for number, (kind, view) in enumerate(binary, start=1):
+            self._library.call("post_ops_append_binary", after, kind, view.layout)
+            views[_AFTER * number | SRC + 1] = view
+        if relu:
+            how = ctypes.c_float(_SLOPE), ctypes.c_float(0)
+            self._library.call("post_ops_append_eltwise", after, _RELU, *how)
+        return after, views
 
     def temporary(self, layout) -> View:
         """Memory for the time of a run; all operations share it, for they run one by one."""
@@ -194,16 +228,18 @@ class Operation:
         self._scratch += -(-self._library.size(layout) // _ALIGNMENT) * _ALIGNMENT
         return view
 
-    def filled(self, layout, value: float) -> View:
-        """An array of one value."""
+    def filled(self, shape: tuple[int, ...], value: float, kind: int | None = None) -> View:
+        """An array of one value, of the library's kind or another."""
+        layout = self._library.layout(shape, kind=kind)
         view = self._library.view(layout)
-        values = np.full(self._library.size(layout) // 4, value, np.float32)
+        dtype = next(dtype for dtype, own in _KINDS.items() if own == (kind or self._library.kind))
+        values = np.full(math.prod(shape), value, dtype)
         self._constants.append(values)
         self._library.place(view.memory, values.ctypes.data)
         return view
 
     def fill_diagonals(self, view: View, shape: tuple[int, ...], value: float) -> None:
-        """Add setting the diagonal of each matrix of a view [B,h,m,n], m and n above 1, to a value.
+        """Add setting the diagonals of a float32 view [B,h,m,n], m and n above 1, to a value.
 
         The library takes no view whose last step leads out of a matrix, so the last entries of the
         diagonals have one of their own.
@@ -213,11 +249,10 @@ class Operation:
         strides = h * m * n, m * n, n + 1
         ends = longs(b, h, 1, 1), longs(0, 0, last, last)
         for entries, layout in (
-            ((b, h, last), self._library.layout((b, h, last), strides=strides)),
+            ((b, h, last), self._library.layout((b, h, last), strides=strides, kind=FLOAT32)),
             ((b, h, 1, 1), self._library.new("memory_desc_create_submemory", view.layout, *ends)),
         ):
-            values = self.filled(self._library.layout(entries), value)
-            self.copy(values, View(view.memory, layout))
+            self.copy(self.filled(entries, value, FLOAT32), View(view.memory, layout))
 
     def run(self, addresses: list[int]) -> None:
         """Compute."""
@@ -241,6 +276,10 @@ class _Argument(ctypes.Structure):
 class Library:
     """oneDNN, loaded, with one engine and one stream.
 
+    Attributes:
+      kind: of the values in layouts, as a number of oneDNN's.
+      has_bfloat16: whether the processor has instructions for it.
+
     Raises:
       OSError: it cannot be loaded.
       importlib.metadata.PackageNotFoundError: it is not installed.
@@ -248,14 +287,27 @@ class Library:
 
     def __init__(self):
         self._dll = _load()
+        self.kind = FLOAT32
+        self.has_bfloat16 = self._dll.dnnl_get_effective_cpu_isa() & _HAS_BFLOAT16 == _HAS_BFLOAT16
         self._dll.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
         self._place = self._dll.dnnl_memory_set_data_handle
         self._place.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
         self._execute = self._dll.dnnl_primitive_execute
         self._dll.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
-        self._buffer = np.empty(0, np.uint8)
+        self._buffer = [np.empty(0, np.uint8)]  # one for all kinds
         self.engine = self.new("engine_create", _CPU, ctypes.c_size_t(0))
         self._stream = self.new("stream_create", self.engine, _IN_ORDER)
+
+    def of(self, kind: int) -> "Library":
+        """The same for values of another kind."""
+        other = copy.copy(self)
+        other.kind = kind
+        return other
+
+    @property
+    def bytes(self) -> int:
+        """Of a value."""
+        return _BYTES[self.kind]
 
     def call(self, function: str, *args) -> None:
         """Call a function that returns a status."""
@@ -294,11 +346,11 @@ class Library:
 
     def scratch(self, size: int) -> int:
         """Address of that much memory, aligned; what it held may be gone."""
-        if self._buffer.size < size + _ALIGNMENT:
-            self._buffer = np.empty(size + _ALIGNMENT, np.uint8)
-        return -(-self._buffer.ctypes.data // _ALIGNMENT) * _ALIGNMENT
+        if self._buffer[0].size < size + _ALIGNMENT:
+            self._buffer[0] = np.empty(size + _ALIGNMENT, np.uint8)
+        return -(-self._buffer[0].ctypes.data // _ALIGNMENT) * _ALIGNMENT
 
-    def layout(self, shape, order=None, *, strides=None, fixed: bool = True, small: bool = False):
+    def layout(self, shape, order=None, *, strides=None, fixed: bool = True, kind=None):
         """Describe where values lie.
 
         Args:
@@ -306,14 +358,14 @@ class Library:
           order: which axis in memory each axis of oneDNN's is; by default the same.
           strides: of the axes in memory, in values, where the array is part of another.
           fixed: False leaves the layout to the primitive.
-          small: uint8 values instead of float32.
+          kind: of the values, if not the library's.
         """
-        order = order or range(len(shape))
+        order, kind = order or range(len(shape)), kind or self.kind
         sizes = len(order), longs(*(shape[axis] for axis in order))
         if not fixed:
-            return self.new("memory_desc_create_with_tag", *sizes, _FLOAT32, _ANY_LAYOUT)
+            return self.new("memory_desc_create_with_tag", *sizes, kind, _ANY_LAYOUT)
         strides = strides or [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        kind, lies = _UINT8 if small else _FLOAT32, longs(*(strides[axis] for axis in order))
+        lies = longs(*(strides[axis] for axis in order))
         return self.new("memory_desc_create_with_strides", *sizes, kind, lies)
 
     def chosen(self, description, what: int) -> ctypes.c_void_p:

@@ -72,8 +72,8 @@ def _check_target(args: argparse.Namespace) -> bool:
     if target.suffix in endings:
         if args.format is not None:
             raise UserError(
-                f"--format {args.format} is for a folder, and --to {target} names a file. Leave one "
-                "of them out."
+                f"--format {args.format} is for a folder, and --to {target} names a file. Leave "
+                "one of them out."
             )
         check_output("--to", target, args.overwrite)
         if beside := writing.beside(target):

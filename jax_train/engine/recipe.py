@@ -11,6 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import jax_models
+from jax_models import cpu
 from jax_models.conv_layers import BatchNorm
 from jax_train.config import ranges
 from jax_train.data import Dataset, Splits
@@ -224,7 +225,7 @@ def describe_model(
         augmentation=augment.build(
             config.augment, config.data.mean, config.data.std, config.model.num_classes
         ),
-        dtype=config.dtype,
+        dtype=cpu.dtype(config.dtype),
         eval_batch_size=config.eval.batch_size,
     )
 

@@ -1,5 +1,6 @@
 """The CPU's ways compute what XLA's own do: values, gradients, whole models."""
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,17 @@ with_onednn = pytest.mark.skipif(
 )
 
 
+def has_bfloat16():
+    """Whether this processor has the instructions for bfloat16."""
+    facts = Path("/proc/cpuinfo")
+    return facts.exists() and "avx512_bf16" in facts.read_text()
+
+
+with_bfloat16 = pytest.mark.skipif(
+    onednn.library() is None or not has_bfloat16(), reason="needs oneDNN and avx512_bf16"
+)
+
+
 def draw(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
@@ -37,7 +49,7 @@ def value_and_gradients(function, *args):
 
     def total(*args):
         y = function(*args)
-        return (y * weights).sum(), y
+        return (y.astype(jnp.float32) * weights).sum(), y
 
     (_, y), gradients = jax.jit(
         jax.value_and_grad(total, argnums=tuple(range(len(args))), has_aux=True)
@@ -252,10 +264,101 @@ def test_infinities_and_nans_pass_through():
     assert jnp.isfinite(y[0, 2:]).all()
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_other_dtypes_are_left_to_xla(dtype):
-    x, kernel = draw(1, 5, 5, 2).astype(dtype), draw(3, 3, 2, 3).astype(dtype)
-    assert not onednn.usable(x, kernel)
+def test_other_dtypes_are_left_to_xla(monkeypatch):
+    def usable(*dtypes):
+        return onednn.usable(*map(draw(1, 5, 5, 2).astype, dtypes))
+
+    assert not usable(jnp.float16, jnp.float16)
+    assert not usable(jnp.float32, jnp.bfloat16)
+    if onednn.library() is not None:
+        monkeypatch.setattr(onednn.library(), "has_bfloat16", False)
+    assert not usable(jnp.bfloat16)
+    assert cpu.dtype("bfloat16") == "float32"
+    assert cpu.dtype("float64") == "float64"
+    with cpu.using(False):
+        assert cpu.dtype("bfloat16") == "bfloat16"
+
+
+@with_bfloat16
+def test_processors_with_the_instructions_compute_in_bfloat16():
+    assert onednn.usable(draw(1).astype(jnp.bfloat16))
+    assert cpu.dtype("bfloat16") == "bfloat16"
+
+
+# A bfloat16 has 8 bits; several roundings stand one behind the other in attention.
+IN_BFLOAT16 = {
+    "convolution": (
+        lambda x, kernel, bias: ops.convolution(x, kernel, bias, 1),
+        [(16, 13, 11, 17), (3, 3, 17, 23), (23,)],
+    ),
+    "depthwise": (
+        lambda x, kernel: ops.convolution(x, kernel, None, 3, groups=37),
+        [(5, 23, 19, 37), (7, 7, 1, 37)],
+    ),
+    "linear": (
+        lambda x, kernel, bias: ops.linear(x, (kernel,), (bias,))[0],
+        [(131, 257), (257, 127), (127,)],
+    ),
+    "three of one input": (
+        lambda x, *kernels: sum(ops.linear(x, kernels, (None,) * 3)),
+        [(131, 257), *[(257, 127)] * 3],
+    ),
+    "wide": (
+        lambda x, kernel, bias: ops.linear(x, (kernel,), (bias,))[0],
+        [(131, 31), (31, 3001), (3001,)],
+    ),
+    "layer norm": (
+        lambda x, scale, bias: ops.layer_norm(x, scale, bias, 1e-5),
+        [(1009, 67), (67,), (67,)],
+    ),
+    "attention": (
+        lambda q, k, v: ops.attend(q, k, v, scale=0.25, maps=False)[0],
+        [(97, 37, 3, 16), *[(97, 41, 3, 16)] * 2],
+    ),
+    "attention to others": (
+        lambda q, k, v: ops.attend(q, k, v, scale=0.25, maps=False, others_only=True)[0],
+        [(97, 37, 3, 16), *[(97, 41, 3, 16)] * 2],
+    ),
+    "3x3 pool": (ops.max_pool3x3, [(8, 37, 41, 37)]),
+    "2x2 pool": (ops.max_pool2x2, [(8, 38, 42, 37)]),
+    "GELU": (ops.gelu, [(37, 41)]),
+}
+
+
+@with_bfloat16
+@pytest.mark.parametrize("name", IN_BFLOAT16)
+def test_bfloat16_follows_float32(name):
+    function, shapes = IN_BFLOAT16[name]
+    args = [draw(*shape, seed=i).astype(jnp.bfloat16) for i, shape in enumerate(shapes)]
+    ours = value_and_gradients(function, *args)
+    with cpu.using(False):
+        plain = value_and_gradients(function, *(arg.astype(jnp.float32) for arg in args))
+    for a, b in zip(ours, plain, strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert float(jnp.linalg.norm(a.astype(jnp.float32) - b)) <= 5e-3 * float(jnp.linalg.norm(b))
+
+
+@with_bfloat16
+def test_attention_with_dropout_in_bfloat16():
+    args = [draw(97, 37, 3, 16, seed=i).astype(jnp.bfloat16) for i in range(3)]
+    keep = (draw(97, 3, 37, 37, seed=3) > 0.3).astype(jnp.uint8)
+    ours = value_and_gradients(lambda *args: kernels.attention(*args, keep), *args)
+    wide = (arg.astype(jnp.float32) for arg in args)
+    plain = value_and_gradients(lambda *args: plain_attention(*args, keep), *wide)
+    for a, b in zip(ours, plain, strict=True):
+        assert float(jnp.linalg.norm(a.astype(jnp.float32) - b)) <= 6e-3 * float(jnp.linalg.norm(b))
+
+
+@with_bfloat16
+def test_bfloat16_meets_no_reference_code():
+    x = jax.ShapeDtypeStruct((128, 65, 4, 32), jnp.bfloat16)
+    assert kernels.attention_fits(x, x, x)
+    for side, c, d, size in ((32, 3, 64, 3), (31, 24, 64, 3), (32, 3, 24, 2), (4, 512, 512, 3)):
+        x, kernel = (
+            draw(*s).astype(jnp.bfloat16) for s in ((16, side, side, c), (size, size, c, d))
+        )
+        assert kernels.convolution_fits(x, kernel, 1)
+    assert kernels.linear_fits(*(draw(*s).astype(jnp.bfloat16) for s in ((8320, 128), (128, 384))))
 
 
 def test_several_devices_are_left_to_xla(monkeypatch):
@@ -275,6 +378,14 @@ def test_without_the_package_xla_computes(monkeypatch):
     plain = plain_convolution(x, conv.kernel[...], conv.bias[...], 1)
     np.testing.assert_array_equal(conv(x), nnx.Conv.__call__(conv, x))
     np.testing.assert_allclose(conv(x), plain, atol=1e-5)
+
+
+@with_onednn
+def test_where_xla_has_another_interface_it_computes(monkeypatch):
+    monkeypatch.setattr(ffi, "_VERSION", (99, 0))
+    monkeypatch.setattr(onednn, "library", onednn.library.__wrapped__)
+    with pytest.warns(UserWarning, match="cannot call oneDNN, so XLA computes: .*99.0"):
+        assert onednn.library() is None
 
 
 def test_small_work_is_left_to_xla():
@@ -408,6 +519,57 @@ def test_batch_norm():
     assert_close(ours, plain, 1e-5)
 
 
+@with_onednn
+@pytest.mark.parametrize("shape", [(31, 19, 17, 13), (7, 16, 16, 64)])
+def test_batch_norm_equals_xlas(shape):
+    x, scale, bias = 2 * draw(*shape) + 1, draw(shape[-1], seed=1), draw(shape[-1], seed=2)
+    assert kernels.batch_norm_fits(x)
+
+    def run(norm):
+        def all_of(*args):
+            y, mean, var = norm(*args, 1e-5)
+            statistics = jax.lax.stop_gradient(jnp.stack([mean, var]))
+            return jnp.concatenate([y.ravel().astype(jnp.float32), statistics.ravel()])
+
+        return all_of
+
+    plain = value_and_gradients(run(functions.batch_norm), x, scale, bias)
+    assert_close(value_and_gradients(run(kernels.batch_norm), x, scale, bias), plain, 1e-5)
+    if onednn.usable(low := x.astype(jnp.bfloat16)):
+        plain = value_and_gradients(run(functions.batch_norm), low.astype(jnp.float32), scale, bias)
+        for a, b in zip(
+            value_and_gradients(run(kernels.batch_norm), low, scale, bias), plain, strict=True
+        ):
+            gap = float(jnp.linalg.norm(a.astype(jnp.float32) - b))
+            assert gap <= 5e-3 * float(jnp.linalg.norm(b))
+
+
+@with_onednn
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize(("size", "stride", "groups"), [(3, 1, 1), (1, 2, 1), (7, 1, 37)])
+def test_convolution_norm_sum_and_relu_in_one(size, stride, groups, adds, relu):
+    inner = {"stride": stride, "padding": size // 2, "groups": groups, "rngs": nnx.Rngs(0)}
+    conv, norm = conv_layers.Conv(37, 37, size, **inner), conv_layers.BatchNorm(37)
+    for name, seed in (("scale", 1), ("bias", 2), ("mean", 3)):
+        getattr(norm, name).set_value(draw(37, seed=seed))
+    norm.var.set_value(1 + jnp.square(draw(37, seed=4)))
+    x = draw(11, 23, 19, 37)
+    added = draw(*jax.eval_shape(conv, x).shape, seed=5) if adds else None
+
+    def run(x, added):
+        return conv_layers.conv_norm(conv, norm, x, train=False, added=added, relu=relu)
+
+    args = (x, added) if adds else (x,)
+    function = run if adds else functools.partial(run, added=None)
+    y = jax.jit(function)(*args)
+    ours = value_and_gradients(function, *args)
+    with cpu.using(False):
+        plain = value_and_gradients(function, *args)
+    assert_close([y, *ours], [plain[0], *plain], 1e-5)
+    assert jnp.isnan(jax.jit(function)(x.at[0, 0, 0].set(jnp.nan), *args[1:])[0]).any()
+
+
 # Python functions as custom calls
 
 
@@ -416,8 +578,8 @@ def test_custom_call_gets_shapes_addresses_and_integers():
 
     seen = []
 
-    def double(shapes, addresses, integers):
-        seen.append((shapes, integers))
+    def double(dtype, shapes, addresses, integers):
+        seen.append((dtype, shapes, integers))
         source, target = ((ctypes.c_float * 6).from_address(address) for address in addresses)
         target[:] = [2 * value for value in source]
 
@@ -428,11 +590,11 @@ def test_custom_call_gets_shapes_addresses_and_integers():
         x
     )
     np.testing.assert_array_equal(y.ravel(), 2 * x.ravel())
-    assert seen == [(((2, 3), (3, 2)), [5, 7])]
+    assert seen == [(11, ((2, 3), (3, 2)), [5, 7])]  # XLA's number for float32
 
 
 def test_what_a_custom_call_raises_is_told():
-    def fail(shapes, addresses, integers):
+    def fail(_dtype, shapes, addresses, integers):
         raise KeyError("no such layout")
 
     ffi.register("test_fail", fail)

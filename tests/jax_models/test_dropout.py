@@ -62,7 +62,8 @@ def test_values_are_zeroed_or_scaled(rate, dtype):
     x = draw(53, 59).astype(dtype)
     y = drop(x, rate, jax.random.key(0))
     assert (y.shape, y.dtype) == (x.shape, dtype)
-    np.testing.assert_array_equal(y, jnp.where(y == 0, 0, x / (1 - rate)).astype(dtype))
+    scaled = (x.astype(jnp.float32) / (1 - rate)).astype(dtype)
+    np.testing.assert_array_equal(y, jnp.where(y == 0, 0, scaled).astype(dtype))
     assert 0 < (y == 0).sum() < y.size
 
 

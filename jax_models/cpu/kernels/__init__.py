@@ -1,4 +1,4 @@
-"""Convolutions, Linear layers, layer norm, pooling and attention by oneDNN, forward and backward.
+"""Convolutions, Linear layers, norms, pooling and attention by oneDNN, forward and backward.
 
 XLA's convolutions are several times slower on CPUs, and for the gradient of a kernel XLA first
 transposes one of the two large arrays. Sums are added up in another order than XLA's, so results
@@ -12,11 +12,29 @@ from jax_models.cpu.kernels.attend import (
     self_attention,
     self_attention_fits,
 )
-from jax_models.cpu.kernels.convolve import convolution, convolution_fits
-from jax_models.cpu.kernels.normalise import layer_norm, layer_norm_fits
+from jax_models.cpu.kernels.convolve import (
+    affine_fits,
+    convolution,
+    convolution_affine,
+    convolution_fits,
+)
+from jax_models.cpu.kernels.normalise import (
+    batch_norm,
+    batch_norm_fits,
+    layer_norm,
+    layer_norm_fits,
+)
 from jax_models.cpu.kernels.pool import max_pool3x3, max_pool3x3_fits
 from jax_models.cpu.kernels.project import linear, linear_fits
 
 __all__ = ["attention", "attention_fits", "linear", "self_attention", "self_attention_fits"]
-__all__ += ["convolution", "convolution_fits", "layer_norm", "layer_norm_fits", "linear_fits"]
-__all__ += ["max_pool3x3", "max_pool3x3_fits"]
+__all__ += [
+    "affine_fits",
+    "convolution",
+    "convolution_affine",
+    "convolution_fits",
+    "layer_norm",
+    "layer_norm_fits",
+    "linear_fits",
+]
+__all__ += ["batch_norm", "batch_norm_fits", "max_pool3x3", "max_pool3x3_fits"]

@@ -15,6 +15,7 @@ from jax_models.dropout import Drop
 _BYTES, _LEAST_IMAGES = 16 << 20, 4
 _NEVER = -1e30  # a score of which softmax makes 0
 _HEADS = 0, 2, 1, 3  # [B,T,h,d] as a stack [B,h] of matrices
+_KINDS = {"m": None, "k": onednn.UINT8}  # of maps and of `keep`
 
 
 def attention_fits(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
@@ -22,11 +23,11 @@ def attention_fits(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
     maps = _maps(q, k).shape
     if not onednn.worth(4 * math.prod(maps) * q.shape[-1], q, k, v):
         return False
-    parts = q.shape, k.shape, v.shape
+    dtype, parts = q.dtype, (q.shape, k.shape, v.shape)
     return (
-        _attention.is_fast(*parts, maps, q.shape, maps, others_only=0)
-        and _attention_alone.is_fast(*parts, q.shape, others_only=0)
-        and _attention_gradient.is_fast(*parts, maps, q.shape, maps, *parts)
+        _attention.is_fast(dtype, *parts, maps, q.shape, maps, others_only=0)
+        and _attention_alone.is_fast(dtype, *parts, q.shape, others_only=0)
+        and _attention_gradient.is_fast(dtype, *parts, maps, q.shape, maps, *parts)
     )
 
 
@@ -108,7 +109,8 @@ def self_attention(
 def _attention(library, shapes, others_only):
     operation = _operation(library, shapes, "hhhkhm" if len(shapes) == 6 else "hhhhm")
     q, k, v, *keep, y, weights = operation.views
-    _weigh(library, operation, q, k, weights, shapes[-1], others_only)
+    scores = _scores(library, operation, weights, shapes[-1])
+    _weigh(library, operation, q, k, scores, weights, shapes[-1], others_only)
     if keep:
         dropped = operation.temporary(weights.layout)
         operation.multiply(weights, *keep, dropped)
@@ -117,12 +119,20 @@ def _attention(library, shapes, others_only):
     return operation
 
 
-def _weigh(library, operation, q, k, weights, shape, others_only):
+def _weigh(library, operation, q, k, scores, weights, shape, others_only):
     """Add weights [B,h,Q,K], of that shape, the softmax of all q·k."""
-    operation.product(q, library.turned(k), weights)
+    operation.product(q, library.turned(k), scores)
     if others_only:
-        operation.fill_diagonals(weights, shape, _NEVER)
-    operation.add(_softmax(library, weights.layout), {SRC: weights, DST: weights})
+        operation.fill_diagonals(scores, shape, _NEVER)
+    description = _softmax(library, scores.layout, weights.layout)
+    operation.add(description, {SRC: scores, DST: weights})
+
+
+def _scores(library, operation, maps, shape):
+    """A place for float32 maps, because a softmax needs more digits than bfloat16 has."""
+    if library.kind == onednn.FLOAT32:
+        return maps
+    return operation.temporary(library.layout(shape, kind=onednn.FLOAT32))
 
 
 @Kernel
@@ -133,16 +143,21 @@ def _attention_alone(library, shapes, others_only):
     firsts = range(0, batch, count)
     sizes = [min(count, batch - first) for first in firsts]
     parts = (
-        (library.layout((size, *shape[1:]), _HEADS), number, 4 * first * math.prod(shape[1:]))
+        (
+            library.layout((size, *shape[1:]), _HEADS),
+            number,
+            library.bytes * first * math.prod(shape[1:]),
+        )
         for first, size in zip(firsts, sizes, strict=True)
         for number, shape in enumerate(shapes)
     )
     operation = Operation(library, *parts)
-    layouts = {size: library.layout((size, heads, queries, keys)) for size in set(sizes)}
-    maps = {size: operation.temporary(layout) for size, layout in layouts.items()}
+    shapes = {size: (size, heads, queries, keys) for size in sizes}
+    maps = {size: operation.temporary(library.layout(shape)) for size, shape in shapes.items()}
+    scores = {size: _scores(library, operation, maps[size], shapes[size]) for size in shapes}
     for i, size in enumerate(sizes):
         (q, k, v, y), weights = operation.views[4 * i : 4 * i + 4], maps[size]
-        _weigh(library, operation, q, k, weights, (size, heads, queries, keys), others_only)
+        _weigh(library, operation, q, k, scores[size], weights, shapes[size], others_only)
         operation.product(weights, v, y)
     return operation
 
@@ -154,7 +169,8 @@ def _attention_gradient(library, shapes):
     inner = operation.temporary(weights.layout)
     operation.product(y, library.turned(v), inner, times=keep[0] if keep else None)
     kind, layouts = ("softmax_backward", onednn.SOFTMAX), (weights.layout,) * 3
-    softmax = library.describe(*kind, *layouts, 3, _softmax(library, weights.layout))
+    forward = _softmax(library, weights.layout, weights.layout)
+    softmax = library.describe(*kind, *layouts, 3, forward)
     operation.add(softmax, {DST: weights, DST | GRADIENT: inner, SRC | GRADIENT: inner})
     operation.product(inner, k, for_q)
     operation.product(library.turned(inner), q, for_k)
@@ -168,11 +184,11 @@ def _attention_gradient(library, shapes):
 def _operation(library, shapes, kinds: str):
     """Views by kind: h for [B,T,h,d] as a stack [B,h] of matrices, m for maps, k for `keep`."""
     layouts = (
-        library.layout(shape, _HEADS if kind == "h" else None, small=kind == "k")
+        library.layout(shape, _HEADS) if kind == "h" else library.layout(shape, kind=_KINDS[kind])
         for shape, kind in zip(shapes, kinds, strict=True)
     )
     return Operation(library, *layouts)
 
 
-def _softmax(library, maps):
-    return library.describe("softmax_forward", onednn.TRAINING, onednn.SOFTMAX, maps, maps, 3)
+def _softmax(library, scores, maps):
+    return library.describe("softmax_forward", onednn.TRAINING, onednn.SOFTMAX, scores, maps, 3)

@@ -1,14 +1,19 @@
-"""Layer norm over the last axis of x [N,D]."""
+"""Layer norm of x [N,D] over the last axis, batch norm of x [B,H,W,C] over the others.
+
+All but x and what it becomes is float32.
+"""
 
 import ctypes
 import functools
 import struct
 
 import jax
+import jax.numpy as jnp
 
 from jax_models.cpu import onednn
 from jax_models.cpu.onednn import DST, GRADIENT, SRC, Kernel, Operation
 
+_MAPS = 0, 3, 1, 2  # (B,C,H,W) lies as [B,H,W,C]
 _SCALE, _BIAS, _MEAN, _VARIANCE = 51, 52, 49, 50
 _SCALE_GRADIENT, _BIAS_GRADIENT, _WITH_BOTH, _BACKWARD = 255, 256, 2 | 4, 128
 
@@ -20,7 +25,8 @@ def layer_norm_fits(x: jax.Array) -> bool:
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """Layer norm of x [..., D] over its last axis."""
-    return _layer_norm_of_rows(x.reshape(-1, x.shape[-1]), scale, bias, epsilon).reshape(x.shape)
+    rows, (scale, bias) = x.reshape(-1, x.shape[-1]), (a.astype(jnp.float32) for a in (scale, bias))
+    return _layer_norm_of_rows(rows, scale, bias, epsilon).reshape(x.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -29,7 +35,7 @@ def _layer_norm_of_rows(x, scale, bias, epsilon):
 
 
 def _layer_norm_forward(x, scale, bias, epsilon):
-    statistic = jax.ShapeDtypeStruct(x.shape[:1], x.dtype)
+    statistic = jax.ShapeDtypeStruct(x.shape[:1], jnp.float32)
     number = _as_integer(epsilon)
     y, *statistics = _normalise((x, statistic, statistic), x, scale, bias, epsilon=number)
     return y, (x, scale, bias, *statistics)
@@ -43,38 +49,84 @@ def _layer_norm_backward(epsilon, residuals, gradient):
 _layer_norm_of_rows.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
+def batch_norm_fits(x: jax.Array) -> bool:
+    """Whether `batch_norm` takes this and is worth it."""
+    if x.ndim != 4 or not onednn.worth(64 * x.size, x):
+        return False
+    each, two = x.shape[-1:], [x.shape[-1:]] * 2
+    return _normalise.is_fast(
+        x.dtype, x.shape, *two, x.shape, *two, epsilon=0
+    ) and _normalise_gradient.is_fast(
+        x.dtype, x.shape, *two, *two, x.shape, x.shape, each, each, epsilon=0
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def batch_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `functions.batch_norm`, of x [B,H,W,C]."""
+    return _batch_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _batch_norm_forward(x, scale, bias, epsilon):
+    statistic = jax.ShapeDtypeStruct(x.shape[-1:], jnp.float32)
+    number = _as_integer(epsilon)
+    y, *statistics = _normalise((x, statistic, statistic), x, scale, bias, epsilon=number)
+    return (y, *statistics), (x, scale, bias, *statistics)
+
+
+def _batch_norm_backward(epsilon, residuals, gradients):
+    return _layer_norm_backward(epsilon, residuals, gradients[0])
+
+
+batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+
+
 def _as_integer(number: float) -> int:
     """The bits of a float, because a call's attributes are integers."""
     return struct.unpack("<q", struct.pack("<d", number))[0]
 
 
-class _LayerNorm:
-    """Layouts of a layer norm's arrays."""
+class _Norm:
+    """An operation on arrays of these shapes, and the primitive by the first one's rank."""
 
-    def __init__(self, library, x, epsilon: int):
-        self.x = library.layout(x)
-        number = ctypes.c_float(struct.unpack("<d", struct.pack("<q", epsilon))[0])
-        self.rest = library.layout(x[:1]), number, _WITH_BOTH
-        kind = "layer_normalization_forward", onednn.TRAINING
+    def __init__(self, library, shapes, epsilon: int):
+        layouts = [_layout(library, shape) for shape in shapes]
+        self.operation, self.x = Operation(library, *layouts), layouts[0]
+        self.rest = ctypes.c_float(struct.unpack("<d", struct.pack("<q", epsilon))[0]), _WITH_BOTH
+        self.kind, self.of_layers = "batch_normalization", len(shapes[0]) == 2
+        if self.of_layers:
+            statistic = _layout(library, shapes[0][:1])
+            self.kind, self.rest = "layer_normalization", (statistic, *self.rest)
+        kind = f"{self.kind}_forward", onednn.TRAINING
         self.forward = library.describe(*kind, self.x, self.x, *self.rest)
+
+    def add(self, description, *kinds: int | None) -> Operation:
+        """Add the primitive, each view as its kind; None for one that it does not take."""
+        views = dict(zip(kinds, self.operation.views, strict=True))
+        views.pop(None, None)
+        self.operation.add(description, views)
+        return self.operation
+
+
+def _layout(library, shape):
+    if len(shape) == 1:
+        return library.layout(shape, kind=onednn.FLOAT32)
+    return library.layout(shape, _MAPS if len(shape) == 4 else None)
 
 
 @Kernel
 def _normalise(library, shapes, epsilon):
-    arrays = _LayerNorm(library, shapes[0], epsilon)
-    operation = Operation(library, *map(library.layout, shapes))
-    kinds = SRC, _SCALE, _BIAS, DST, _MEAN, _VARIANCE
-    operation.add(arrays.forward, dict(zip(kinds, operation.views, strict=True)))
-    return operation
+    norm = _Norm(library, shapes, epsilon)
+    return norm.add(norm.forward, SRC, _SCALE, _BIAS, DST, _MEAN, _VARIANCE)
 
 
 @Kernel
 def _normalise_gradient(library, shapes, epsilon):
-    arrays = _LayerNorm(library, shapes[0], epsilon)
-    kind, layouts = ("layer_normalization_backward", _BACKWARD), (arrays.x,) * 3
-    description = library.describe(*kind, *layouts, *arrays.rest, arrays.forward)
-    operation = Operation(library, *map(library.layout, shapes))
+    norm = _Norm(library, shapes, epsilon)
+    kind, layouts = (f"{norm.kind}_backward", _BACKWARD), (norm.x,) * 3
+    description = library.describe(*kind, *layouts, *norm.rest, norm.forward)
+    bias = _BIAS if norm.of_layers else None
     gradients = DST | GRADIENT, SRC | GRADIENT, _SCALE_GRADIENT, _BIAS_GRADIENT
-    kinds = SRC, _SCALE, _BIAS, _MEAN, _VARIANCE, *gradients
-    operation.add(description, dict(zip(kinds, operation.views, strict=True)))
-    return operation
+    return norm.add(description, SRC, _SCALE, bias, _MEAN, _VARIANCE, *gradients)

@@ -16,7 +16,7 @@ def max_pool3x3_fits(x: jax.Array) -> bool:
     if not onednn.worth(64 * x.size, x):  # as long as so many operations of a product
         return False
     out = jax.eval_shape(functions.max_pool3x3, x).shape
-    return _spread.is_fast(out, out, x.shape)
+    return _spread.is_fast(x.dtype, out, out, x.shape)
 
 
 def max_pool3x3(x: jax.Array) -> jax.Array:
@@ -40,7 +40,8 @@ _max_pool3x3.defvjp(lambda x, _: functions.largest_of_nine(x), _backward)
 def _spread(library, shapes):
     """Give each window's gradient to its place, the number of one of its nine pixels."""
     place, out, x = shapes
-    views = library.layout(place, _MAPS, small=True), *(library.layout(s, _MAPS) for s in (out, x))
+    small = library.layout(place, _MAPS, kind=onednn.UINT8)
+    views = small, *(library.layout(shape, _MAPS) for shape in (out, x))
     operation = Operation(library, *views)
     (layout, small, whole), (place, out, x) = views, operation.views
     strides, sizes, none, sides = (onednn.longs(n, n) for n in (2, 3, 0, 1))

@@ -17,11 +17,11 @@ def linear_fits(x: jax.Array, *kernels: jax.Array) -> bool:
     shapes = [kernel.shape for kernel in kernels]
     if not onednn.worth(2 * rows * d * sum(f for _, f in shapes), x, *kernels):
         return False
-    x, outs, biases = (rows, d), [(rows, f) for _, f in shapes], [(f,) for _, f in shapes]
+    dtype, outs, biases = x.dtype, [(rows, f) for _, f in shapes], [(f,) for _, f in shapes]
     return (
-        _linear.is_fast(x, *shapes, *biases, *outs)
-        and _input_gradient.is_fast(*outs, *shapes, x)
-        and _kernel_gradient.is_fast(x, *outs, *shapes, *biases)
+        _linear.is_fast(dtype, (rows, d), *shapes, *biases, *outs)
+        and _input_gradient.is_fast(dtype, *outs, *shapes, (rows, d))
+        and _kernel_gradient.is_fast(dtype, (rows, d), *outs, *shapes, *biases)
     )
 
 
@@ -101,10 +101,10 @@ def _kernel_gradient(library, shapes):
             width = min(_WIDEST, f - first)
             for height, number in zip((rows, d, 1)[:kinds], numbers, strict=True):
                 layout = library.layout((height, width), strides=(f, 1))
-                views.append((layout, number, 4 * first))
+                views.append((layout, number, library.bytes * first))
     operation = Operation(library, *views)
     x, *views = operation.views
-    ones = operation.filled(library.rows((1, rows)), 1)
+    ones = operation.filled((1, rows), 1)
     for out, kernel, *bias in zip(*(views[kind::kinds] for kind in range(kinds)), strict=True):
         operation.product(library.turned(x), out, kernel)
         if bias:

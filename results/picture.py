@@ -1,0 +1,66 @@
+"""Accuracy on CIFAR-10 against the operations of the training: ours, and published figures."""
+
+from typing import NamedTuple
+
+from jax_train.drawing import canvas
+from jax_train.drawing.results import COLOURS
+from results.runs import ROOT
+
+PICTURE = ROOT / "docs" / "images" / "accuracy_flops.png"
+
+
+class Published(NamedTuple):
+    """A figure of others; operations are 6 · MACs · images, where they print none themselves."""
+
+    name: str
+    pflop: float
+    top1: float
+    is_vit: bool = True
+
+
+# Of transformers the best epoch on the test images; of airbench means of at least 200 runs.
+# https://github.com/SHI-Labs/Compact-Transformers, https://github.com/aanna0701/SPT_LSA_ViT,
+# https://github.com/KellerJordan/cifar10-airbench
+PUBLISHED = (
+    Published("CCT-2/3x2", 2.0, 89.17),
+    Published("CCT-4/3x2", 2.8, 91.45),
+    Published("CCT-6/3x2", 14, 93.56),
+    Published("CCT-7/3x1", 57, 94.78),
+    Published("ViT-Lite-7/4", 14, 91.38),
+    Published("SL-ViT", 18, 94.53),
+    Published("airbench94 (Muon)", 0.29, 94.01, is_vit=False),
+    Published("airbench95", 1.39, 95.01, is_vit=False),
+    Published("airbench96", 4.91, 96.03, is_vit=False),
+    Published("ResNet-18", 32.3, 96.0, is_vit=False),
+)
+
+
+def draw(ours: dict[str, tuple[float, float, bool]]) -> None:
+    """Write the picture.
+
+    Args:
+      ours: by name of the recipe: PFLOP, mean top-1 in %, whether it is a transformer.
+    """
+    figure = canvas.new_figure(4.2, "CIFAR-10: accuracy against operations")
+    axes = figure.subplots()
+    points = [(p.name, p.pflop, p.top1, p.is_vit, "published") for p in PUBLISHED]
+    points += [(name, *values, "here") for name, values in ours.items()]
+    for whose, filled in (("here", True), ("published", False)):
+        for is_vit, colour, mark in ((True, COLOURS[0], "o"), (False, COLOURS[1], "s")):
+            chosen = [p for p in points if p[3:] == (is_vit, whose)]
+            style = {"color": colour if filled else "white", "edgecolor": colour, "marker": mark}
+            x, y = [p[1] for p in chosen], [p[2] for p in chosen]
+            label = f"{'ViTs' if is_vit else 'CNNs'}, {whose}"
+            axes.scatter(x, y, label=label, zorder=3, **style)
+    for name, x, y, _, whose in points:
+        is_ours = whose == "here"
+        place = {"xytext": (5, -11 if is_ours else 4), "textcoords": "offset points"}
+        weight = "bold" if is_ours else "normal"
+        axes.annotate(name, (x, y), size=canvas.SMALL - 1, weight=weight, parse_math=False, **place)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.3)
+    canvas.name_axes(axes, "PFLOP of the training", "top-1 on test images, %")
+    axes.legend(fontsize=canvas.SMALL, loc="lower right")
+    canvas.save_figure(figure, PICTURE, 120)
