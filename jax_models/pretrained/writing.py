@@ -34,7 +34,7 @@ def files(model: nnx.Module, found: Description, format: str) -> dict[str, dict[
 
     Args:
       model: with the weights.
-      found: its description, class names included.
+      found: its description, class names and preprocessing included.
       format: one of `FORMATS`.
 
     Raises:
@@ -42,13 +42,15 @@ def files(model: nnx.Module, found: Description, format: str) -> dict[str, dict[
     """
     if not _has_names(model, format):
         raise Unwritable(f"{FORMATS[format]} has no such model")
+    if (steps := found.preprocessing) is None:
+        raise Unwritable("a folder says what happens to images, which is not known")
     settings = registry.model_keywords(found.name) | found.settings
     if format == "timm":
-        return {CONFIG: _timm(model, found, settings)}
+        return {CONFIG: _timm(model, found, settings, steps)}
     kind = tables.written(model, format).root.rstrip(".")
     config = {"model_type": kind, "dtype": "float32", "num_channels": settings["in_channels"]}
     config |= _head(model, found, settings, kind) | _KINDS[kind](settings)
-    return {CONFIG: config, PREPROCESSOR: _processor(found.preprocessing)}
+    return {CONFIG: config, PREPROCESSOR: _processor(steps)}
 
 
 def _has_names(model: nnx.Module, format: str) -> bool:
@@ -62,7 +64,7 @@ def _has_names(model: nnx.Module, format: str) -> bool:
 # transformers
 
 
-def _head(model: nnx.Module, found: Description, settings: Settings, kind: str) -> dict[str, Any]:
+def _head(model: Any, found: Description, settings: Settings, kind: str) -> dict[str, Any]:
     """Which class of the library it is, and what the classes are called."""
     if isinstance(model.head, NoHead):
         return {"architectures": [f"{_CLASSES[kind]}Model"]}
@@ -182,11 +184,12 @@ def _processor(steps: Preprocessing) -> dict[str, Any]:
 # timm
 
 
-def _timm(model: nnx.Module, found: Description, settings: Settings) -> dict[str, Any]:
-    steps, classes = found.preprocessing, settings["num_classes"]
-    arguments = _arguments(found, settings)
+def _timm(
+    model: nnx.Module, found: Description, settings: Settings, steps: Preprocessing
+) -> dict[str, Any]:
+    classes, arguments = settings["num_classes"], _arguments(found, settings)
     squash = isinstance(steps.resize, tuple)
-    resize = steps.resize[0] if squash else steps.resize or steps.size
+    resize = steps.resize[0] if isinstance(steps.resize, tuple) else steps.resize or steps.size
     share = steps.size / resize
     if math.floor(steps.size / share) != resize:  # as timm reckons it
         share = math.nextafter(share, 0)
@@ -217,7 +220,7 @@ def _weight(model: nnx.Module, *paths: str) -> str | None:
     if path is None:
         return None
     place = known.find(path, known.root)
-    return place.name if place else path
+    return str(place.name) if place else path
 
 
 def _arguments(found: Description, settings: Settings) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> str:
         uint8 = args.uint8 or is_folder
         outputs = {"features": args.features, "attention": args.attention}
         exported = graph.build(run, uint8=uint8, **outputs)
-        if is_folder:
+        if format is not None:
             found = writing.to_folder(run, exported, format, args.to, images)
         else:
             found = writing.to_file(run, exported, args.to, images)
