@@ -57,6 +57,8 @@ RECIPES = {
     "resnet18_cifar10": Recipe("93.02 %"),
     "cct2_cifar10": Recipe("89.17 %, best epoch on test"),
     "cct2_cifar100": Recipe("66.90 %, best epoch on test"),
+    "cct_muon_cifar10": Recipe("–"),
+    "airbench_mnist": Recipe("–"),
     "sl_vit_cifar10": Recipe("94.53 %, best epoch on test"),
     "airbench94_muon_cifar10": Recipe("94.01 % (n = 200)", **_AIRBENCH),
     "airbench94_cifar10": Recipe("94.01 % (n = 1,000)", **_AIRBENCH),
