@@ -172,3 +172,11 @@ def test_jax_keeps_its_own_functions(capfd):
     onnx_file.encode(graph.build(run), "mnist_cnn", {"versions": {}})
     assert (jax.nn.softmax, jax.nn.gelu, jax.numpy.concatenate) == before
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_conversion_leaves_jax_as_it_was():
+    pytest.importorskip("jax2onnx")
+    before = dict(vars(jax.numpy))
+    onnx_file._converter()
+    assert all(vars(jax.numpy)[name] is value for name, value in before.items())
+    np.testing.assert_array_equal(jax.numpy.cumsum(np.ones(3), 0), [1, 2, 3])
