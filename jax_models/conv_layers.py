@@ -3,7 +3,8 @@
 Sizes of a stage are in a row (`fmt: skip`), to be read beside torch_ref/cnn.py.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -143,6 +144,11 @@ class BatchNorm(nnx.Module):
             y = ops.normalise(x, self.mean[...], self.var[...], scale, bias, self.epsilon)
         return y
 
+    def affine(self) -> tuple[Array, Array]:
+        """In evaluation the norm is a product with, and then a sum with, these rows [C]."""
+        scale = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.epsilon)
+        return scale, self.bias[...] - self.mean[...] * scale
+
     def _count(self, x):
         count = x.size // x.shape[-1]
         return count if self.axis_name is None else count * jax.lax.axis_size(self.axis_name)
@@ -154,6 +160,47 @@ class BatchNorm(nnx.Module):
             new = jax.lax.stop_gradient(batch).astype(old.dtype)
             running[...] = old + self.momentum * (new - old)
         self.num_batches_tracked[...] += 1
+
+
+def conv_norm(
+    conv: Conv, norm: BatchNorm | None, x: Array, *, train: bool, relu: bool = True,
+    added: Array | None = None, branch: Callable = layers.identity, exact: bool = False,
+) -> Array:  # fmt: skip
+    """A convolution, batch norm if any, a sum and a ReLU; in evaluation on CPUs in one operation.
+
+    Args:
+      conv, norm: the layers.
+      x: [B,H,W,C].
+      train: see `BatchNorm`.
+      relu: whether there is a ReLU at the end.
+      added: to what the branch gives.
+      branch: applied after the norm, in training only.
+      exact: see `ops.convolution`; then in several operations.
+
+    Returns:
+      [B,H',W',D].
+    """
+    if not (train or exact) and conv.lora_a is None:
+        _, stride, padding = conv.window
+        how = {"stride": stride, "groups": conv.feature_group_count, "added": added, "relu": relu}
+        affine = functools.partial(_affine, conv, norm)
+        y = ops.convolution_affine(x, conv.kernel[...], affine, padding, **how)
+        if y is not None:
+            return y
+    y = conv(x, exact=exact)
+    y = y if norm is None else norm(y, train=train)
+    y = branch(y) if train else y
+    y = y if added is None else y + added
+    return jax.nn.relu(y) if relu else y
+
+
+def _affine(conv: Conv, norm: BatchNorm | None) -> tuple[Array, Array]:
+    """What a convolution without its bias is multiplied by, and what is added, [D] each."""
+    bias = 0 if conv.bias is None else conv.bias[...]
+    if norm is None:
+        return jnp.ones(conv.out_features), jnp.broadcast_to(bias, conv.out_features)
+    scale, offset = norm.affine()
+    return scale, scale * bias + offset
 
 
 class ConvStage(nnx.Module):
@@ -193,8 +240,9 @@ class ConvStage(nnx.Module):
         Without `maps` the attention may be None.
         """
         for i, conv in enumerate(self.convs):
-            x = conv(x, exact=maps)  # maps that are looked at are more exact
-            x = jax.nn.relu(x if self.norms is None else self.norms[i](x, train=train))
+            norm = None if self.norms is None else self.norms[i]
+            # Maps that are looked at are more exact.
+            x = conv_norm(conv, norm, x, train=train, exact=maps)
         weights = None
         if self.attention is not None:
             x, weights = self.attention(x, maps=maps)

@@ -102,6 +102,35 @@ def convolution(
     return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
 
+def convolution_affine(
+    x: Array,
+    kernel: Array,
+    affine: Callable[[], tuple[Array, Array]],
+    padding: int,
+    *,
+    stride: int,
+    groups: int,
+    added: Array | None,
+    relu: bool,
+) -> Array | None:
+    """In one operation, where there is one: ReLU(convolution · scale + offset + added).
+
+    Args:
+      x, kernel, padding, stride, groups: as of `convolution`.
+      affine: gives scale [D] and offset [D].
+      added: [B,H',W',D], or None.
+      relu: False leaves the ReLU out.
+
+    Returns:
+      [B,H',W',D]; None where it takes several operations.
+    """
+    how = padding, stride, groups
+    if not (cpu.active() and kernels.affine_fits(x, kernel, *how)):
+        return None
+    rows = (row.astype(jnp.float32) for row in affine())
+    return kernels.convolution_affine(x, kernel, *rows, added, how, relu)
+
+
 def attention(
     x: Array,
     kernel: Array,

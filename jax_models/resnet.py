@@ -1,15 +1,15 @@
 """ResNet; sizes in a row (`fmt: skip`), to be read beside torch_ref/resnet.py."""
 
+import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from jax_models import layer_numbers, layers, ops
 from jax_models.cnn import ConvNet, check_widths
-from jax_models.conv_layers import BatchNorm, BlockStage, Conv, Window
+from jax_models.conv_layers import BatchNorm, BlockStage, Conv, Window, conv_norm
 from jax_models.registry import register_as
 from jax_models.rngs import Rngs
 
@@ -39,7 +39,7 @@ class Stem(nnx.Module):
 
     def __call__(self, images: Array, *, train: bool) -> Array:
         """images [B,H,W,C] -> [B,H',W',D]."""
-        x = jax.nn.relu(self.norm(self.conv(images), train=train))
+        x = conv_norm(self.conv, self.norm, images, train=train)
         return ops.max_pool3x3(x) if self.pool else x
 
     @property
@@ -85,12 +85,14 @@ class Block(nnx.Module):
         self, x: Array, *, train: bool, rngs: Rngs, maps: bool = False
     ) -> tuple[Array, None]:
         """x [B,H,W,C] -> (x [B,H',W',C'], None)."""
+        *pairs, last = zip(self.convs, self.norms, strict=True)
         y = x
-        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            y = norm(conv(jax.nn.relu(y) if i else y), train=train)
+        for conv, norm in pairs:
+            y = conv_norm(conv, norm, y, train=train)
         if self.shortcut is not None:
-            x = self.shortcut_norm(self.shortcut(x), train=train)
-        return jax.nn.relu(self.drop_path(y, train=train, rngs=rngs) + x), None
+            x = conv_norm(self.shortcut, self.shortcut_norm, x, train=train, relu=False)
+        branch = functools.partial(self.drop_path, train=train, rngs=rngs)
+        return conv_norm(*last, y, train=train, added=x, branch=branch), None
 
     @property
     def windows(self) -> list[Window]:

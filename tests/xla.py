@@ -28,7 +28,7 @@ QUICK_FLAGS = _flags(QUICK)
 # others: layouts would not see the same images to the last bit.
 EVEN_FLAGS = _flags(_options(1, True, False))
 # As users' programs are compiled: for what depends on their rounding.
-AS_USERS = _options(3, False, True)
+AS_USERS = _options(1, False, True)
 
 
 def for_many_steps() -> dict | None:

@@ -41,6 +41,10 @@ _FRAME_HEAD = {"struct_size": _SIZE, "extension": _TO(_MetadataExtension), "api"
 _Frame = _structure("_Frame", **_FRAME_HEAD, context=_POINTER, stage=_INT, **_CALL)
 
 
+class Incompatible(Exception):
+    """XLA does not take functions of this version of its interface."""
+
+
 _HANDLER = ctypes.CFUNCTYPE(_POINTER, _TO(_Frame))
 _keep = []  # what XLA holds addresses of
 _thread = threading.local()
@@ -52,6 +56,9 @@ def register(name: str, function: Callable[[int, tuple, list[int], list[int]], N
     It is given XLA's number for the dtype of the first result, the shapes and the addresses of the
     arguments and then of the results, and the call's integer attributes by the order of their
     names. What it raises, the call raises.
+
+    Raises:
+      Incompatible: XLA has another version of the interface.
     """
 
     def handle(frame):
@@ -74,7 +81,15 @@ def register(name: str, function: Callable[[int, tuple, list[int], list[int]], N
     handler = _HANDLER(handle)
     _keep.append(handler)
     capsule = jax.ffi.pycapsule(handler)
-    jax.ffi.register_ffi_target(name, capsule, platform="cpu", api_version=1)
+    try:
+        jax.ffi.register_ffi_target(name, capsule, platform="cpu", api_version=1)
+    except jax.errors.JaxRuntimeError as error:
+        raise Incompatible(str(error)) from error
+
+
+def check() -> None:
+    """Raise `Incompatible` where no function can be registered."""
+    register("jax_models_check", lambda *_: None)
 
 
 def _read(frame) -> tuple[int, tuple, list[int], list[int]]:

@@ -10,6 +10,7 @@ import functools
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from typing import NamedTuple
@@ -32,12 +33,14 @@ _KINDS = {np.dtype(jnp.float32): FLOAT32, np.dtype(jnp.bfloat16): _BFLOAT16}
 _BYTES = {_BFLOAT16: 2, FLOAT32: 4, UINT8: 1}
 _XLAS = {11: FLOAT32, 16: _BFLOAT16}  # by XLA's numbers for dtypes
 _HAS_BFLOAT16 = 0xE7  # the instruction set avx512_core_bf16: bits that all later ones have too
-_MULTIPLY = 0x1FFF1
+_ADD, _MULTIPLY, _RELU = 0x1FFF0, 0x1FFF1, 0x20
+# A ReLU of oneDNN's makes 0 of NaN; with a slope below 0, however small, NaN stays.
+_SLOPE = 1e-30
 TRAINING, DIRECT, SOFTMAX = 64, 1, 0x30000
 KERNEL_LAYOUT, KERNEL_GRADIENT_LAYOUT, _SCRATCHPAD_LAYOUT = 131, 132, 136
 SRC, DST, WEIGHTS, BIAS = 1, 17, 33, 41
 GRADIENT = 128  # marks the gradient of one of the four above
-_FACTOR = 32768 | 2  # what a result is multiplied by
+_AFTER = 32768  # times 1, 2, …: of the operations after a primitive
 _SCRATCHPAD, _GIVEN_BY_CALLER = 80, 1
 _ALIGNMENT = 64  # bytes
 LEAST_FLOPS = 4e6  # fewer operations take less time than a call does
@@ -45,11 +48,16 @@ LEAST_FLOPS = 4e6  # fewer operations take less time than a call does
 
 @functools.cache
 def library() -> "Library | None":
-    """The library; None where it is not installed or does not load."""
+    """The library; None where it is not installed or does not load, or XLA cannot call it."""
     try:
-        return Library()
+        found = Library()
+        ffi.check()
     except (OSError, metadata.PackageNotFoundError):
         return None
+    except ffi.Incompatible as error:
+        warnings.warn(f"This JAX cannot call oneDNN, so XLA computes: {error}", stacklevel=2)
+        return None
+    return found
 
 
 def usable(*arrays: jax.Array) -> bool:
@@ -186,19 +194,32 @@ class Operation:
         self, a: View, b: View, out: View, *, bias=None, times=None, add: bool = False
     ) -> None:
         """Add out = a·b (+ bias, a row) (* times, entry by entry), or with `add` out += a·b."""
-        library, after, views = self._library, None, {SRC: a, WEIGHTS: b, DST: out}
-        if add or times is not None:
-            after = library.new("post_ops_create")
+        library = self._library
+        after, more = self.after(times=times)
+        views = {SRC: a, WEIGHTS: b, DST: out} | more
         if add:
             whole = ctypes.c_float(1), ctypes.c_int32(0), library.kind
             library.call("post_ops_append_sum", after, *whole)
-        elif times is not None:
-            library.call("post_ops_append_binary", after, _MULTIPLY, times.layout)
-            views[_FACTOR] = times
         if bias is not None:
             views[BIAS] = bias
         layouts = a.layout, b.layout, bias and bias.layout, out.layout
         self.add(library.describe("matmul", *layouts, after=after), views)
+
+    def after(self, *, times=None, plus=(), relu: bool = False):
+        """Describe what is done to a result: * times, + all of `plus`, entry by entry, then ReLU.
+
+        Returns:
+          (operations after a primitive, the views it is given besides its own).
+        """
+        after, views = self._library.new("post_ops_create"), {}
+        binary = [(_MULTIPLY, times)] * (times is not None) + [(_ADD, view) for view in plus]
+        for number, (kind, view) in enumerate(binary, start=1):
+            self._library.call("post_ops_append_binary", after, kind, view.layout)
+            views[_AFTER * number | SRC + 1] = view
+        if relu:
+            how = ctypes.c_float(_SLOPE), ctypes.c_float(0)
+            self._library.call("post_ops_append_eltwise", after, _RELU, *how)
+        return after, views
 
     def temporary(self, layout) -> View:
         """Memory for the time of a run; all operations share it, for they run one by one."""

@@ -119,7 +119,8 @@ class Program:
             Progress(self._shardings, everywhere),
         )
         init = functools.partial(initial_state, self.config, self.recipe.optimizer)
-        self._init = jax.jit(init, out_shardings=self._shardings)
+        options = parallel.compiler_options(donates=False)
+        self._init = jax.jit(init, out_shardings=self._shardings, compiler_options=options)
         self.zero_sums = jax.jit(metrics.zero_train_sums, out_shardings=layout.replicated)
         order = functools.partial(steps.epoch_order, self.recipe, num_examples=len(train_set))
         self._order = jax.jit(order, out_shardings=layout.replicated)

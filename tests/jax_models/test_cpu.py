@@ -1,5 +1,6 @@
 """The CPU's ways compute what XLA's own do: values, gradients, whole models."""
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -379,6 +380,14 @@ def test_without_the_package_xla_computes(monkeypatch):
     np.testing.assert_allclose(conv(x), plain, atol=1e-5)
 
 
+@with_onednn
+def test_where_xla_has_another_interface_it_computes(monkeypatch):
+    monkeypatch.setattr(ffi, "_VERSION", (99, 0))
+    monkeypatch.setattr(onednn, "library", onednn.library.__wrapped__)
+    with pytest.warns(UserWarning, match="cannot call oneDNN, so XLA computes: .*99.0"):
+        assert onednn.library() is None
+
+
 def test_small_work_is_left_to_xla():
     assert not kernels.convolution_fits(draw(1, 5, 5, 2), draw(3, 3, 2, 3), 1)
     assert not kernels.linear_fits(draw(5, 7), draw(7, 3))
@@ -533,6 +542,32 @@ def test_batch_norm_equals_xlas(shape):
         ):
             gap = float(jnp.linalg.norm(a.astype(jnp.float32) - b))
             assert gap <= 5e-3 * float(jnp.linalg.norm(b))
+
+
+@with_onednn
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize(("size", "stride", "groups"), [(3, 1, 1), (1, 2, 1), (7, 1, 37)])
+def test_convolution_norm_sum_and_relu_in_one(size, stride, groups, adds, relu):
+    inner = {"stride": stride, "padding": size // 2, "groups": groups, "rngs": nnx.Rngs(0)}
+    conv, norm = conv_layers.Conv(37, 37, size, **inner), conv_layers.BatchNorm(37)
+    for name, seed in (("scale", 1), ("bias", 2), ("mean", 3)):
+        getattr(norm, name).set_value(draw(37, seed=seed))
+    norm.var.set_value(1 + jnp.square(draw(37, seed=4)))
+    x = draw(11, 23, 19, 37)
+    added = draw(*jax.eval_shape(conv, x).shape, seed=5) if adds else None
+
+    def run(x, added):
+        return conv_layers.conv_norm(conv, norm, x, train=False, added=added, relu=relu)
+
+    args = (x, added) if adds else (x,)
+    function = run if adds else functools.partial(run, added=None)
+    y = jax.jit(function)(*args)
+    ours = value_and_gradients(function, *args)
+    with cpu.using(False):
+        plain = value_and_gradients(function, *args)
+    assert_close([y, *ours], [plain[0], *plain], 1e-5)
+    assert jnp.isnan(jax.jit(function)(x.at[0, 0, 0].set(jnp.nan), *args[1:])[0]).any()
 
 
 # Python functions as custom calls

@@ -102,6 +102,59 @@ def _convolution_backward(how, shape, residuals, gradient):
 _convolution.defvjp(_convolution_forward, _convolution_backward, symbolic_zeros=True)
 
 
+def affine_fits(
+    x: jax.Array, kernel: jax.Array, padding: int, stride: int = 1, groups: int = 1
+) -> bool:
+    """Whether `convolution_affine` takes these and is worth it."""
+    how = _Geometry(groups, padding, stride)
+    out = how.convolved(x.shape, kernel.shape)
+    if _is_product(x.shape, kernel.shape, how):
+        return False
+    if not convolution_fits(x, kernel, padding, stride, groups):
+        return False
+    each, how = kernel.shape[-1:], how._asdict()
+    shapes = x.shape, kernel.shape, each, each, out, out
+    return _convolve_affine.is_fast(x.dtype, *shapes, **how, relu=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def convolution_affine(
+    x: jax.Array,
+    kernel: jax.Array,
+    scale: jax.Array,
+    offset: jax.Array,
+    added: jax.Array | None,
+    how: tuple[int, int, int],
+    relu: bool,
+) -> jax.Array:
+    """The convolution, times scale [D], plus offset [D], plus what is `added`, then ReLU.
+
+    x [B,H,W,C], kernel [kh,kw,C/groups,D] -> [B,H',W',D], which is the shape of what is added;
+    scale and offset are float32. `how` are padding, stride and groups.
+    """
+    padding, stride, groups = how
+    how = _Geometry(groups, padding, stride)
+    out = jax.ShapeDtypeStruct(how.convolved(x.shape, kernel.shape), x.dtype)
+    arrays = (x, kernel, scale, offset) + (() if added is None else (added,))
+    return _convolve_affine(out, *arrays, **how._asdict(), relu=relu)
+
+
+def _affine_forward(x, kernel, scale, offset, added, how, relu):
+    """Where a gradient is wanted, step by step."""
+
+    def in_steps(x, kernel, scale, offset, added):
+        y = convolution(x, kernel, None, *how) * scale + offset
+        y = y if added is None else y + added
+        return (jax.nn.relu(y) if relu else y).astype(x.dtype)
+
+    return jax.vjp(in_steps, x, kernel, scale, offset, added)
+
+
+convolution_affine.defvjp(
+    _affine_forward, lambda _how, _relu, gradient_of, gradient: gradient_of(gradient)
+)
+
+
 class _Convolution:
     """Layouts of a convolution's arrays; `any_kernel` leaves the kernel's to the library."""
 
@@ -117,7 +170,8 @@ class _Convolution:
         self.geometry = strides, onednn.longs(0, 0), sides, sides  # the second is dilation
         kind = "convolution_forward", onednn.TRAINING, onednn.DIRECT
         arrays = self.x, self.any_kernel, self.bias, self.out
-        self.forward = library.describe(*kind, *arrays, *self.geometry)
+        self.describe = functools.partial(library.describe, *kind, *arrays, *self.geometry)
+        self.forward = self.describe()
 
 
 def _reordered(library, operation, kernel, description):
@@ -137,6 +191,23 @@ def _convolve(library, shapes, *how):
     kernel = _reordered(library, operation, kernel, arrays.forward)
     others = {BIAS: bias[0]} if bias else {}
     operation.add(arrays.forward, {SRC: x, WEIGHTS: kernel, DST: out} | others)
+    return operation
+
+
+@Kernel
+def _convolve_affine(library, shapes, *how):
+    """As `_convolve`, and what comes after it; `how` by the order of the names: relu is third."""
+    x, kernel, *each, out = shapes
+    groups, padding, relu, stride = how
+    arrays = _Convolution(library, x, kernel, out, False, _Geometry(groups, padding, stride))
+    row = library.layout((1, 1, 1, out[-1]), _MAPS, kind=onednn.FLOAT32)
+    layouts = [row, row, *[arrays.out] * (len(each) - 2)]
+    operation = Operation(library, arrays.x, arrays.kernel, *layouts, arrays.out)
+    x, kernel, scale, *plus, out = operation.views
+    after, views = operation.after(times=scale, plus=plus, relu=bool(relu))
+    description = arrays.describe(after=after)
+    kernel = _reordered(library, operation, kernel, description)
+    operation.add(description, {SRC: x, WEIGHTS: kernel, DST: out} | views)
     return operation
 
 

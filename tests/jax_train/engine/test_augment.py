@@ -11,6 +11,7 @@ from scipy import stats
 from configs import common
 from jax_train.engine import augment
 from jax_train.errors import UserError
+from tests import xla
 from tests.with_torch import torch
 
 SIZES = [(11, 11), (7, 13), (13, 8), (6, 10)]  # odd, even, mixed; non-square both ways
@@ -332,7 +333,7 @@ def test_the_model_cannot_change_how_its_images_are_rounded():
     if jax.__version_info__ < (0, 11):
         return  # there the barrier goes before loops are made
     # As users compile, and not as quickly as tests do.
-    full = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+    full = xla.AS_USERS
     with jax.enable_x64(True):
         programs = [evaluate, lambda images: evaluate(images).astype(jnp.float64) @ jnp.eye(3)]
         alone, within = (jax.jit(f).lower(images).compile(full)(images) for f in programs)
