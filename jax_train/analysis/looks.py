@@ -38,6 +38,8 @@ class Patches:
       reader: whose attention it is, for people.
     """
 
+    WHAT = "attention"
+
     def __init__(self, run: TrainedRun):
         self._model, self._embed = run.model, run.model.patch_embed
         self.tokens = explain.token_map(self._embed)
@@ -81,6 +83,8 @@ class Stages:
     Attributes:
       model: in the dtype of the run.
     """
+
+    WHAT = "Grad-CAM"
 
     def __init__(self, run: TrainedRun):
         self.model = run.recipe.merge(run.params, run.stats)
