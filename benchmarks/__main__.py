@@ -19,7 +19,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import growth, host, input_pipeline, race, startup, tasks, world
+from benchmarks import growth, host, input_pipeline, race, serving, startup, tasks, world
 from jax_train.errors import run_command
 from jax_train.printing import counted, say
 from tests.parity.measure import ROOT, rewrite
@@ -98,6 +98,7 @@ PARTS = {
     "startup": lambda args: startup.tables(args.rounds, args.quick),
     "host": lambda args: host.table(args.rounds, args.quick),
     "input": lambda args: input_pipeline.tables(args.rounds, args.quick),
+    "serve": lambda args: serving.table(args.cases, args.rounds, args.quick),
     "growth": lambda args: growth.measure_and_draw(args.record, args.quick),
 }
 ON_ONE_CORE = ("train", "eval", "world")

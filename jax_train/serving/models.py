@@ -36,6 +36,7 @@ class ServedModel:
       max_megapixels: most that are decoded of an image; see `image_files.open_image`.
 
     Attributes:
+      shape: of the images that it takes: height, width and channels.
       predict: images -> probabilities [K] of each.
       look: images -> a `Look` of each.
 
@@ -45,8 +46,8 @@ class ServedModel:
 
     def __init__(self, name: str, run: TrainedRun, most: int, max_megapixels: float):
         self.name, self._run, self._limit = name, run, max_megapixels
-        self._shape, self._scorer = image_shape(run), Scorer(run)
-        check_channels(self._shape)
+        self.shape, self._scorer = image_shape(run), Scorer(run)
+        check_channels(self.shape)
         self._kinds = looks.kinds_of(run)
         self.predict = Work(self._probabilities, batch_sizes(most))
         self.look = Work(self._looks, (1,))
@@ -59,11 +60,11 @@ class ServedModel:
         """
         for work in (self.predict, self.look):
             for size in work.sizes:
-                work.compute(np.zeros((size, *self._shape), np.uint8))
+                work.compute(np.zeros((size, *self.shape), np.uint8))
 
     def decode(self, file: Encoded) -> np.ndarray | str:
         """The image as the model takes it, uint8 [H,W,C], or why it cannot be read."""
-        return try_image(file, self._shape, self._limit, self._run.fit)
+        return try_image(file, self.shape, self._limit, self._run.fit)
 
     def _probabilities(self, images: np.ndarray) -> np.ndarray:
         found = self._scorer.probabilities(images, len(images))
@@ -81,7 +82,7 @@ class ServedModel:
 
     def facts(self) -> dict[str, Any]:
         """What is told of the model."""
-        height, width, channels = self._shape
+        height, width, channels = self.shape
         return {
             "name": self.name,
             "family": self._run.config.model.name,
