@@ -17,6 +17,8 @@ from jax_train.printing import readable
 from jax_train.runs.trained import TrainedRun, image_shape
 from jax_train.serving.batching import Work, batch_sizes
 
+_FIELD = ", or config.data.max_megapixels"  # which whoever sends images cannot set
+
 
 class Look(NamedTuple):
     """What a model makes of an image: pixels [H,W,C] in [0, 1], as it sees them, and maps of it."""
@@ -64,7 +66,8 @@ class ServedModel:
 
     def decode(self, file: Encoded) -> np.ndarray | str:
         """The image as the model takes it, uint8 [H,W,C], or why it cannot be read."""
-        return try_image(file, self.shape, self._limit, self._run.fit)
+        said = try_image(file, self.shape, self._limit, self._run.fit)
+        return said.removesuffix(_FIELD) if isinstance(said, str) else said
 
     def _probabilities(self, images: np.ndarray) -> np.ndarray:
         found = self._scorer.probabilities(images, len(images))

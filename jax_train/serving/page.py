@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from jax_train.pages import page
+from jax_train.printing import listing
 from jax_train.serving.uploads import Limits
 
 
@@ -19,7 +20,7 @@ def render(models: Sequence[dict[str, Any]], limits: Limits) -> str:
     names = [model["name"] for model in models]
     return page.render(
         "serve.html",
-        title=names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
+        title=listing(names, 60),
         models=models,
         limits=limits,
         script=Markup(script),  # ours; the policy of the page runs no other

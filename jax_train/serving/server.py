@@ -2,8 +2,8 @@
 
 import contextlib
 import ipaddress
+import logging
 import socket
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,11 +50,13 @@ def is_loopback(host: str) -> bool:
 def names_of(runs: Sequence[TrainedRun]) -> list[str]:
     """A name for each model, all different: those of the folders, numbered where they are alike."""
     names: list[str] = []
-    stems = [readable(Path(run.folder).name) or "model" for run in runs]
-    many, seen = Counter(stems), Counter[str]()
-    for stem in stems:
-        seen[stem] += 1
-        names.append(f"{stem} ({seen[stem]})" if many[stem] > 1 else stem)
+    for run in runs:
+        stem = readable(Path(run.folder).name) or "model"
+        name, number = stem, 1
+        while name in names:
+            number += 1
+            name = f"{stem} ({number})"
+        names.append(name)
     return names
 
 
@@ -77,6 +79,7 @@ def serve(runs: Sequence[TrainedRun], bound: socket.socket, batch: int, limits: 
         say(f"compiling {name} for {counted(len(models[-1].predict.sizes), 'size')} of batches")
         models[-1].prepare()
     _allow_many_files()
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # broken forms are told anyway
     host, port = bound.getsockname()[:2]
     local = is_loopback(host)
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -97,11 +97,14 @@ async def _form(request: Request, most: int, images: int) -> list[Encoded]:
     except MultiPartException as error:
         text = f"The form cannot be read: {error.message} {_HOW}"
         raise HTTPException(422, text) from None
-    files = []
-    async with form:
-        for field, value in form.multi_items():
-            if not isinstance(value, UploadFile):
-                name = shorten(readable(field), 40)
-                raise HTTPException(422, f"The field {name!r} of the form is no file. {_HOW}")
-            files.append(Encoded(readable(value.filename or field), await value.read()))
-    return files
+    try:
+        return [await _file(field, value) for field, value in form.multi_items()]
+    finally:
+        await form.close()
+
+
+async def _file(field: str, value: UploadFile | str) -> Encoded:
+    if not isinstance(value, UploadFile):
+        name = shorten(readable(field), 40)
+        raise HTTPException(422, f"The field {name!r} of the form is no file. {_HOW}")
+    return Encoded(readable(value.filename or field), await value.read())

@@ -27,7 +27,9 @@ async function ask(file, model) {
     } catch {
       return { error: "The server does not answer." };
     }
-    if (answer.status !== 429 || left === 0) return answer.json();
+    if (answer.status !== 429 || left === 0) {
+      return answer.json().catch(() => ({ error: `The server answers with ${answer.status}.` }));
+    }
     await new Promise((done) => setTimeout(done, PAUSE_MS));
   }
 }
@@ -43,11 +45,11 @@ function bars(classes) {
 }
 
 function slider(text, most, value, shown) {
-  const said = element("output"), input = element("input", { type: "range", min: 0, max: most });
+  const said = element("span"), input = element("input", { type: "range", min: 0, max: most });
   input.value = value;
   const tell = () => {
-    said.value = shown(input.valueAsNumber);
-    input.setAttribute("aria-valuetext", said.value);
+    said.textContent = shown(input.valueAsNumber);
+    input.setAttribute("aria-valuetext", said.textContent);
   };
   input.addEventListener("input", tell);
   tell();

@@ -495,7 +495,7 @@ def test_the_command_serves_until_it_is_interrupted(compared_runs, capsys):
     visitor.join()
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
-    assert found == [{"status": "ok", "models": ["vit (1)", "vit (2)"], "requests": 0}]
+    assert found == [{"status": "ok", "models": ["vit", "vit (2)"], "requests": 0}]
     assert f"serving 2 models at http://127.0.0.1:{port} until Ctrl+C" in out
     assert out.endswith("ended\n")
     assert max(map(len, out.splitlines())) <= 80
