@@ -12,6 +12,7 @@ import numpy as np
 
 from jax_train.engine.feed import padded
 
+Results = Sequence[Any] | np.ndarray
 WAIT_SECONDS = 0.004  # for images that are being decoded, before a batch is begun without them
 
 
@@ -24,10 +25,10 @@ class Work:
       sizes: of the batches, rising; each is compiled once, and smaller batches are filled up.
     """
 
-    compute: Callable[[np.ndarray], Sequence[Any]]
+    compute: Callable[[np.ndarray], Results]
     sizes: tuple[int, ...]
 
-    def __call__(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
+    def __call__(self, images: Sequence[np.ndarray]) -> Results:
         """The results of up to `sizes[-1]` images [H,W,C], at least one."""
         size = next(size for size in self.sizes if size >= len(images))
         return self.compute(padded(np.stack(images), size))[: len(images)]
@@ -119,7 +120,8 @@ class Batcher:
                 lambda: not self._coming or len(self._waiting) >= work.sizes[-1],
                 self._wait_seconds,
             )
-            taken, left = [], deque()
+            taken: list[_Job] = []
+            left: deque[_Job] = deque()
             for job in self._waiting:
                 fits = job.work is work and len(taken) < work.sizes[-1]
                 (taken if fits else left).append(job)
