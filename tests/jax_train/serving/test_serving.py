@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 import urllib.request
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -414,8 +413,6 @@ def test_the_page_shows_what_models_say_and_where_they_look(tab, address, tmp_pa
     assert "<script>alert(1)" in tab.evaluate("document.querySelector('article').innerText")
     assert min(tab.evaluate("[...document.images].map(image => image.naturalWidth)")) > 0
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    if folder := os.environ.get("SCREENSHOTS"):
-        tab.screenshot(Path(folder) / f"serve-{width}.png")
     choose(tab, tmp_path / "no image.png")
     until(tab, f"{STATUS}.startsWith('no image.png: ')")
     assert "cannot be read" in tab.evaluate("document.querySelector('.error').textContent")
