@@ -18,10 +18,10 @@ from PIL import Image
 
 from benchmarks import clients
 from benchmarks.clients import Asked, Request, Running
+from tests import tiny
 from tests.parity.measure import ROOT, rewrite
 
 PAGE = ROOT / "docs" / "reliability.md"
-MODEL, SIDE = "resnet18", 32
 PHOTOS = 20  # different ones
 FLOOD = 10_000
 MOST_GROWTH = 0.05  # of the memory, from the second tenth of the time to the last
@@ -141,18 +141,27 @@ def _table(asked: Asked, tenths, flooded, seconds: float, wanted) -> str:
     return "\n".join(["| what | figure |", "|---|---|", *lines])
 
 
+def trained(folder: Path) -> Path:
+    """Train a tiny ViT on digits; return its folder."""
+    from jax_train.train import train
+
+    train(tiny.config(), folder)
+    return folder
+
+
 def main() -> int:
     """See the module's docstring; returns 1 where something went wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--flood", type=int, default=FLOOD, help="requests at once, at the end")
+    parser.add_argument("--run", type=Path, help="to serve (default: a tiny one, trained first)")
     parser.add_argument("--record", action="store_true", help=f"rewrite {PAGE.name}")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        weights = clients.random_weights(MODEL, Path(folder))
-        limits = ("--max_mb", "1", "--img_size", str(SIDE), "--queue", str(2 * wanted.clients))
-        with clients.serving(weights, "--model", MODEL, *limits) as server:
+        place = wanted.run or trained(Path(folder) / "vit")
+        limits = ("--max_mb", "1", "--queue", str(2 * wanted.clients))
+        with clients.serving(place, *limits) as server:
             text, wrong = run(server, wanted)
     print(text)
     print("\n".join(wrong), file=sys.stderr)
