@@ -1,7 +1,7 @@
 """One process of a race: sets a task up, then runs it each time a line comes in.
 
-Prints one JSON line when it is ready and one after each run. Short runs follow on an untimed one,
-because a process that waited has lost its caches, and on some machines its program's pages.
+Prints one JSON line when it is ready and one after each run. Short runs begin when the side is as
+fast as it was before it waited (see `steady.py`).
 """
 
 import ctypes
@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks import steady
+
 
 def main() -> None:
     """Read what to do from the one argument, a JSON object."""
@@ -19,41 +21,41 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if job["task"] != "epoch":
-        _answer(job, *_repeated(job))
+        _answer(job, _repeated(job))
     elif job["side"] == "jax":
         _follow(_create(job))
     else:
         training = _create(job)
         training.epoch()  # what is compiled is compiled now
-        _answer(job, training.epoch)
+        _answer(job, lambda: _whole(training.epoch))
 
 
 def _repeated(job):
-    """A function that runs a sample, and one that makes ready for it."""
+    """A function that takes a sample of steps."""
     training = _create(job)
-    run = training.train_steps if job["task"] == "train" else training.eval_steps
-    for _ in range(job.get("warm", 3)):
-        begin = time.perf_counter()
-        run(1)
-        once = time.perf_counter() - begin
-    count = max(1, round(job.get("seconds", 1.5) / once))
-    before = _forget_peak if job.get("memory") else lambda: run(-(-count // 2))
-    return lambda: run(count), before
-
-
-def _answer(job, run, before=lambda: None):
-    """Run once for each line that comes in, `before` it untimed; a JSON object changes the job."""
     clock = time.process_time if job.get("one_core") else time.perf_counter
+    run = training.train_steps if job["task"] == "train" else training.eval_steps
+    pace = steady.Pace(run, job.get("seconds", 1.5), job.get("limit", 10), clock)
+    if job.get("memory"):
+        return lambda: _forget_peak() or pace.sample()
+    return pace.sample
+
+
+def _whole(epoch):
+    begin = time.perf_counter()
+    images = epoch()
+    return steady.Sample([time.perf_counter() - begin], images, True)
+
+
+def _answer(job, sample):
+    """Take a sample for each line that comes in; a JSON object changes the job."""
     _tell(ready=True)
     for line in sys.stdin:
         if line.startswith("{"):
-            run, before = _repeated(job | json.loads(line))
+            sample = _repeated(job | json.loads(line))
             _tell(ready=True)
-            continue
-        before()
-        begin = clock()
-        images = run()
-        _tell(seconds=clock() - begin, images=images, peak=_peak())
+        else:
+            _tell_sample(sample())
 
 
 def _follow(training):
@@ -65,7 +67,7 @@ def _follow(training):
         if begin is None:
             _tell(ready=True)
         else:
-            _tell(seconds=time.perf_counter() - begin, images=images, peak=_peak())
+            _tell_sample(steady.Sample([time.perf_counter() - begin], images, True))
         if not sys.stdin.readline():
             os._exit(0)
         begin = time.perf_counter()
@@ -98,6 +100,10 @@ def _create(job):
 
 def _tell(**facts):
     print(json.dumps(facts), file=sys.__stdout__, flush=True)
+
+
+def _tell_sample(sample):
+    _tell(**sample._asdict(), peak=_peak())
 
 
 def _forget_peak():

@@ -25,12 +25,15 @@ def dataset(images, labels, num_classes: int) -> Dataset:
 
 
 class Training:
-    """The compiled steps of a recipe and their state.
+    """The compiled steps of a recipe and their state, on one device.
 
     Args:
       config: see `tasks.config_of`.
       images: uint8 [N,H,W,C].
       labels: [N].
+
+    Attributes:
+      length: steps of a call: one on CPUs, several on accelerators (`config.train.steps_per_call`).
     """
 
     def __init__(self, config: ConfigDict, images, labels):
@@ -40,23 +43,24 @@ class Training:
         )
         self.splits = Splits(data, few, data)
         self.config = config = resolve(config, self.splits)
-        self.program = Program(config, data, Layout())
+        self.program = Program(config, data, Layout(jax.devices()[:1]))
         self.layout, self.per_epoch = self.program.layout, self.program.steps_per_epoch
+        self.length = self.program.steps_per_call
         self.carry = self.program.start()
         self.args = feed.Resident(data, self.layout).arrays, self.program.order(0)
 
     @functools.cached_property
     def compiled(self):
-        """The training step."""
-        step = functools.partial(steps.train_step, self.program.recipe)
+        """The training steps of a call."""
+        step = functools.partial(steps.train_steps, self.program.recipe, self.length)
         return self.layout.compile(step, (*self.carry, *self.args), donate=(0, 1))
 
     def train_steps(self, count: int) -> int:
-        """`count` steps; returns the number of images."""
+        """`count` calls of the compiled steps; returns the number of images."""
         for _ in range(count):
             self.carry = self.compiled(*self.carry, *self.args)
         jax.block_until_ready(self.carry)
-        return count * self.config.train.batch_size
+        return count * self.length * self.config.train.batch_size
 
     @functools.cached_property
     def _evaluate(self):

@@ -1,5 +1,6 @@
 """Several processes that take turns at the same work, so that noise hits all of them alike."""
 
+import itertools
 import json
 import os
 import statistics
@@ -23,22 +24,32 @@ _TRIES = 4
 
 @dataclass
 class Samples:
-    """What one racer did: images per second, peak megabytes, and samples thrown away."""
+    """What one racer did.
 
-    speeds: list[float] = field(default_factory=list)
+    Attributes:
+      speeds: images per second of its steps, by sample.
+      peaks: megabytes, by sample.
+      disturbed: samples thrown away.
+      kept_disturbed: samples kept although they were disturbed.
+      unsettled: samples taken although the racer was slower than before it waited.
+    """
+
+    speeds: list[list[float]] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
     disturbed: int = 0
     kept_disturbed: int = 0
+    unsettled: int = 0
 
     @property
     def median(self) -> float:
-        """Images per second."""
-        return statistics.median(self.speeds)
+        """Images per second: of all steps, so that a slow one among them counts for little."""
+        return statistics.median(itertools.chain(*self.speeds))
 
     @property
-    def spread(self) -> float:
-        """Half the range of the speeds, as a share of the median."""
-        return (max(self.speeds) - min(self.speeds)) / 2 / self.median
+    def spread(self) -> float | None:
+        """Half the range of the samples' medians, as a share of the median; None of one sample."""
+        medians = [statistics.median(sample) for sample in self.speeds]
+        return (max(medians) - min(medians)) / 2 / self.median if len(medians) > 1 else None
 
 
 def race(
@@ -102,7 +113,8 @@ def _sample(racer, samples, one_core=False):
         if not disturbed:
             break
     samples.kept_disturbed += disturbed
-    samples.speeds.append(facts["images"] / facts["seconds"])
+    samples.unsettled += not facts["settled"]
+    samples.speeds.append([facts["images"] / seconds for seconds in facts["beats"]])
     samples.peaks.append(facts["peak"])
 
 

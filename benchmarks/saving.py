@@ -23,7 +23,7 @@ MODELS = ("vit", "simple_cnn")
 
 def measure(name: str, every: int, steps: int, rounds: int) -> dict[str, float]:
     """Median milliseconds of a step without saves, with saves, and of the call that starts one."""
-    config = tasks.config_of(name)
+    config = tasks.config_of(name, **{"train.steps_per_call": 1})
     training = jax_side.Training(config, *tasks.random_images(config, 1280))
     step, carry, args = training.compiled, training.carry, training.args
     carry = step(*carry, *args)

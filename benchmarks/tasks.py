@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+import jax_models
 from configs import common
 
 
@@ -55,6 +56,13 @@ def config_of(case: str, **changes) -> ConfigDict:
     recipe, batch_size, _ = CASES[case]
     config = importlib.import_module(f"configs.{recipe}").get_config()
     return _completed(config, {"train.batch_size": batch_size, **changes})
+
+
+def short_changes(case: str) -> dict:
+    """Changes to a case's recipe that leave batches of 2 and, of ViTs, a block."""
+    changes = {"train.batch_size": 2, "eval.batch_size": 2}
+    known = jax_models.model_keywords(config_of(case).model.name)
+    return changes | ({"model.depth": 1} if "depth" in known else {})
 
 
 def published_config(name: str, **changes) -> ConfigDict:

@@ -2,7 +2,7 @@
 
 from importlib import metadata
 
-from benchmarks import race
+from benchmarks import race, rows
 from jax_train.printing import say
 from tests.parity.measure import ROOT
 
@@ -13,35 +13,30 @@ TASKS = {"eval": "inference", "train": "training step"}
 _SIDES = ("JAX", "PyTorch", "compiled")
 
 
-def table(cases: list[str], rounds: int, changes: dict) -> str:
-    """Images per second of each side, and the ratio to the fastest PyTorch.
+def table(cases: list[str], rounds: int, changes: dict) -> tuple[str, list[rows.Row], str]:
+    """Images per second of each side, and the ratio to the fastest PyTorch: text, rows and a note.
 
     Args:
       cases: of `tasks.PUBLISHED`.
       rounds: samples of each side.
       changes: to each job (see `child.py`); a size of batches among them is the only one.
     """
-    lines = [
-        "| model | batch | what | JAX | PyTorch | compiled | JAX / best | spread |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines, found, all_samples = rows.header(_SIDES, what=True), [], []
     fixed = changes.get("changes", {}).get("train.batch_size")
-    rows = [(b, t) for b in ((fixed,) if fixed else BATCHES) for t in TASKS]
+    kinds = [(b, t) for b in ((fixed,) if fixed else BATCHES) for t in TASKS]
     sizes = [
-        {"task": task, "changes": {"train.batch_size": b, "eval.batch_size": b}} for b, task in rows
+        {"task": task, "changes": {"train.batch_size": b, "eval.batch_size": b}}
+        for b, task in kinds
     ]
     for case in cases:
         jobs = {name: {"case": case, "published": True} | _side(name) | changes for name in _SIDES}
-        for (batch, task), got in zip(rows, race.races(jobs, rounds, sizes), strict=True):
-            best = max(got[name].median for name in got if name != "JAX")
-            cells = [f"{got[name].median:,.1f}" if name in got else "–" for name in _SIDES]
-            spread = f"±{max(samples.spread for samples in got.values()):.0%}"
-            lines.append(
-                f"| `{case}` | {batch} | {TASKS[task]} | {' | '.join(cells)} "
-                f"| **{got['JAX'].median / best:.2f}** | {spread if rounds > 1 else '–'} |"
-            )
+        for (batch, task), got in zip(kinds, race.races(jobs, rounds, sizes), strict=True):
+            found.append(rows.of_race(got, case=case, batch=batch, what=TASKS[task]))
+            lines.append(rows.line(found[-1], _SIDES))
             say(lines[-1])
-    return "\n".join([*lines, "", _told(changes)])
+            all_samples += got.values()
+    note = f"{rows.told(all_samples, rounds)} {_told(changes)}"
+    return "\n".join([*lines, "", note]), found, note
 
 
 def _side(name: str) -> dict:

@@ -67,7 +67,7 @@ class ConvEmbed(nnx.Module):
         for conv in self.convs:
             # ReLU of the largest is the largest after ReLU, of a quarter of the values.
             x = jax.nn.relu(ops.max_pool3x3(conv(x, exact=exact)))
-        return x.reshape(len(x), self.num_patches, self.embed_dim)
+        return x.reshape(x.shape[0], self.num_patches, self.embed_dim)
 
     @property
     def _windows(self) -> list[Window]:

@@ -413,7 +413,7 @@ def check_images(images: Array, in_channels: int, img_size: int | None = None) -
     """Raise a ValueError unless images are float [B,H,W,C] of the size the model was built for."""
     side = "H,W" if img_size is None else f"{img_size},{img_size}"
     expected = f"float images [B,{side},{in_channels}]"
-    shape = jnp.shape(images)
+    shape = images.shape
     sides = (shape[1:3] if img_size is None else (img_size, img_size)) + (in_channels,)
     if len(shape) != 4 or shape[1:] != sides:
         hint = ""

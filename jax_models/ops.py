@@ -202,7 +202,7 @@ def attend(
     Returns:
       (output [B,Q,h·d], attention [B,h,Q,K] as applied to the values, or None).
     """
-    wanted = ~jnp.eye(q.shape[1], k.shape[1], dtype=bool) if others_only else None
+    wanted = jnp.arange(q.shape[1])[:, None] != jnp.arange(k.shape[1]) if others_only else None
     if not (maps or drop):
         if cpu.active() and kernels.attention_fits(q, k, v):
             y = kernels.attention(q if scale == 1 else q * scale, k, v, None, others_only)

@@ -172,7 +172,7 @@ class VisionTransformer(nnx.Module):
         """
         x = self.embed_activation(self.patch_embed(images, exact=exact))
         tokens = [getattr(self, name)[...] for name in self.prefix]
-        tokens = [jnp.broadcast_to(t, (len(x), *t.shape[1:])).astype(x.dtype) for t in tokens]
+        tokens = [jnp.broadcast_to(t, (x.shape[0], *t.shape[1:])).astype(x.dtype) for t in tokens]
         positions = self.positions.astype(x.dtype)
         if self.cover_prefix:
             x = jnp.concatenate([*tokens, x], axis=1) + positions

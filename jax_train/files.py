@@ -1,13 +1,16 @@
 """Files that are written whole or not at all, CSV among them, and the user's cache folder."""
 
+import contextlib
 import csv
 import functools
 import io
 import json
 import math
 import os
+import secrets
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -171,3 +174,37 @@ def write_atomically(
     if isinstance(content, str):
         content = content.encode("utf-8", "surrogateescape")
     output.write(path, content)
+
+
+def check_new_folder(option: str, path: str | os.PathLike) -> None:
+    """Check, before anything slow starts, that the folder an option names can be made.
+
+    Raises:
+      UserError: there is something of that name, or it cannot be made where it would lie.
+    """
+    if os.path.lexists(path):
+        raise UserError(
+            f"{option} {path} exists already, and a folder is never replaced: delete it, or choose "
+            "another name."
+        )
+    check_output(option, path, overwrite=False)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Give an empty folder that gets this name when all that is done in it is done.
+
+    Raises:
+      OSError: it cannot be made, or there is something of that name.
+    """
+    place = Path(os.path.abspath(path))
+    temporary = place.with_name(f".{place.name[:50]}.{secrets.token_hex(4)}.part")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if os.path.lexists(place):
+            raise FileExistsError(f"{place} has come to be there meanwhile")
+        temporary.rename(place)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -57,6 +57,8 @@ RECIPES = {
     "resnet18_cifar10": Recipe("93.02 %"),
     "cct2_cifar10": Recipe("89.17 %, best epoch on test"),
     "cct2_cifar100": Recipe("66.90 %, best epoch on test"),
+    "cct_muon_cifar10": Recipe("–"),
+    "airbench_mnist": Recipe("–"),
     "sl_vit_cifar10": Recipe("94.53 %, best epoch on test"),
     "airbench94_muon_cifar10": Recipe("94.01 % (n = 200)", **_AIRBENCH),
     "airbench94_cifar10": Recipe("94.01 % (n = 1,000)", **_AIRBENCH),
@@ -80,16 +82,19 @@ def train(names: Iterable[str], seeds: Iterable[int], data_dir: str | None, fold
             recipe, record = RECIPES[name], read(name)
             if str(seed) in record:
                 continue
-            run = _run(name, recipe, seed, data_dir)
+            run = run_of(name, recipe, seed, data_dir)
             peak = runs.carry_out([run], folder)[run.name]
-            record[str(seed)] = _figures(folder / run.name, recipe.tta) | {"peak_bytes": peak}
+            record[str(seed)] = figures(folder / run.name, recipe.tta) | {"peak_bytes": peak}
             write_atomically(_file(name), json_text(record, indent=2) + "\n")
             say(f"{name}, seed {seed}: {record[str(seed)]['top1']:.2%}")
 
 
-def _run(name: str, recipe: Recipe, seed: int, data_dir: str | None) -> Run:
+def run_of(
+    name: str, recipe: Recipe, seed: int, data_dir: str | None, changes: dict | None = None
+) -> Run:
+    """The run of a recipe by a seed; `changes` are fields that are set besides."""
     where = {} if data_dir is None else {"data.data_dir": data_dir}
-    fields = {"seed": seed, "log.progress": False} | where | recipe.fields
+    fields = {"seed": seed, "log.progress": False} | where | recipe.fields | (changes or {})
     return Run(f"{name}/seed-{seed}", recipe.name or name, fields)
 
 
@@ -102,7 +107,7 @@ def read(name: str) -> dict[str, dict]:
     return json.loads(_file(name).read_text()) if _file(name).exists() else {}
 
 
-def _figures(workdir: Path, tta: tuple[str, ...]) -> dict:
+def figures(workdir: Path, tta: tuple[str, ...]) -> dict:
     """What a finished run reached, and with what."""
     from jax_train.analysis import costs
     from jax_train.analysis.evaluation import evaluate

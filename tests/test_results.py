@@ -82,7 +82,7 @@ def test_a_recipe_is_trained_once_and_told(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "RECIPES", rows)
     recipes.train(["small"], [7], None, tmp_path)
     first = recipes.read("small")
-    results = runs.read(recipes._run("small", rows["small"], 7, None), tmp_path)
+    results = runs.read(recipes.run_of("small", rows["small"], 7, None), tmp_path)
     assert first["7"]["top1_one_view"] == results["test"]["top1"]
     assert first["7"]["peak_bytes"] > 1e8
     assert first["7"]["train_flops"] > 0

@@ -12,7 +12,7 @@ from jax_models.pretrained.description import (
 )
 from jax_models.pretrained.preprocessing import INTERPOLATIONS, Preprocessing
 
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _CLASSIFIER = "ForImageClassification"
 _TEACHER = "ForImageClassificationWithTeacher"
 
@@ -227,7 +227,7 @@ def _read(given: Fields, family: str, defaults: Mapping[str, Any], side: int) ->
     """The steps of an image processor, in its own order: resize, crop, rescale, normalise."""
     size, crop = _size(given, family, defaults), None
     resample = given.get("resample", defaults["resample"])
-    if not isinstance(resample, int) or resample not in _RESAMPLE:
+    if not isinstance(resample, int) or resample not in RESAMPLE:
         given.refuse("resample", resample, "a number of Pillow's, 0 to 5")
     if defaults.get("crop_pct"):  # resizes straight from 384 pixels on
         crop = size if isinstance(size, int) else size[0]
@@ -247,7 +247,7 @@ def _read(given: Fields, family: str, defaults: Mapping[str, Any], side: int) ->
         mean, std = (0.0,) * len(mean), (1.0,) * len(std)
     if len(mean) != len(std) or 0 in std:
         given.refuse("image_std", list(std), "a number above 0 for each channel, as image_mean has")
-    return Preprocessing(crop, size, _RESAMPLE[resample], mean, std, scale, rounds_up=False)
+    return Preprocessing(crop, size, RESAMPLE[resample], mean, std, scale, rounds_up=False)
 
 
 def _size(given: Fields, family: str, defaults: Mapping[str, Any]) -> int | tuple[int, int]:
@@ -275,4 +275,4 @@ def _side(given: Fields, name: str, value: Any) -> int:
     given.refuse(name, value, "one side, of square images")
 
 
-assert set(_RESAMPLE.values()) == set(INTERPOLATIONS)
+assert set(RESAMPLE.values()) == set(INTERPOLATIONS)

@@ -34,8 +34,10 @@ def add_img_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--img_size", type=int, metavar="PIXELS", help=side)
 
 
-def open_run_or_source(args: argparse.Namespace):
+def open_run_or_source(args: argparse.Namespace, *, needs_head: bool = True):
     """Open what `add_run_or_source` and `add_data_place` were given.
+
+    Without `needs_head` a pretrained model may be one without.
 
     Raises:
       UserError: it cannot be used, or has another form than the other arguments take it for.
@@ -44,7 +46,7 @@ def open_run_or_source(args: argparse.Namespace):
         return open_run(args.run_folder, args.data, args.data_dir)
     if args.data or args.data_dir:
         raise UserError(f"{args.run_folder} has no data of its own: leave --data and --data_dir.")
-    return open_source(args)
+    return open_source(args, needs_head=needs_head)
 
 
 def open_with_data(args: argparse.Namespace):

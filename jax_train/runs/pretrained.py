@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +12,7 @@ import numpy as np
 
 import jax_models
 from jax_models.pretrained import Opened, Pretrained, SourceError
+from jax_models.pretrained.description import Description
 from jax_models.pretrained.hub import is_on_hub
 from jax_models.torch_weights import files
 from jax_train import data, recipes
@@ -30,10 +31,21 @@ from jax_train.runs.trained import TrainedRun, image_shape
 _EVAL_BATCH = 100  # of large images
 
 
+@dataclass(frozen=True)
 class PretrainedRun(TrainedRun):
-    """A pretrained model that answers as a run does; it has no data of its own."""
+    """A pretrained model that answers as a run does; it has no data of its own.
 
+    Attributes:
+      description: of the model, as it was loaded.
+    """
+
+    description: Description | None = None
     unfinished = ""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits; none without a head."""
+        return tuple(self.record.class_names)
 
     @property
     def whose_weights(self) -> str:
@@ -185,14 +197,19 @@ def open_source(
             "and evaluate --knn or --linear take it; in Python load_pretrained(…, num_classes=K) "
             "gives it a head."
         )
-    steps, size = loaded.preprocessing, loaded.preprocessing.size
+    return as_run(loaded)
+
+
+def as_run(loaded: Pretrained) -> PretrainedRun:
+    """A loaded model in the form of a run."""
+    source, steps, size = loaded.source, loaded.preprocessing, loaded.preprocessing.size
     config = recipes.defaults()
     config.model.name = loaded.name
-    config.data.update(name=str(source), mean=steps.mean, std=steps.std)
+    config.data.update(name=source, mean=steps.mean, std=steps.std)
     config.eval.batch_size = _EVAL_BATCH
     config.augment.flip = True  # as far as is known: all of these are trained on mirror images
     graphdef, weights = split(loaded.model)
-    record = DataRecord(str(source), None, loaded.class_names, (size, size, steps.channels), {})
+    record = DataRecord(source, None, loaded.class_names, (size, size, steps.channels), {})
     return PretrainedRun(
         folder=Path(source),
         config=config,
@@ -208,4 +225,7 @@ def open_source(
         record=record,
         fit=steps.fit,
         notes=loaded.notes,
+        description=Description(
+            loaded.name, loaded.settings, loaded.preprocessing, loaded.class_names
+        ),
     )

@@ -12,7 +12,10 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+import jax_models
 from jax_models import low_rank
+from jax_models.pretrained import Preprocessing
+from jax_models.pretrained.description import Description
 from jax_train import data
 from jax_train.data.image_files import fitted
 from jax_train.data.sources.by_name import resizes, scheme_of
@@ -26,6 +29,9 @@ from jax_train.runs import data_record
 from jax_train.runs import folder as run_folder
 from jax_train.runs.checkpoint import Checkpoints
 from jax_train.runs.data_record import DataRecord
+
+# Of training: weights say nothing of them.
+RATES = ("dropout", "attention_dropout", "drop_path", "head_dropout")
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,20 @@ class TrainedRun:
     def as_trained(self) -> nnx.Module:
         """The same with its adapters, if it has any, beside the matrices."""
         return nnx.merge(self.recipe.graphdef, self.params, self.stats)
+
+    @property
+    def description(self) -> Description:
+        """The model and what it takes, in the words for pretrained ones."""
+        config = self.config
+        keywords = jax_models.model_keywords(config.model.name)
+        settings = {k: v for k, v in config.model.items() if k in keywords and v is not None}
+        settings = {k: v for k, v in settings.items() if k not in RATES}
+        side = settings.get("img_size") or config.augment.resize or image_shape(self)[0]
+        whole = max(side, config.data.image_size or config.augment.resize or side)
+        how = config.data.interpolation or config.augment.interpolation or "bilinear"
+        steps = Preprocessing(side, whole, how, tuple(config.data.mean), tuple(config.data.std))
+        names = tuple(self.record.class_names) if self.record else None
+        return Description(config.model.name, settings, steps, names)
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:

@@ -11,8 +11,7 @@ import numpy as np
 from flax import nnx
 
 import jax_models
-from jax_models.pretrained import Opened, Preprocessing, SourceError
-from jax_models.pretrained.description import Description
+from jax_models.pretrained import Opened, SourceError
 from jax_models.pretrained.folder import weight_files
 from jax_models.pretrained.hub import is_on_hub
 from jax_train.engine.state import split
@@ -20,9 +19,6 @@ from jax_train.errors import UserError
 from jax_train.files import expand
 from jax_train.machine import processes
 from jax_train.runs import pretrained, trained
-
-# Of training: weights say nothing of them.
-RATES = ("dropout", "attention_dropout", "drop_path", "head_dropout")
 
 
 class Found(NamedTuple):
@@ -105,18 +101,9 @@ def _of_run(place: str) -> Found:
         values = jax.device_get(values)
     finally:  # whether this run is in float64 is not for that one to say
         jax.config.update("jax_enable_x64", wide)
-    config, model = run.config, nnx.merge(graphdef, *values)
-    keywords = jax_models.model_keywords(config.model.name)
-    settings = {k: v for k, v in config.model.items() if k in keywords and v is not None}
-    settings = {k: v for k, v in settings.items() if k not in RATES}
-    side = settings.get("img_size") or config.augment.resize or trained.image_shape(run)[0]
-    whole = max(side, config.data.image_size or config.augment.resize or side)
-    how = config.data.interpolation or config.augment.interpolation or "bilinear"
-    steps = Preprocessing(side, whole, how, tuple(config.data.mean), tuple(config.data.std))
-    names = tuple(run.record.class_names) if run.record else None
-    found = Description(config.model.name, settings, steps, names)
+    model = nnx.merge(graphdef, *values)
     notes = (run.unfinished,) if run.unfinished else ()
-    return Found(Opened(place, found, model), _of_arrays(arrays(nnx.state(model))), notes)
+    return Found(Opened(place, run.description, model), _of_arrays(arrays(nnx.state(model))), notes)
 
 
 def of_files(files: Iterable[Path]) -> str:

@@ -127,10 +127,9 @@ def given(config) -> Weights:
     return Weights({"head": jax.tree.map(draw, abstract_weights(config).params["head"])}, {})
 
 
-def random_split(size: int = 32) -> Dataset:
-    """Enough random images of that size for 15 steps an epoch, and a few more."""
+def random_split(size: int = 32, count: int = 15 * 24 + 5) -> Dataset:
+    """Random images of that size, enough for 15 steps an epoch, and a few more."""
     random = np.random.default_rng(11)
-    count = 15 * 24 + 5
     images = random.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     labels = random.integers(0, CLASSES, count).astype(np.int32)
     names = tuple(map(str, range(CLASSES)))
@@ -154,17 +153,19 @@ class Run:
         self.per_epoch, self.like = self.program.steps_per_epoch, self.program.like
         self.feed = feed.create(split, self.layout)
         self.state, self.zero = self.program.start()
-        step = functools.partial(steps.train_step, self.recipe)
+        self.length = min(config.train.steps_per_call or 1, self.per_epoch)
+        step = functools.partial(steps.train_steps, self.recipe, self.length)
         args = (self.state, self.zero, self.feed.arrays, self.program.order(0))
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.like.state)
         self.step = self.layout.compile(step, args, out=(shardings, self.layout.replicated))
 
     def epoch(self, epoch: int) -> list[float]:
-        """Train; the loss of every step."""
+        """Train; the mean loss of every call, which is a step if the config does not say more."""
         losses, order = [], self.program.order(epoch)
-        for _ in range(self.per_epoch):
+        images = self.recipe.batch_size * self.length
+        for _ in range(self.per_epoch // self.length):
             self.state, sums = self.step(self.state, self.zero, self.feed.arrays, order)
-            losses.append(float(jax.device_get(sums.loss)) / self.recipe.batch_size)
+            losses.append(float(jax.device_get(sums.loss)) / images)
         return losses
 
     def whole(self, tree) -> dict[str, np.ndarray]:

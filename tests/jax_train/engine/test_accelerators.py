@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import pytest
 
 import jax_models
 from benchmarks import tasks
+from benchmarks.accelerator import flops
 from jax_models import cpu
 from jax_train.engine import metrics, optim, steps
 from jax_train.engine import recipe as build
@@ -68,42 +68,6 @@ def test_training_steps_lower_for_gpus_and_tpus(name, dtype):
 
 
 # Floating-point operations
-
-
-def count_products(jaxpr) -> float:
-    """FLOPs of all matrix products and convolutions in a jaxpr; loops count each time."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        name, out = equation.primitive.name, equation.outvars[0].aval
-        if name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            lengths = equation.invars[0].aval.shape
-            total += 2 * out.size * math.prod(lengths[axis] for axis in contracted)
-        elif name == "conv_general_dilated":
-            total += 2 * products_of_convolution(equation, out.shape)
-        times = equation.params.get("length", 1) if name == "scan" else 1
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    total += times * count_products(inner)
-    return total
-
-
-def products_of_convolution(equation, out) -> float:
-    """Multiplications of a convolution, without those by padding or between dilated entries."""
-    numbers, params = equation.params["dimension_numbers"], equation.params
-    image, kernel = (variable.aval.shape for variable in equation.invars)
-    total = out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]
-    for axis, (low, _) in enumerate(params["padding"]):
-        places = (
-            o * params["window_strides"][axis] + k * params["rhs_dilation"][axis] - low
-            for o in range(out[numbers.out_spec[2 + axis]])
-            for k in range(kernel[numbers.rhs_spec[2 + axis]])
-        )
-        dilation, size = params["lhs_dilation"][axis], image[numbers.lhs_spec[2 + axis]]
-        total *= sum(p % dilation == 0 and 0 <= p // dilation < size for p in places)
-    return total
 
 
 def convolution(side, inputs, outputs, size, stride=1, padding=0) -> tuple[float, int]:
@@ -232,8 +196,8 @@ def test_no_model_computes_more_than_its_formula(name):
         with cpu.using(False):
             batch = jax.ShapeDtypeStruct((images, *shapes[2].images.shape[1:]), jnp.uint8)
             enter = step.args[0].augmentation.evaluate
-            resizing = count_products(jax.make_jaxpr(enter)(batch).jaxpr) / images
-    counted = count_products(jaxpr.jaxpr) / images - resizing
+            resizing = flops.count_products(jax.make_jaxpr(enter)(batch).jaxpr) / images
+    counted = flops.count_products(jaxpr.jaxpr) / images - resizing
     assert 0.99 * wanted <= counted <= 1.05 * wanted
 
 

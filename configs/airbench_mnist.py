@@ -1,0 +1,29 @@
+"""A narrower airbench94 on MNIST by Muon: 12 epochs.
+
+python train_jax.py --config configs/airbench_mnist.py
+
+Time: not measured yet. Result: not run yet.
+"""
+
+from jax_train.recipes import airbench94_muon_cifar10
+
+
+def get_config():
+    """As airbench94_muon_cifar10.py, without mirror images, which digits are not.
+
+    The rates are that recipe's; epochs and widths were chosen on the last 5,000 training images.
+    """
+    config = airbench94_muon_cifar10.get_config()
+    config.model.widths = (32, 128, 128)
+    config.model.head_scale = 1 / 128  # over the last width
+    config.data.name = "mnist"
+    config.data.mean = config.data.std = None
+    config.augment.flip = False
+    config.augment.flip_mode = "random"
+    config.train.epochs = 12
+    config.train.batch_size = 1000
+    config.optim.groups = tuple(
+        (pattern, fields | {"learning_rate": fields["learning_rate"] / 2})
+        for pattern, fields in config.optim.groups
+    )
+    return config
