@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import urllib.request
@@ -518,3 +519,9 @@ def test_a_taken_port_is_told(capsys, tmp_path):
         check_refusal(
             capsys, __main__.main(["serve", str(tmp_path), "--port", port]), "nobody can listen"
         )
+
+
+def test_a_missing_library_is_told(capsys, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "jax_train.serving.server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    check_refusal(capsys, __main__.main(["serve", str(tmp_path)]), "pip install", "uvicorn")
