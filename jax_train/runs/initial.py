@@ -28,6 +28,7 @@ from jax_train.engine.state import Weights, split
 from jax_train.errors import UserError
 from jax_train.printing import listing, readable
 from jax_train.runs import weights as places
+from jax_train.runs.trained import RATES
 from jax_train.runs.weights import Found
 
 _OF_DATA = ("img_size", "in_channels", "num_classes")  # keywords that the data say
@@ -262,7 +263,7 @@ def _on_host(leaf: Any, wide: bool) -> np.ndarray:
 
 def _sized(config: ConfigDict, keywords: Iterable[str]) -> list[str]:
     """Fields of `config.model` that are keywords of a model and follow from its weights."""
-    left_out = {*NO_KEYWORDS, *_OF_DATA, *places.RATES}
+    left_out = {*NO_KEYWORDS, *_OF_DATA, *RATES}
     return [key for key in config.model if key in keywords and key not in left_out]
 
 

@@ -261,6 +261,7 @@ CASES: dict[str, list[dict]] = {
             "depths": (1, 2, 1),
             "widths": (5, 7, 11),
             "block": "bottleneck",
+            "draw": 1,
             "num_classes": 13,
         },
         {
@@ -313,7 +314,9 @@ class Pair:
       case: settings, and `batch`, `image` (height, width) and `kernels`, a factor of them. Those
         that start as the identity are to be smaller: each sum of theirs has one large term, at
         whose size float32 rounds what is added after it. So are those that make values grow, as
-        convolutions do whose deviation is Kaiming's and whose outputs are pooled.
+        convolutions do whose deviation is Kaiming's and whose outputs are pooled. `draw` is added
+        to the seed: where a value before a ReLU is nearer to zero than float32 rounds, the two
+        sides may have it on either side, and their gradients then differ by a whole entry.
       mutate: changes the Flax model after it was loaded.
       dropout: rate everywhere.
     """
@@ -323,7 +326,7 @@ class Pair:
     ):
         settings = dict(case)
         batch, image = settings.pop("batch"), settings.pop("image")
-        factor = settings.pop("kernels", 1.0)
+        factor, seed = settings.pop("kernels", 1.0), len(name) + batch + settings.pop("draw", 0)
         known = jax_models.model_keywords(name)
         settings = known | settings
         rates = {"dropout", "attention_dropout", "head_dropout", "drop_path"} & known.keys()
@@ -331,8 +334,8 @@ class Pair:
         self.has_dropout = bool(rates)
         x64 = jax.config.jax_enable_x64
         self.dtype = jnp.float64 if x64 else jnp.float32
-        self.random = np.random.default_rng(len(name) + batch)
-        torch.manual_seed(len(name) + batch)
+        self.random = np.random.default_rng(seed)
+        torch.manual_seed(seed)
         self.mirror = torch_ref.create_model(jax_models.family(name), **settings)
         self.mirror.to(torch.float64 if x64 else torch.float32)
         self._randomise(factor)

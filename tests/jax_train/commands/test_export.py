@@ -129,7 +129,7 @@ def test_a_damaged_checkpoint_is_refused(run, tmp_path, capsys):
             content = file.read_bytes()
             file.write_bytes(content[:-9] + bytes(9))
     code = export(damaged, tmp_path / "model.stablehlo")
-    check_refusal(capsys, code, "holds no complete checkpoint")
+    check_refusal(capsys, code, "The checkpoint of step 4", "is damaged")
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
