@@ -25,6 +25,7 @@ from benchmarks import (
     machine,
     race,
     rows,
+    serving,
     startup,
     tasks,
     world,
@@ -116,6 +117,7 @@ PARTS = {
     "startup": lambda args: Measured(startup.tables(args.rounds, args.quick)),
     "host": lambda args: Measured(host.table(args.rounds, args.quick)),
     "input": lambda args: Measured(input_pipeline.tables(args.rounds, args.quick)),
+    "serve": lambda args: Measured(serving.table(args.cases, args.rounds, args.quick)),
     "growth": lambda args: Measured(growth.measure_and_draw(args.record, args.quick)),
 }
 ON_ONE_CORE = ("train", "eval", "world")

@@ -24,6 +24,7 @@ from jax_train.commands import (
     prepare,
     recipes,
     report,
+    serve,
     train,
 )
 from jax_train.errors import UserError, nearest, run_command
@@ -40,6 +41,7 @@ COMMANDS = {
     "explain": explain,
     "features": features,
     "report": report,
+    "serve": serve,
     "compare": compare,
 }
 LINES = {"train": train}  # those that take their command line as it is

@@ -16,13 +16,16 @@ PARTS = [
     "memory",
     "host",
     "input",
-    *(pytest.param(part, marks=slow) for part in ("train", "eval", "world", "startup", "growth")),
+    *(
+        pytest.param(part, marks=slow)
+        for part in ("train", "eval", "world", "startup", "serve", "growth")
+    ),
 ]
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_prints_its_table(part):
-    case = "resnet18" if part == "world" else "mnist_cnn"
+    case = "resnet18" if part in ("world", "serve") else "mnist_cnn"
     command = [sys.executable, "-m", "benchmarks", part, "--quick", "--cases", case]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr

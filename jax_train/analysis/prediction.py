@@ -79,14 +79,22 @@ def predict(
             read += block
             found = scorer.probabilities(images, size)
             check_finite(run, found)
-            order = np.argsort(-found, axis=1, kind="stable")[:, :top]
+            order, shares = likeliest(found, top)
             classes.append(order)
-            probabilities.append(np.take_along_axis(found, order, axis=1))
+            probabilities.append(shares)
             everything += [found] if keep_all else []
             differences += count_differences(block, shape, limit)
     if not read:
         raise DamagedFiles([f"{file} ({why})" for file, why in unread.items()])
-    likeliest = np.concatenate(classes), np.concatenate(probabilities)
     all_probabilities = np.concatenate(everything) if keep_all else None
-    said = *likeliest, all_probabilities, differences
+    said = np.concatenate(classes), np.concatenate(probabilities), all_probabilities, differences
     return Predictions(read, unread, run.class_names, *said)
+
+
+def likeliest(probabilities: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """The likeliest classes of N images, the likeliest first, and their probabilities, [N,k].
+
+    Of the probabilities [N,K]; more than K of the `top` means all.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    return order, np.take_along_axis(probabilities, order, axis=1)

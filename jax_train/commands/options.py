@@ -11,11 +11,17 @@ def add_run_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", metavar="RUN", help="run folder, such as runs/vit_digits")
 
 
-def add_run_or_source(parser: argparse.ArgumentParser) -> None:
-    """Add RUN, which may be a pretrained model, and what is for pretrained models alone."""
+def add_run_or_source(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add RUN, which may be a pretrained model, and what is for pretrained models alone.
+
+    `several` of them become `args.runs`.
+    """
     source = "run folder, such as runs/vit_digits, or a pretrained model: hf:ORG/NAME, "
     source += "timm/NAME.TAG, a folder of transformers or timm, a file of weights"
-    parser.add_argument("run_folder", metavar="RUN", help=source)
+    if several:
+        parser.add_argument("runs", nargs="+", metavar="RUN", help=source)
+    else:
+        parser.add_argument("run_folder", metavar="RUN", help=source)
     name = "name of the model, of a file of weights"
     parser.add_argument("--model", metavar="NAME", help=name)
     add_img_size(parser)

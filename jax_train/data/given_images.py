@@ -78,18 +78,33 @@ def try_images(
     Raises:
       UserError: the channels are others.
     """
+    check_channels(image_shape)
+    one = partial(try_image, image_shape=image_shape, max_megapixels=max_megapixels, fit=fit)
+    with _in_threads() as in_threads:
+        found = list(in_threads(one, map(Path, paths)))
+    damaged = {place: why for place, why in enumerate(found) if isinstance(why, str)}
+    images = [pixels for pixels in found if not isinstance(pixels, str)]
+    return np.stack(images) if images else np.empty((0, *image_shape), np.uint8), damaged
+
+
+def check_channels(image_shape: tuple[int, int, int]) -> None:
+    """Raise a UserError where image files cannot be read as a model takes them."""
     if image_shape[2] not in (1, 3):
         raise UserError(
             f"The model takes images of {counted(image_shape[2], 'channel')}; files are read as "
             "grey (1 channel) or RGB (3). Evaluate it on its own data instead."
         )
-    paths = [Path(path) for path in paths]
+
+
+def try_image(
+    file: image_files.ImageFile,
+    image_shape: tuple[int, int, int],
+    max_megapixels: float | None = None,
+    fit: Callable | None = None,
+) -> np.ndarray | str:
+    """Return one image, uint8 [H, W, C], or why it cannot be read; see `try_images`."""
     decode = partial(_read, image_shape=image_shape, max_megapixels=max_megapixels, fit=fit)
-    with _in_threads() as in_threads:
-        found = list(in_threads(lambda path: image_files.try_decoding(path, decode), paths))
-    damaged = {place: why for place, why in enumerate(found) if isinstance(why, str)}
-    images = [pixels for pixels in found if not isinstance(pixels, str)]
-    return np.stack(images) if images else np.empty((0, *image_shape), np.uint8), damaged
+    return image_files.try_decoding(file, decode)
 
 
 def read_images(
@@ -137,14 +152,15 @@ def _in_threads() -> Iterator[Callable]:
 
 
 def _read(
-    path: Path,
+    file: image_files.ImageFile,
     image_shape: tuple[int, int, int],
     max_megapixels: float | None,
     fit: Callable | None = None,
 ) -> np.ndarray:
-    image_files.readable_file(path)
+    if isinstance(file, Path):
+        image_files.readable_file(file)
     fit = fit or partial(image_files.fitted, size=tuple(image_shape[:2]))
-    return image_files.decode_image(path, image_shape[2], fit, max_megapixels)
+    return image_files.decode_image(file, image_shape[2], fit, max_megapixels)
 
 
 def _differences(

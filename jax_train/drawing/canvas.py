@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -211,10 +212,20 @@ def show_overlay(
     """
     show_grey(axes, 0.3 + 0.5 * grey)  # black and white behind it would change the colours
     whole = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)
-    most = max(float(values.max()), BRIGHT * even) or 1
-    colours = {"cmap": AMOUNT, "vmin": 0, "vmax": most, "alpha": 0.65}
+    colours = {"cmap": AMOUNT, "vmin": 0, "vmax": full_colour(values, even), "alpha": 0.65}
     axes.imshow(values, extent=extent or whole, interpolation="nearest", **colours)
     axes.axis(whole)
+
+
+def full_colour(values: np.ndarray, even: float = 0.0) -> float:
+    """The value of a map that has full colour; see `show_overlay`."""
+    return max(float(values.max()), BRIGHT * even) or 1.0
+
+
+def map_colours(values: np.ndarray, even: float = 0.0) -> np.ndarray:
+    """The colours that `show_overlay` gives a map [h,w], uint8 [h,w,3]."""
+    colours = colormaps[AMOUNT](values / full_colour(values, even), bytes=True)
+    return colours[..., :3]
 
 
 def mosaic(tiles: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:

@@ -77,8 +77,7 @@ class Page:
         self._count += 1
         with Pillow.open(io.BytesIO(png)) as image:
             width, height = image.size
-        src = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-        return Image(f"picture-{self._count}", src, alt, width, height)
+        return Image(f"picture-{self._count}", data_uri(png), alt, width, height)
 
     def write(self, template: str, **values) -> str:
         """Fill a template in, write the page, and return a line that says where it is.
@@ -86,9 +85,19 @@ class Page:
         Raises:
           UserError: the file cannot be written.
         """
-        content = _templates().get_template(template).render(values).encode()
+        content = render(template, **values).encode()
         _write(self.path, content)
         return f"{self.path} ({len(content) / 1e6:.1f} MB)\n  its pictures: {self.folder}/"
+
+
+def render(template: str, **values) -> str:
+    """A page, of a template that is filled in."""
+    return _templates().get_template(template).render(values)
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG as a page holds it."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -103,17 +112,31 @@ def _small_png(pixels: np.ndarray) -> bytes:
     """A PNG of about `_SMALL` pixels; small images are enlarged pixel by pixel."""
     from PIL import Image as Pillow
 
-    if pixels.shape[2] not in (1, 3):  # channels that are no colours
-        pixels = pixels.mean(axis=2, keepdims=True).astype(np.uint8)
-    pixels = np.asarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    image = Pillow.fromarray(pixels)
+    image = _pillow_image(pixels)
     if (longer := max(image.size)) < _SMALL:
         size = [side * (_SMALL // longer) for side in image.size]
         image = image.resize(size, Pillow.Resampling.NEAREST)
     else:
         image.thumbnail((_SMALL, _SMALL))
+    return _encoded(image, optimize=True)
+
+
+def png_of(pixels: np.ndarray) -> bytes:
+    """A PNG of an image, uint8 [H,W,C]; of channels that are no colours the mean."""
+    return _encoded(_pillow_image(pixels))
+
+
+def _pillow_image(pixels: np.ndarray):
+    from PIL import Image as Pillow
+
+    if pixels.shape[2] not in (1, 3):  # channels that are no colours
+        pixels = pixels.mean(axis=2, keepdims=True).astype(np.uint8)
+    return Pillow.fromarray(np.asarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+
+
+def _encoded(image, **options) -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
+    image.save(file, "PNG", **options)
     return file.getvalue()
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_models.cct import ConvEmbed
-from jax_models.tokens import SequencePool
-from jax_train.analysis import explain
+from jax_train.analysis import explain, looks
 from jax_train.analysis.explain import Intermediates
 from jax_train.analysis.scoring import check_finite
 from jax_train.data.given_images import read_images
@@ -129,11 +128,8 @@ class _Patches:
 
     def __init__(self, run: TrainedRun):
         self._run, self._embed = run, run.model.patch_embed
-        self._tokens = explain.token_map(self._embed)
-        self._has_class_token = "cls_token" in run.model.prefix
-        self._reader = "class token" if self._has_class_token else "mean patch"
-        if isinstance(run.model.pool, SequencePool):
-            self._reader = "pooled token"
+        self._looks = looks.Patches(run)
+        self._tokens, self._reader = self._looks.tokens, self._looks.reader
 
     def remarks(self, name: str) -> list[str]:
         lines = [f"{name} has no convolutions: no feature maps, no Grad-CAM."]
@@ -146,13 +142,13 @@ class _Patches:
         return lines
 
     def overview(self, seen: Intermediates, examples, stage: int | None = None) -> Picture:
-        rollout = self._read(explain.rollout(seen.attention), seen)
-        place = self._tokens, self._prefix(seen), self._reader
-        return vit.attention_over_images(examples, self._attention(seen), rollout, *place)
+        attention, rollout = self._looks.attention(seen), self._looks.rollout(seen)
+        place = self._tokens, self._looks.prefix(seen), self._reader
+        return vit.attention_over_images(examples, attention, rollout, *place)
 
     def of_image(self, seen: Intermediates, examples, i: int) -> Iterator[Picture]:
-        attention = self._attention(seen)[:, i]
-        place = self._tokens, self._prefix(seen), self._reader
+        attention = self._looks.attention(seen)[:, i]
+        place = self._tokens, self._looks.prefix(seen), self._reader
         yield vit.attention_by_head(examples[i], attention, *place)
         yield vit.image_and_patches(examples[i], self._embed)
 
@@ -165,19 +161,6 @@ class _Patches:
         else:
             kernel = np.asarray(self._embed.projection.kernel[...])
             yield vit.patch_filters(*explain.principal_filters(kernel, _FILTERS), self._embed)
-
-    def _prefix(self, seen: Intermediates) -> int:
-        """How many tokens that are no patches the reader may attend to."""
-        others = seen.attention[0].shape[-1] - self._embed.num_patches
-        return others - (self._has_class_token and self._run.model.blocks[0].attn.locality)
-
-    def _attention(self, seen: Intermediates) -> np.ndarray:
-        return np.stack([self._read(weights, seen) for weights in seen.attention])
-
-    def _read(self, shares: np.ndarray, seen: Intermediates) -> np.ndarray:
-        counts = explain.token_counts(self._run.model, seen.features[-1])
-        count = self._embed.num_patches
-        return explain.of_patches(shares, count, self._has_class_token, counts)
 
     def _distances(self, images: np.ndarray) -> Picture:
         centres = explain.token_centres(self._tokens)
@@ -197,7 +180,8 @@ class _Stages:
     """Of a model with `stages` and, for each, `after`, `stage_pixels`; see `ConvNet`."""
 
     def __init__(self, run: TrainedRun):
-        self._run, self._model = run, run.recipe.merge(run.params, run.stats)
+        self._run, self._looks = run, looks.Stages(run)
+        self._model = self._looks.model
 
     def remarks(self, name: str) -> list[str]:
         if self._model.attention_stages:
@@ -206,9 +190,7 @@ class _Stages:
 
     def overview(self, seen: Intermediates, examples, stage: int | None = None) -> Picture:
         stages = range(len(self._model.stages)) if stage is None else [stage - 1]
-        classes = seen.logits.argmax(axis=1)
-        maps = [explain.grad_cam(self._model, seen.features[i], classes, i) for i in stages]
-        places = [self._model.stage_pixels(i) for i in stages]
+        maps, places = self._looks.grad_cams(seen, stages)
         return cnn.grad_cams(examples, maps, stages, places)
 
     def of_image(self, seen: Intermediates, examples, i: int) -> Iterator[Picture]:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import os
 import struct
 import tarfile
 import threading
@@ -12,6 +13,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from tests.jax_train.pages import browser
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer"]
 CLASSES += ["dog", "frog", "horse", "ship", "truck"]
@@ -151,3 +154,14 @@ def serve():
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="session")
+def tab(tmp_path_factory):
+    """A browser, for all tests of pages."""
+    command = browser.find()
+    if command is None:
+        tell = pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip
+        tell(f"no browser on this machine: none of {', '.join(browser.NAMES)}")
+    with browser.Browser(command, tmp_path_factory.mktemp("browser")) as tab:
+        yield tab

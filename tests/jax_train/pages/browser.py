@@ -26,7 +26,7 @@ FLAGS = (
     "--disable-sync",
     "--disable-extensions",
     "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 _LAUNCH = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
@@ -41,7 +41,7 @@ def find() -> str | None:
 
 
 class Browser:
-    """A browser with one tab, cut off from the network, for a `with` block.
+    """A browser with one tab, cut off from the network but this machine, for a `with` block.
 
     Args:
       command: of the browser.
@@ -108,8 +108,11 @@ class Browser:
         line, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(line)
 
-    def open(self, page: Path, width: int = 1200, height: int = 900, scheme: str = "light"):
-        """Show a file in a window of that size; `events` then holds what happened since."""
+    def open(self, page: Path | str, width: int = 1200, height: int = 900, scheme: str = "light"):
+        """Show a file, or an address, in a window of that size.
+
+        `events` then holds what happened since.
+        """
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -120,7 +123,8 @@ class Browser:
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.call("Emulation.setEmulatedMedia", media="", features=[feature])
         self.events = []
-        if failed := self.call("Page.navigate", url=page.resolve().as_uri()).get("errorText"):
+        url = page if isinstance(page, str) else page.resolve().as_uri()
+        if failed := self.call("Page.navigate", url=url).get("errorText"):
             raise RuntimeError(f"{page}: {failed}")
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read())
@@ -134,8 +138,11 @@ class Browser:
             raise RuntimeError(answer["exceptionDetails"])
         return answer["result"].get("value")
 
-    def problems(self) -> list[str]:
-        """What the console told, and what was fetched from elsewhere, since the page was opened."""
+    def problems(self, *allowed: str) -> list[str]:
+        """What the console told, and what was fetched from elsewhere, since the page was opened.
+
+        `allowed` are addresses that may be fetched from.
+        """
         found = []
         for event in self.events:
             method, params = event.get("method"), event.get("params", {})
@@ -145,7 +152,7 @@ class Browser:
                 found.append(params["entry"]["text"])
             elif method == "Network.requestWillBeSent":
                 url = params["request"]["url"]
-                if not url.startswith(("data:", "file:")):
+                if not url.startswith(("data:", "file:", *allowed)):
                     found.append(url)
         return found
 

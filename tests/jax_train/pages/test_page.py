@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import io
-import os
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -22,7 +21,7 @@ from jax_train.pages import facts, page
 from jax_train.runs import folder as run_folder
 from jax_train.runs import trained
 from jax_train.runs.history import History, read_history
-from tests.jax_train.pages import browser, hostile
+from tests.jax_train.pages import hostile
 
 PAGES = ("vit/report.html", "simple_cnn/report.html", "comparison.html")
 VOID = {"meta", "link", "img", "br"}
@@ -168,16 +167,6 @@ def test_images_that_serve_twice_are_noted_once(compared_runs):
 
 
 # In a browser
-
-
-@pytest.fixture(scope="session")
-def tab(tmp_path_factory):
-    command = browser.find()
-    if command is None:
-        tell = pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip
-        tell(f"no browser on this machine: none of {', '.join(browser.NAMES)}")
-    with browser.Browser(command, tmp_path_factory.mktemp("browser")) as tab:
-        yield tab
 
 
 @pytest.mark.parametrize("width", [360, 1200])
