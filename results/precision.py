@@ -46,7 +46,8 @@ def record(folder: Path) -> str:
         seconds = f"{full['seconds']:.0f} | {half['seconds']:.0f}"
         lines.append(f"| `{recipe}` | {full['steps']:,} | {tops} | {seconds} |")
     below = "Top-1 on test images and seconds of training with its start; one seed."
-    return "\n".join([*lines, "", below])
+    picture = "![Training loss in float32 and bfloat16](images/bfloat16.png)"
+    return "\n".join([*lines, "", below, "", picture])
 
 
 def _draw(folder: Path) -> None:
