@@ -40,9 +40,10 @@ def dtype(asked: str) -> str:
     """
     from jax_models.cpu import onednn
 
-    library = onednn.library() if active() and asked == "bfloat16" else None
-    lacking = active() and asked == "bfloat16" and not (library and library.has_bfloat16)
-    return "float32" if lacking else asked
+    if asked != "bfloat16" or not active():
+        return asked
+    library = onednn.library()
+    return asked if library and library.has_bfloat16 else "float32"
 
 
 def library() -> str:

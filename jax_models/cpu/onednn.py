@@ -34,7 +34,7 @@ _BYTES = {_BFLOAT16: 2, FLOAT32: 4, UINT8: 1}
 _XLAS = {11: FLOAT32, 16: _BFLOAT16}  # by XLA's numbers for dtypes
 _HAS_BFLOAT16 = 0xE7  # the instruction set avx512_core_bf16: bits that all later ones have too
 _ADD, _MULTIPLY, _RELU = 0x1FFF0, 0x1FFF1, 0x20
-# A ReLU of oneDNN's makes 0 of NaN; with a slope below 0, however small, NaN stays.
+# A ReLU of oneDNN's makes 0 of NaN; where values below 0 have a slope, however small, NaN stays.
 _SLOPE = 1e-30
 TRAINING, DIRECT, SOFTMAX = 64, 1, 0x30000
 KERNEL_LAYOUT, KERNEL_GRADIENT_LAYOUT, _SCRATCHPAD_LAYOUT = 131, 132, 136
