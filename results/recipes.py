@@ -58,6 +58,7 @@ RECIPES = {
     "cct2_cifar10": Recipe("89.17 %, best epoch on test"),
     "cct2_cifar100": Recipe("66.90 %, best epoch on test"),
     "cct_muon_cifar10": Recipe("–"),
+    "cct_muon_cifar100": Recipe("–"),
     "airbench_mnist": Recipe("–"),
     "sl_vit_cifar10": Recipe("94.53 %, best epoch on test"),
     "airbench94_muon_cifar10": Recipe("94.01 % (n = 200)", **_AIRBENCH),

@@ -37,6 +37,9 @@ _EVERY_MINUTES = {"checkpoint.every_minutes": 0.003}
 
 # The head alone up to the middle of a run, then all at rates by layer.
 _PROBE = {"train.probe_epochs": 5, "optim.layer_decay": 0.7, "train.class_weights": ("balanced",)}
+# What follows from the place of an image and the step, and a second set of weights.
+_MIXED = {"augment.mixup": 0.8, "augment.cutmix": 1.0, "augment.repeats": 2}
+_MIXED |= {"augment.auto_augment": "ta_wide", "train.ema_decay": 0.9}
 # Of timm's, for images of 35 pixels.
 _FROM_WEIGHTS = {
     "model.name": "auto",
@@ -112,7 +115,12 @@ VARIANTS = dict(
             _CNN | {"train.freeze": ("stages.0",)},
             _EVERY_STEPS | _PROBE,
         ),
-        _variant("cnn, streamed", "cnn_digits", _CNN, _EVERY_STEPS, {"data.memory_limit": 0.0}),
+        _variant(
+            "cnn, streamed, mixup, EMA",
+            "cnn_digits",
+            _CNN,
+            _EVERY_STEPS | _MIXED | {"data.memory_limit": 0.0},
+        ),
         _variant("vit from weights, probe", "vit_digits", _FROM_WEIGHTS, _EVERY_STEPS | _PROBE),
     ]
 )
