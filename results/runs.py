@@ -68,7 +68,7 @@ def _call(run: Run, folder: Path, end: float | None) -> int:
     command = run.command(folder)
     say(f"{run.name}: python {shlex.join(command)}")
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
-    with _asked_to_stop(process, end):
+    with _asked_to_stop(process, end), _signals_passed_on(process):
         _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode in (stopping.EXIT_CODE, -signal.SIGTERM) and end is not None:
@@ -91,6 +91,16 @@ def _asked_to_stop(process: subprocess.Popen, end: float | None):
         yield
     finally:
         timer.cancel()
+
+
+@contextlib.contextmanager
+def _signals_passed_on(process: subprocess.Popen):
+    """Pass SIGTERM on, so that no process goes on training that nobody waits for."""
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_finished(run: Run, folder: Path) -> bool:

@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -121,6 +122,20 @@ def test_a_run_that_fails_is_named(tmp_path):
     run = runs.Run("wrong", "vit_digits", {"train.epochs": 0})
     with pytest.raises(UserError, match="wrong ended with code 2"):
         runs.carry_out([run], tmp_path)
+
+
+def test_a_run_is_asked_to_stop_when_its_caller_is(tmp_path, monkeypatch):
+    script = """
+        import os, pathlib, signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+        time.sleep(1)  # until the caller listens
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)
+    """
+    (tmp_path / "train_jax.py").write_text(textwrap.dedent(script))
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    with pytest.raises(UserError, match="ended with code 75"):
+        runs.carry_out([runs.Run("r", "vit_digits")], tmp_path)
 
 
 def test_an_unknown_recipe_is_refused():
