@@ -6,11 +6,15 @@ so nothing has to be compiled. A call takes the interpreter's lock for some 20 m
 meant for functions that hand the work to a library.
 """
 
+import atexit
+import contextlib
 import ctypes
+import functools
 import threading
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 _VERSION = 0, 3
 _INTERNAL_ERROR = 13
@@ -85,6 +89,24 @@ def register(name: str, function: Callable[[int, tuple, list[int], list[int]], N
         jax.ffi.register_ffi_target(name, capsule, platform="cpu", api_version=1)
     except jax.errors.JaxRuntimeError as error:
         raise Incompatible(str(error)) from error
+
+
+@functools.cache
+def wait_at_exit() -> None:
+    """Have the process end after the computations that it has begun.
+
+    JAX waits for them at exit with Python's lock held, which calls need: it would wait for ever.
+    """
+    atexit.register(_wait)  # after JAX's own, so it comes before
+
+
+def _wait() -> None:
+    for array in jax.live_arrays():
+        with contextlib.suppress(Exception):  # whoever asks for it is told
+            array.block_until_ready()
+    # Of results that nobody holds: the computations of a thread run in the order of its calls.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        jax.block_until_ready(jax.jit(lambda: jnp.zeros(()))())
 
 
 def check() -> None:

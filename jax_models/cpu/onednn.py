@@ -131,6 +131,7 @@ class Kernel:
     def __call__(self, results, *args: jax.Array, **integers: int):
         """Make the call part of a traced function; `results` have the shapes of its results."""
         self._register()
+        ffi.wait_at_exit()
         call = jax.ffi.ffi_call(self.name, results, vmap_method="sequential")
         return call(*args, **{name: np.int64(value) for name, value in integers.items()})
 

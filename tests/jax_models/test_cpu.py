@@ -1,6 +1,8 @@
 """The CPU's ways compute what XLA's own do: values, gradients, whole models."""
 
 import functools
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -591,6 +593,28 @@ def test_custom_call_gets_shapes_addresses_and_integers():
     )
     np.testing.assert_array_equal(y.ravel(), 2 * x.ravel())
     assert seen == [(11, ((2, 3), (3, 2)), [5, 7])]  # XLA's number for float32
+
+
+_UNFINISHED = """
+import jax, jax.numpy as jnp, flax.nnx, jax_models  # together they leave JAX's client to the end
+from jax_models.cpu import kernels
+# Begun and left alone; the convolution by itself would be waited for.
+step = jax.jit(lambda x, kernel: kernels.convolution(x, kernel, None, 1) @ kernel[1, 1])
+x, kernel = jnp.ones((64, 32, 32, 64)), jnp.ones((3, 3, 64, 64))
+step(x, kernel).block_until_ready()
+{begun}
+print("begun", flush=True)
+"""
+
+
+@with_onednn
+@pytest.mark.parametrize(
+    "begun", ["for _ in range(9): step(x, kernel)", "ys = [step(x, kernel) for _ in range(9)]"]
+)
+def test_a_process_ends_while_calls_are_under_way(begun):
+    command = [sys.executable, "-c", _UNFINISHED.format(begun=begun)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "begun\n"), done.stderr
 
 
 def test_what_a_custom_call_raises_is_told():
