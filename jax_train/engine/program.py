@@ -174,9 +174,10 @@ class Program:
         progress = Progress(*self._compiled_steps[key](*arguments))
         self.layout.wait(progress.sums)
         self._calls += 1
-        if self._calls & (self._calls - 1) == 0:  # 1, 2, 4, …: soon, then hardly ever
+        is_due = self._calls & (self._calls - 1) == 0  # 1, 2, 4, …: soon, then hardly ever
+        if is_due or allocator.is_watched():
             jax.block_until_ready(progress.sums)
-            allocator.trim()
+            allocator.trim(if_crowded=not is_due)
         return progress
 
     def _compile_steps(self, train_feed, call: Call, arguments: tuple, tell):

@@ -7,21 +7,27 @@ and madvise(2).
 
 What is kept is not always used again. An aligned block is cut from a larger one, small blocks
 settle in the cuttings, and the block that a step gave back is then too small for the next step,
-which takes another one: three to six of them stay. `trim` returns their pages, and steps that are
-large for the machine are not served in this way (`fit`).
+which takes another one: up to six of them stay. `trim` returns their pages. Steps that are large for
+the machine are looked at one by one (`is_watched`), and those that are too large are not served in
+this way (`fit`).
 """
 
+import contextlib
 import ctypes
+import functools
 import importlib.util
 import os
 import platform
+from pathlib import Path
 
 # Of mallopt.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -2, -3, -4, -8
 _LARGE = 32 << 20  # glibc's own limit: blocks from here on always come from the system
 _HUGE_PAGE, _MADV_HUGEPAGE = 2 << 20, 14
 _ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # of a container, by cgroup v2 and v1
 _libc = None  # where the allocator is tuned
+_watched = False  # whether the steps are large for the machine
 
 
 def tune() -> bool:
@@ -54,23 +60,43 @@ def fit(size: int) -> bool:
     Returns:
       Whether they are: where the allocator is tuned, and several such steps leave room for others.
     """
+    global _watched
     if _libc is None:
         return False
-    kept = size <= _machine() // 8
+    kept = size <= _machine() // 4
+    _watched = kept and size > _machine() // 8
     _libc.mallopt(_MMAP_THRESHOLD, _LARGE)
     _libc.mallopt(_MMAP_MAX, 0 if kept else 65536)
     return kept
 
 
-def trim() -> None:
-    """Return the pages of free blocks, where they are kept; the next step takes some anew."""
-    if _libc is not None:
+def is_watched() -> bool:
+    """Whether steps are so large that what is kept has to be looked at after each."""
+    return _watched
+
+
+def trim(*, if_crowded: bool = False) -> None:
+    """Return the pages of free blocks, where they are kept; the next step takes some anew.
+
+    With `if_crowded` only where this process fills the machine by half.
+    """
+    if _libc is not None and not (if_crowded and _resident() <= _machine() // 2):
         _libc.malloc_trim(0)
 
 
+def _resident() -> int:
+    """Bytes of memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@functools.cache
 def _machine() -> int:
-    """Bytes of memory of the machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of memory of the machine, or of the container if that has less."""
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for name in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # another version, or "max"
+            sizes.append(int(Path("/sys/fs/cgroup", name).read_text()))
+    return min(sizes)
 
 
 def _reserve(libc, size: int) -> None:

@@ -64,3 +64,46 @@ def test_memory_of_steps_is_left_alone_where_it_is_not_tuned(monkeypatch):
     monkeypatch.setattr(allocator, "_libc", None)
     allocator.trim()
     assert not allocator.fit(1)
+
+
+class _Libc:
+    """Notes how often free pages were returned."""
+
+    trimmed = 0
+
+    def mallopt(self, *_):
+        """As the C library's."""
+
+    def malloc_trim(self, _):
+        """As the C library's."""
+        self.trimmed += 1
+
+
+def test_large_steps_are_kept_while_there_is_room(monkeypatch):
+    libc = _Libc()
+    monkeypatch.setattr(allocator, "_libc", libc)
+    monkeypatch.setattr(allocator, "_watched", False)
+    monkeypatch.setattr(allocator, "_machine", lambda: 80)
+    found = {size: (allocator.fit(size), allocator.is_watched()) for size in (10, 11, 20, 21)}
+    assert found == {10: (True, False), 11: (True, True), 20: (True, True), 21: (False, False)}
+    for resident, trimmed in ((40, 0), (41, 1)):
+        monkeypatch.setattr(allocator, "_resident", lambda resident=resident: resident)
+        allocator.trim(if_crowded=True)
+        assert libc.trimmed == trimmed
+    allocator.trim()
+    assert libc.trimmed == 2
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("4096\n", 4096), ("max\n", None), (None, None)])
+def test_the_machine_is_no_larger_than_its_container(tmp_path, monkeypatch, limit, expected):
+    file = tmp_path / "memory.max"
+    if limit:
+        file.write_text(limit)
+    monkeypatch.setattr(allocator, "_LIMITS", (str(file),))
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert allocator._machine.__wrapped__() == (expected or whole)
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
+def test_resident_memory_is_that_of_this_process():
+    assert 10e6 < allocator._resident() < 1e12
