@@ -7,9 +7,9 @@ and madvise(2).
 
 What is kept is not always used again. An aligned block is cut from a larger one, small blocks
 settle in the cuttings, and the block that a step gave back is then too small for the next step,
-which takes another one: up to six of them stay. `trim` returns their pages. Steps that are large for
-the machine are looked at one by one (`is_watched`), and those that are too large are not served in
-this way (`fit`).
+which takes another one: up to six of them stay. `trim` returns their pages. Steps that are large
+for the machine are looked at one by one (`is_watched`), and those that are too large are not served
+in this way (`fit`).
 """
 
 import contextlib
