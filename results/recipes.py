@@ -50,6 +50,8 @@ RECIPES = {
     "raster_vit_cifar10": Recipe("52 %"),
     "deep_vit_cifar10": Recipe("78.8 %"),
     "mlp_head_vit_cifar100": Recipe("about 50 %"),
+    "deep_vit_muon_cifar10": Recipe("78.8 % (180 epochs)"),
+    "mlp_head_vit_muon_cifar100": Recipe("about 50 % (100 epochs)"),
     "cnn_mnist": Recipe("98 %"),
     "vit_mnist": Recipe("90 %"),
     "vit_digits": Recipe("–"),
