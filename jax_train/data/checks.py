@@ -6,7 +6,7 @@ import shlex
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
-from jax_train.data.image_files import INTERPOLATIONS
+from jax_train.data.decoding import INTERPOLATIONS
 from jax_train.data.sources.by_name import meant_folder, resizes, scheme_of
 from jax_train.data.split import AUTO, SYNTAX, is_split
 

@@ -7,8 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_train.data.boxes import DRAWS, draw_boxes
+from jax_train.data.decoding import pixels_of, resampling
 from jax_train.data.examples import Examples
-from jax_train.data.image_files import pixels_of, resampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Crops:
       seed, epoch: of the run.
       size: height and width, in pixels, of what comes out.
       area, aspect: see `boxes.draw_boxes`.
-      interpolation: a name of `image_files.INTERPOLATIONS`.
+      interpolation: a name of `decoding.INTERPOLATIONS`.
     """
 
     seed: int

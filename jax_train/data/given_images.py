@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_train.data import image_files
+from jax_train.data import decoding, image_files
 from jax_train.data.source import DamagedFiles
 from jax_train.errors import UserError
 from jax_train.printing import counted
@@ -68,7 +68,7 @@ def try_images(
     Args:
       paths: the files, at least one.
       image_shape: height and width in pixels, and channels: 1 (grey) or 3 (RGB).
-      max_megapixels: see `image_files.open_image`.
+      max_megapixels: see `decoding.open_image`.
       fit: brings Pillow's image, grey or RGB, to the shape; None: as said above.
 
     Returns:
@@ -97,14 +97,14 @@ def check_channels(image_shape: tuple[int, int, int]) -> None:
 
 
 def try_image(
-    file: image_files.ImageFile,
+    file: decoding.ImageFile,
     image_shape: tuple[int, int, int],
     max_megapixels: float | None = None,
     fit: Callable | None = None,
 ) -> np.ndarray | str:
     """Return one image, uint8 [H, W, C], or why it cannot be read; see `try_images`."""
     decode = partial(_read, image_shape=image_shape, max_megapixels=max_megapixels, fit=fit)
-    return image_files.try_decoding(file, decode)
+    return decoding.try_decoding(file, decode)
 
 
 def read_images(
@@ -152,25 +152,25 @@ def _in_threads() -> Iterator[Callable]:
 
 
 def _read(
-    file: image_files.ImageFile,
+    file: decoding.ImageFile,
     image_shape: tuple[int, int, int],
     max_megapixels: float | None,
     fit: Callable | None = None,
 ) -> np.ndarray:
     if isinstance(file, Path):
         image_files.readable_file(file)
-    fit = fit or partial(image_files.fitted, size=tuple(image_shape[:2]))
-    return image_files.decode_image(file, image_shape[2], fit, max_megapixels)
+    fit = fit or partial(decoding.fitted, size=tuple(image_shape[:2]))
+    return decoding.decode_image(file, image_shape[2], fit, max_megapixels)
 
 
 def _differences(
     path: Path, image_shape: tuple[int, int, int], max_megapixels: float | None
 ) -> set[str]:
     kinds = set()
-    with image_files.open_image(path, max_megapixels) as image:
+    with decoding.open_image(path, max_megapixels) as image:
         if not 1 / FAR <= min(image.size) / min(image_shape[:2]) <= FAR:
             kinds.add("resized")
-        is_grey = image.mode in image_files.GREY
+        is_grey = image.mode in decoding.GREY
         if image.has_transparency_data and not image.mode.startswith("I"):
             alpha = image.convert("RGBA").getchannel("A")
             kinds |= {"transparent"} if alpha.getextrema()[0] < 255 else set()

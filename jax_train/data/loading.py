@@ -12,8 +12,8 @@ import numpy as np
 from jax_train.config.ranges import check_value
 from jax_train.data.cache import Arrays, cached, find_cached
 from jax_train.data.checks import CHECKS
+from jax_train.data.decoding import allocate
 from jax_train.data.examples import Dataset
-from jax_train.data.image_files import allocate
 from jax_train.data.source import Fit, Records
 from jax_train.data.sources.by_name import open_source, resizes, scheme_of
 from jax_train.data.split import resolve_split, with_view
@@ -49,7 +49,7 @@ def load(
       data_dir: folder of prepared TFDS data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
       image_size: for image files only: side in pixels of the square that images are resized
         (shorter side) and cropped (centre) to.
-      interpolation: for image files only: of that, see `image_files.INTERPOLATIONS`.
+      interpolation: for image files only: of that, see `decoding.INTERPOLATIONS`.
       download: whether to fetch and prepare missing data.
       cache_dir: folder for decoded images; None: see `files.cache_root`.
       memory_limit: gigabytes (1e9 bytes) that the images of the split, one byte per value, may
@@ -57,7 +57,7 @@ def load(
         while it is used and never cached. None: no limit.
       on_damaged: for image files only: 'stop' refuses those that cannot be decoded, 'skip' leaves
         them out.
-      max_megapixels: for image files only: see `image_files.open_image`.
+      max_megapixels: for image files only: see `decoding.open_image`.
       image_column, label_column: for 'hf:' and 'parquet:' only; None: found by their types.
       threads: how many decode a split that streams; None: one per CPU, at most 8.
 

@@ -17,7 +17,7 @@ from jax_models import low_rank
 from jax_models.pretrained import Preprocessing
 from jax_models.pretrained.description import Description
 from jax_train import data
-from jax_train.data.image_files import fitted
+from jax_train.data.decoding import fitted
 from jax_train.data.sources.by_name import resizes, scheme_of
 from jax_train.data.splits import open_store
 from jax_train.engine import average, feed, steps
@@ -49,7 +49,7 @@ class TrainedRun:
       step: of the weights.
       record: of the data it began with; None of a run begun by an older version.
       fit: brings Pillow's image to the raw image uint8 [H,W,C] that the model takes; None: as
-        `image_files.fitted` does, bilinear.
+        `decoding.fitted` does, bilinear.
       notes: what a user should know of the model, a sentence each.
     """
 

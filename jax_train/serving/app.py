@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from jax_train.data.image_files import Encoded
+from jax_train.data.decoding import Encoded
 from jax_train.errors import UserError, nearest
 from jax_train.printing import counted, readable, shorten
 from jax_train.serving import description, page

@@ -9,8 +9,8 @@ from jax_train.analysis import explain, looks
 from jax_train.analysis.looks import Map
 from jax_train.analysis.prediction import likeliest
 from jax_train.analysis.scoring import Scorer, check_finite
+from jax_train.data.decoding import Encoded
 from jax_train.data.given_images import check_channels, try_image
-from jax_train.data.image_files import Encoded
 from jax_train.drawing.canvas import map_colours
 from jax_train.pages.page import data_uri, png_of
 from jax_train.printing import readable
@@ -35,7 +35,7 @@ class ServedModel:
       name: by which requests name it.
       run: the model.
       most: images in a batch.
-      max_megapixels: most that are decoded of an image; see `image_files.open_image`.
+      max_megapixels: most that are decoded of an image; see `decoding.open_image`.
 
     Attributes:
       shape: of the images that it takes: height, width and channels.

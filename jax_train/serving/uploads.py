@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from jax_train.data.image_files import Encoded
+from jax_train.data.decoding import Encoded
 from jax_train.printing import readable, shorten
 
 

@@ -40,10 +40,10 @@ def folder_source(
       path: the folder; `~` is the user's home.
       image_size: side of the square, in pixels, that images are brought to: the shorter side
         resized (antialiased), then the centre cropped. None: as they are, if all have one size.
-      interpolation: of resizing, one of `image_files.INTERPOLATIONS`; None: bilinear.
+      interpolation: of resizing, one of `decoding.INTERPOLATIONS`; None: bilinear.
       fit: brings them to its shape instead.
       on_damaged: 'skip' leaves out the files that cannot be decoded; all are tried beforehand.
-      max_megapixels: see `image_files.open_image`.
+      max_megapixels: see `decoding.open_image`.
       cache_dir: see `cache_root`.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jax_train.config.ranges import refusal
 from jax_train.data.contents import Contents, contents_of
-from jax_train.data.image_files import Encoded, ImageFile
+from jax_train.data.decoding import Encoded, ImageFile
 from jax_train.data.source import Source
 from jax_train.data.sources.folder_layout import role_in, words_for
 from jax_train.data.sources.images import Images

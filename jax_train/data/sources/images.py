@@ -11,9 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-from jax_train.data import image_files
+from jax_train.data import decoding
 from jax_train.data.cache import Folder, cached_json, fingerprint_of
-from jax_train.data.image_files import ImageFile
+from jax_train.data.decoding import ImageFile
 from jax_train.data.source import DamagedFiles, Fit, Records
 from jax_train.data.sources.folder_layout import some
 from jax_train.errors import UserError
@@ -98,18 +98,18 @@ class Images:
         # Decoded whole: the EXIF tag that turns an image may stand behind its pixels.
         try:
             each = (split.images([i])[0] for i in range(len(labels)))
-            like = (shape, first) if shape else image_files.first_shape(each, decode)
+            like = (shape, first) if shape else decoding.first_shape(each, decode)
         except DamagedFiles as error:
             raise self._damage(error) from error
 
         def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            images = image_files.decode_all(split.images(indices), repeat(decode), like)
+            images = decoding.decode_all(split.images(indices), repeat(decode), like)
             return images, labels[indices]
 
         def read_fitted(indices: np.ndarray, fits: Sequence[Callable], fitted: tuple[int, int]):
             files, like = split.images(indices), ((*fitted, self._channels()), first)
             decoders = (partial(decode, fit=fit) for fit in fits)
-            return image_files.decode_all(files, decoders, like), labels[indices]
+            return decoding.decode_all(files, decoders, like), labels[indices]
 
         more = (self._damage, read_fitted) if size else (self._damage,)
         return Records(like[0], split.class_names, read, *more)
@@ -142,8 +142,8 @@ class Images:
         if self._given_fit and not fit:
             fit = self._given_fit.apply
         elif self._size and not fit:
-            fit = partial(image_files.fitted, size=self._size, interpolation=self._interpolation)
-        return image_files.decode_image(file, self._channels(), fit, self._max_megapixels)
+            fit = partial(decoding.fitted, size=self._size, interpolation=self._interpolation)
+        return decoding.decode_image(file, self._channels(), fit, self._max_megapixels)
 
     def _damage(self, error: DamagedFiles) -> DamagedFiles:
         files = [f"{path} ({why})" for _, path, why in self._find_damaged()]
@@ -156,7 +156,7 @@ class Images:
 
         def reason(place: tuple[Split, int]) -> tuple[str, str]:
             (image,) = place[0].images([place[1]])
-            found = image_files.try_decoding(image, self._decode)
+            found = decoding.try_decoding(image, self._decode)
             return str(image), found if isinstance(found, str) else ""
 
         threads, damaged = min(8, os.cpu_count() or 1), []
@@ -204,8 +204,8 @@ def _all_grey(splits: dict[str, Split]) -> bool:
     for split in splits.values():
         for i in range(len(split.labels)):
             try:
-                with image_files.open_image(*split.images([i])) as image:
-                    if image.mode not in image_files.GREY:
+                with decoding.open_image(*split.images([i])) as image:
+                    if image.mode not in decoding.GREY:
                         return False
             except Exception:  # damaged or too large: reported when it is decoded
                 continue

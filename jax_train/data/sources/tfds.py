@@ -15,7 +15,7 @@ import numpy as np
 from jax_train.config.ranges import refusal
 from jax_train.data.cache import Folder, fingerprint_of
 from jax_train.data.contents import contents_of
-from jax_train.data.image_files import Encoded, decode_image, fitted, open_image, try_decoding
+from jax_train.data.decoding import Encoded, decode_image, fitted, open_image, try_decoding
 from jax_train.data.source import Fit, Records, Source
 from jax_train.data.sources import prepare
 from jax_train.data.sources.archives import RECIPES

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from jax_train import data
-from jax_train.data import image_files
+from jax_train.data import decoding
 from jax_train.data.sources.folder import folder_source
 from jax_train.data.statistics import channel_counts
 from jax_train.errors import UserError
@@ -350,13 +350,13 @@ def test_image_size_must_be_a_positive_whole_number(tmp_path, size):
 
 def test_cached_until_a_file_changes(tmp_path, monkeypatch):
     calls = []
-    real = image_files.decode_image
+    real = decoding.decode_image
 
     def counting(*args, **options):
         calls.append(0)
         return real(*args, **options)
 
-    monkeypatch.setattr(image_files, "decode_image", counting)
+    monkeypatch.setattr(decoding, "decode_image", counting)
     _numbered(tmp_path / "d", ["1.png", "2.png"])
     first = _load(tmp_path / "d")
     assert len(calls) == 1 + 4  # one for the size
@@ -449,13 +449,13 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, monkeypatch):
     make(tmp_path, {"cat": 1, "dog": 1})
     (tmp_path / "cat" / "1.heic").write_bytes(HEIC)
     (tmp_path / "cat" / "2").write_bytes(HEIC)
-    image_files.formats.cache_clear()
+    decoding.formats.cache_clear()
     try:
         loaded = _load(tmp_path)
     finally:
         Image.OPEN.pop("HEIF", None)
         Image.ID.remove("HEIF")
-        image_files.formats.cache_clear()
+        decoding.formats.cache_clear()
     assert np.bincount(loaded.labels).tolist() == [3, 1]
     assert (loaded.images == (9, 8, 7)).all(axis=(1, 2, 3)).sum() == 2
 
@@ -549,7 +549,7 @@ def test_damaged_files_are_looked_for_once(tmp_path, monkeypatch):
     make(tmp_path, {"cat": 3, "dog": 2})
     (tmp_path / "cat" / "1.png").write_bytes(b"")
     assert len(_load(tmp_path, on_damaged="skip")) == 4
-    monkeypatch.setattr(image_files, "decode_image", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(decoding, "decode_image", lambda *_: pytest.fail("decoded again"))
     assert len(_load(tmp_path, on_damaged="skip")) == 4
 
 
