@@ -18,8 +18,9 @@ from jax_models import tokens
 from jax_train import checks, several
 from jax_train.config.fields import flatten
 from jax_train.data import loading
-from jax_train.engine import augment, average, metrics, muon, optim, resample, schedules, seeds
+from jax_train.engine import average, metrics, muon, optim, schedules, seeds
 from jax_train.engine import checks as engine_checks
+from jax_train.engine.augment import resample
 from jax_train.engine.models import leave_out_sizes, model_configs
 from jax_train.engine.recipe import create_model
 from jax_train.errors import UserError
@@ -52,7 +53,7 @@ def test_recipe_is_valid_and_its_model_can_be_built(name):
         recipe.model.init_from, recipe.model.name = "hf:org/name", "vit_tiny_patch16_224"
     checks.check(recipe)
     side, channels, classes = SHAPES.get(recipe.data.name, (64, 3, 2))  # a folder
-    side, _ = augment.output_size(recipe.augment, side, side)
+    side, _ = engine_checks.output_size(recipe.augment, side, side)
     for one in model_configs(recipe).values():
         facts = {"in_channels": channels, "num_classes": classes}
         if "img_size" in jax_models.model_keywords(one.model.name):

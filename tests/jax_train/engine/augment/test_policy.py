@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jax_train.engine import affine, pixels, policy
+from jax_train.engine.augment import affine, pixels, policy
 from jax_train.engine.policy_names import AutoAugment, TimmRand, TorchRand, TrivialWide, parse
-from tests.jax_train.engine import policy_reference as reference
+from tests.jax_train.engine.augment import policy_reference as reference
 
 SIZE = reference.HEIGHT, reference.WIDTH
 NO_FILL = np.zeros(3, np.uint8)

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from configs import common
-from jax_train.engine import augment
+from jax_train.engine import augment, checks
+from jax_train.engine.augment import geometry, operations
 from jax_train.errors import UserError
 from tests import xla
 from tests.with_torch import torch
@@ -41,7 +42,7 @@ def build(**fields):
 
 def operation(name, images, keys, **fields):
     """The images that one operation of a config makes."""
-    return augment.OPERATIONS[name](settings(**fields))(images, None, keys)[0]
+    return operations.OPERATIONS[name](settings(**fields))(images, None, keys)[0]
 
 
 def position_images(batch, height, width):
@@ -203,7 +204,7 @@ def test_crop_probability_is_the_share_of_shifted_images():
     changed = (got != images).any((1, 2, 3)).mean()
     expected = share * (1 - 1 / 49)  # one of the 49 shifts is no shift
     assert abs(changed - expected) < 4 * np.sqrt(expected * (1 - expected) / count)
-    assert augment.OPERATIONS["crop"](settings(crop_padding=2, crop_probability=0.0)) is None
+    assert operations.OPERATIONS["crop"](settings(crop_padding=2, crop_probability=0.0)) is None
 
 
 def test_flip_takes_half_of_the_images():
@@ -216,7 +217,7 @@ def test_flip_takes_half_of_the_images():
 
 def test_rotation_angles_are_uniform_in_the_range(monkeypatch):
     drawn = []
-    monkeypatch.setattr(augment, "rotate_by", lambda images, angles: drawn.append(angles))
+    monkeypatch.setattr(geometry, "rotate_by", lambda images, angles: drawn.append(angles))
     operation("rotate", None, make_keys(3000), rotate_degrees=7.0)
     angles = np.asarray(drawn[0])
     assert stats.kstest(angles, stats.uniform(-7, 14).cdf).pvalue > 1e-3
@@ -231,7 +232,7 @@ def test_the_parts_are_drawn_independently(monkeypatch):
             drawn[name] = np.asarray(values)
             return images
 
-        monkeypatch.setattr(augment, name, record)
+        monkeypatch.setattr(geometry, name, record)
     config = settings(rotate_degrees=5.0, crop_padding=2, flip=True)
     images = jnp.asarray(random_images(4000, 5, 7))
     augment.build(config, MEAN, STD).train(images, None, make_keys(4000))
@@ -361,16 +362,16 @@ def test_later_changes_of_the_config_have_no_effect():
 
 
 def test_output_size():
-    assert augment.output_size(settings(), 28, 31) == (28, 31)
-    assert augment.output_size(settings(resize=72), 28, 31) == (72, 72)
+    assert checks.output_size(settings(), 28, 31) == (28, 31)
+    assert checks.output_size(settings(resize=72), 28, 31) == (72, 72)
 
 
 def test_crop_padding_must_be_smaller_than_the_image():
     with pytest.raises(UserError, match=r"crop_padding=7: expected less than 7 for images of 7x11"):
-        augment.output_size(settings(crop_padding=7), 7, 11)
+        checks.output_size(settings(crop_padding=7), 7, 11)
     with pytest.raises(UserError, match=r"crop_padding=7"):
         build(crop_padding=7).train(jnp.asarray(random_images(2, 7, 11)), make_keys(2))
-    assert augment.output_size(settings(crop_padding=6), 7, 11) == (7, 11)
+    assert checks.output_size(settings(crop_padding=6), 7, 11) == (7, 11)
 
 
 @pytest.mark.parametrize("std", [(0.2, 0.2), (0.2, 0.0, 0.2)])
@@ -398,13 +399,13 @@ def test_a_reflected_border_is_torchvisions():
         padded = torch.nn.functional.pad(source, (3,) * 4, mode="reflect")[0].permute(1, 2, 0)
         np.testing.assert_array_equal(out, padded[row : row + 7, column : column + 11])
     config = settings(crop_padding=3, crop_mode="reflect")
-    shifted = augment.OPERATIONS["crop"](config)(jnp.asarray(images), None, make_keys(53))[0]
+    shifted = operations.OPERATIONS["crop"](config)(jnp.asarray(images), None, make_keys(53))[0]
     assert (np.asarray(shifted) > 0).all()  # no pixel of the images is 0
 
 
 def test_alternating_flips_turn_every_image_over_from_epoch_to_epoch():
     images = jnp.asarray(position_images(1000, 2, 3))
-    flip = augment.OPERATIONS["flip"](settings(flip=True, flip_mode="alternating"))
+    flip = operations.OPERATIONS["flip"](settings(flip=True, flip_mode="alternating"))
 
     @jax.jit
     def flipped(step, index, seed=3):
@@ -437,7 +438,7 @@ def test_what_follows_normalisation_comes_last_and_behind_a_barrier():
     assert shares.shape == (8, 5)
     expected = augment.build(settings(flip=True), MEAN, STD).train(images, labels, keys)[0]
     for name in ("erase", "cutout", "mix"):
-        made = augment.OF_NORMALISED[name](settings(**fields), augment.Facts(MEAN, 5))
+        made = operations.OF_NORMALISED[name](settings(**fields), operations.Facts(MEAN, 5))
         expected, labels = made(expected, labels, keys, place)
     np.testing.assert_allclose(got, expected, atol=1e-6)
     np.testing.assert_allclose(shares, labels, atol=1e-6)
@@ -458,4 +459,4 @@ def test_a_policy_takes_resized_images_as_bytes():
             jnp.zeros((1, 3, 3, 4), jnp.uint8), None, keys[:1]
         )
     with pytest.raises(UserError, match=r"cutout=8: expected at most 7 for images of 7x11"):
-        augment.output_size(settings(cutout=8), 7, 11)
+        checks.output_size(settings(cutout=8), 7, 11)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_train.engine import affine, pixels
-from jax_train.engine.pixels import NUMBERS, Changes
+from jax_train.engine.augment import affine, pixels
+from jax_train.engine.augment.pixels import NUMBERS, Changes
 from jax_train.engine.policy_names import (
     AutoAugment,
     Policy,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_train.engine import erasing
+from jax_train.engine.augment import erasing
 
 _QUANTILES = 4096
 

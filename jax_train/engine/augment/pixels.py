@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_train.engine import affine
+from jax_train.engine.augment import affine
 
 _MOVES = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 _BY_TABLE = ("AutoContrast", "Equalize", "Invert", "Posterize", "Solarize", "SolarizeAdd")

@@ -10,10 +10,11 @@ from scipy import stats
 
 from configs import common
 from jax_train.data.boxes import DRAWS, TRIES, draw_boxes
-from jax_train.engine import augment, colour, resample
-from jax_train.engine.resample import resize_boxes
+from jax_train.engine import augment, checks
+from jax_train.engine.augment import colour, operations, resample
+from jax_train.engine.augment.resample import resize_boxes
 from jax_train.errors import UserError
-from tests.jax_train.engine import torchvision_reference as reference
+from tests.jax_train.engine.augment import torchvision_reference as reference
 
 MEAN, STD = (0.0,) * 3, (1.0,) * 3
 resized = jax.jit(resize_boxes, static_argnums=(2, 3))
@@ -92,10 +93,10 @@ def test_boxes_are_those_of_the_definition(height, width, area, aspect):
 
 def test_boxes_are_distributed_as_torchvisions(stored, monkeypatch):
     drawn = []
-    monkeypatch.setattr(augment, "resize_boxes", lambda images, boxes, *_: drawn.append(boxes))
+    monkeypatch.setattr(operations, "resize_boxes", lambda images, boxes, *_: drawn.append(boxes))
     config = settings(random_resized_crop=reference.AREA, aspect_ratio=reference.ASPECT)
     images = jnp.zeros((4000, reference.HEIGHT, reference.WIDTH, 1), jnp.uint8)
-    augment.OPERATIONS["random_resized_crop"](config)(images, None, make_keys(4000))
+    operations.OPERATIONS["random_resized_crop"](config)(images, None, make_keys(4000))
     figures = []
     for boxes in (np.asarray(drawn[0], float), stored["boxes"].astype(float)):
         top, left, height, width = boxes.T
@@ -177,11 +178,11 @@ def test_grey_images_change_in_brightness_and_contrast_only():
 
 def test_factors_and_orders_are_drawn_as_torchvisions(monkeypatch):
     drawn = []
-    monkeypatch.setattr(augment.colour, "jitter", lambda *given: drawn.append(given[1:]))
+    monkeypatch.setattr(colour, "jitter", lambda *given: drawn.append(given[1:]))
     images = jnp.zeros((3000, 2, 2, 3), jnp.uint8)
     spans = {"brightness": (0.6, 1.4), "contrast": (0, 2.5), "saturation": (0.8, 1.2)}
     spans["hue"] = (-0.1, 0.1)
-    change = augment.OPERATIONS["color_jitter"](settings(color_jitter=(0.4, 1.5, 0.2, 0.1)))
+    change = operations.OPERATIONS["color_jitter"](settings(color_jitter=(0.4, 1.5, 0.2, 0.1)))
     change(images, None, make_keys(3000))
     factors, order = drawn[0]
     for name, (low, high) in spans.items():
@@ -189,16 +190,16 @@ def test_factors_and_orders_are_drawn_as_torchvisions(monkeypatch):
     _, counts = np.unique(np.asarray(order), axis=0, return_counts=True)
     assert len(counts) == 24
     assert stats.chisquare(counts).pvalue > 1e-3
-    flips = np.asarray(augment._draw_flips(make_keys(3000)))  # from the same keys
+    flips = np.asarray(operations._draw_flips(make_keys(3000)))  # from the same keys
     for values in (*factors.values(), order[:, 0]):
         table = stats.contingency.crosstab(np.asarray(values) > np.median(values), flips).count
         assert stats.chi2_contingency(table).pvalue > 1e-3
-    augment.OPERATIONS["color_jitter"](settings(color_jitter=(0.4, 0, 0, 0.1)))(
+    operations.OPERATIONS["color_jitter"](settings(color_jitter=(0.4, 0, 0, 0.1)))(
         images, None, make_keys(3000)
     )
     assert list(drawn[1][0]) == ["brightness", "hue"]  # and they are as before
     np.testing.assert_array_equal(drawn[1][0]["hue"], factors["hue"])
-    assert augment.OPERATIONS["color_jitter"](settings(color_jitter=(0, 0, 0, 0))) is None
+    assert operations.OPERATIONS["color_jitter"](settings(color_jitter=(0, 0, 0, 0))) is None
 
 
 # In the pipeline
@@ -211,7 +212,7 @@ def test_training_crops_flips_and_changes_colours_in_this_order():
     images, keys = jnp.asarray(reference.images()).repeat(5, 0), make_keys(10)
     got = build(**EVERYTHING).train(images, None, keys)[0]
     for name in ("random_resized_crop", "flip", "color_jitter"):
-        images = augment.OPERATIONS[name](settings(**EVERYTHING))(images, None, keys)[0]
+        images = operations.OPERATIONS[name](settings(**EVERYTHING))(images, None, keys)[0]
         if name == "random_resized_crop":
             assert images.shape == (10, 11, 11, 3)
             cropped = build(**EVERYTHING).train_cropped(images, None, keys)[0]
@@ -265,12 +266,12 @@ def test_an_image_depends_on_its_own_key_only():
 
 
 def test_sizes_that_do_not_fit():
-    assert augment.output_size(settings(crop_size=5), 7, 11) == (5, 5)
-    assert augment.output_size(settings(crop_size=9, resize=12), 7, 11) == (9, 9)
+    assert checks.output_size(settings(crop_size=5), 7, 11) == (5, 5)
+    assert checks.output_size(settings(crop_size=9, resize=12), 7, 11) == (9, 9)
     with pytest.raises(UserError, match=r"crop_size=8: expected at most 7 for images of 11x7 .*"):
-        augment.output_size(settings(crop_size=8), 11, 7)
+        checks.output_size(settings(crop_size=8), 11, 7)
     with pytest.raises(UserError, match=r"crop_padding=5: expected less than 5"):
-        augment.output_size(settings(crop_size=5, crop_padding=5), 7, 7)
+        checks.output_size(settings(crop_size=5, crop_padding=5), 7, 7)
     of_four = augment.build(settings(color_jitter=(0.1, 0, 0, 0)), (0.5,) * 4, (0.5,) * 4)
     with pytest.raises(UserError, match=r"color_jitter=.*images of 4 channels: it is for grey"):
         of_four.train(jnp.zeros((1, 3, 3, 4), jnp.uint8), None, make_keys(1))

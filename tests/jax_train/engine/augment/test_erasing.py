@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from jax_train.data.boxes import DRAWS, TRIES, draw_holes
-from jax_train.engine import erasing
+from jax_train.engine.augment import erasing
 
 HEIGHT, WIDTH = 13, 19
 AREA, ASPECT = (0.02, 1 / 3), (0.3, 10 / 3)

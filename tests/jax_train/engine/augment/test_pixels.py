@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from jax_train.engine import affine, pixels
-from tests.jax_train.engine import torchvision_reference
+from jax_train.engine.augment import affine, pixels
+from tests.jax_train.engine.augment import torchvision_reference
 
 HEIGHT, WIDTH = 31, 43
 at_once, one_by_one = (

@@ -1,7 +1,7 @@
 """What timm's and torchvision's policies do to an image, kept in policy_reference.npz.
 
 In an environment with both (here timm 1.0.31, torchvision 0.29.1 and Pillow 13.0.0), from the root
-of the repository: `python tests/jax_train/engine/policy_reference.py` writes it again.
+of the repository: `python tests/jax_train/engine/augment/policy_reference.py` writes it again.
 """
 
 import json

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from configs import common
-from jax_train.engine import augment, metrics, mixing
-from jax_train.engine.augment import Place
+from jax_train.engine import metrics
+from jax_train.engine.augment import Place, mixing, operations
 
 HEIGHT, WIDTH, CLASSES = 13, 11, 5
 MODES = ("batch", "pair", "elem")
@@ -34,7 +34,7 @@ def settings(**fields):
 @functools.lru_cache
 def operation(**fields):
     """The mixing of a config, compiled: (images, labels, keys, step) -> images and shares."""
-    mix = augment.OF_NORMALISED["mix"](settings(**fields), augment.Facts(None, CLASSES))
+    mix = operations.OF_NORMALISED["mix"](settings(**fields), operations.Facts(None, CLASSES))
     return jax.jit(lambda images, labels, keys, step: mix(images, labels, keys, Place(3, step, 10)))
 
 

@@ -1,7 +1,7 @@
 """What torchvision makes of a few images, kept in torchvision_reference.npz.
 
 In an environment with torchvision (here 0.29.1), from the root of the repository:
-`python tests/jax_train/engine/torchvision_reference.py` writes it again.
+`python tests/jax_train/engine/augment/torchvision_reference.py` writes it again.
 """
 
 import itertools
