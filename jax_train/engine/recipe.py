@@ -130,7 +130,7 @@ def resolve(config: ConfigDict, splits: Splits, mean=None, std=None) -> ConfigDi
     """
     config = config.copy_and_resolve_references()
     height, width, channels = splits.train.image_shape
-    height, width = augment.output_size(config.augment, height, width)
+    height, width = checks.output_size(config.augment, height, width)
     known = jax_models.model_keywords(config.model.name)
     if "img_size" in known and height != width:
         raise UserError(
