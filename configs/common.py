@@ -58,7 +58,8 @@ def get_config() -> ConfigDict:
     config.model.layer_scale = placeholder(float)  # what each branch's scale starts from
     config.model.swiglu = placeholder(bool)  # SwiGLU in place of GELU
     config.model.fc_norm = placeholder(bool)  # the last norm stands after the pool
-    config.model.norm_eps = placeholder(float)  # added to the variance in layer norms
+    # Added to the variance in layer norms, and in airbench's batch norms.
+    config.model.norm_eps = placeholder(float)
     config.model.head_norm_eps = placeholder(float)  # the same in that of a ConvNeXt's head
     config.model.widths = placeholder(tuple)  # CNNs: channels of each stage
     # Of each stage: number of blocks (ResNet, ConvNeXt) or of convolutions, 1 to 3 (airbench).

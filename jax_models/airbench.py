@@ -19,7 +19,6 @@ from jax_models.rngs import Rngs
 
 _PATCH = 2  # side of the patches that are whitened, pixels
 _DEPTHS = (1, 2, 3)  # convolutions that a stage may have
-_EPSILON = 1e-12  # of batch norm
 
 
 class Whitening(nnx.Module):
@@ -55,19 +54,20 @@ class Stage(nnx.Module):
       in_features: channels of the input.
       width: channels of each convolution.
       depth: how many there are, 1 to 3.
-      norm_momentum: of batch norm.
+      norm_momentum, norm_eps: of batch norm.
       rngs: initial weights.
     """
 
     attention = None
 
     def __init__(
-        self, in_features: int, width: int, depth: int, *, norm_momentum: float, rngs: nnx.Rngs
-    ):
+        self, in_features: int, width: int, depth: int, *, norm_momentum: float, norm_eps: float,
+        rngs: nnx.Rngs,
+    ):  # fmt: skip
         how = {"padding": 1, "bias": False, "kernel": identity_start, "rngs": rngs}
         inputs = (in_features, *(width,) * (depth - 1))
         self.convs = nnx.List(Conv(n, width, 3, **how) for n in inputs)
-        norm = {"momentum": norm_momentum, "epsilon": _EPSILON}
+        norm = {"momentum": norm_momentum, "epsilon": norm_eps}
         self.norms = nnx.List(BatchNorm(width, **norm) for _ in range(depth))
 
     def __call__(
@@ -127,8 +127,8 @@ class ScaledHead(nnx.Module):
 def airbench(
     *, rngs: nnx.Rngs, in_channels: int = 3, num_classes: int = 10,
     widths: Sequence[int] = (64, 256, 256), depths: Sequence[int] = (2, 2, 2),
-    norm_momentum: float = 0.4, head_scale: float = 1 / 9, unit_head: bool = False,
-    remat: bool = False,
+    norm_momentum: float = 0.4, norm_eps: float = 1e-12, head_scale: float = 1 / 9,
+    unit_head: bool = False, remat: bool = False,
 ) -> ConvNet:  # fmt: skip
     """A CNN made to learn CIFAR-10 with few operations (airbench94: 1,972,792 parameters).
 
@@ -146,6 +146,8 @@ def airbench(
       widths: channels of each stage.
       depths: convolutions of each stage, 1 to 3; of 3 with a sum around the last two.
       norm_momentum: share of a new batch in the running statistics of batch norm.
+      norm_eps: added to the variance in batch norm. The source's is for photos: channels that are
+        constant on all images, as on digits before black, it turns into noise of size 1.
       head_scale: factor of the logits.
       unit_head: the matrix of the head starts with a deviation of 1; with a `head_scale` of 1 over
         the last width, as in the source's airbench94_muon.
@@ -156,11 +158,13 @@ def airbench(
     """
     widths = check_widths(widths, depths=depths)
     layers.check_sizes(in_channels=in_channels)
+    layers.check_positive(norm_eps=norm_eps)
     _check(depths, norm_momentum, unit_head)
     stem = Whitening(in_channels, rngs=rngs)
     inputs = (stem.conv.out_features, *widths)
+    norm = {"norm_momentum": norm_momentum, "norm_eps": norm_eps}
     stages = [
-        Stage(n, width, depth, norm_momentum=norm_momentum, rngs=rngs)
+        Stage(n, width, depth, **norm, rngs=rngs)
         for n, width, depth in zip(inputs, widths, depths, strict=False)
     ]
     head = ScaledHead(widths[-1], num_classes, scale=head_scale, unit=unit_head, rngs=rngs)

@@ -21,12 +21,14 @@ def conv(inputs: int, outputs: int) -> nn.Conv2d:
 class Group(nn.Module):
     """3×3 convolutions, each with batch norm and GELU; of three, the last two are added to x."""
 
-    def __init__(self, in_features: int, width: int, depth: int, *, norm_momentum: float):
+    def __init__(
+        self, in_features: int, width: int, depth: int, *, norm_momentum: float, norm_eps: float
+    ):
         super().__init__()
-        self.depth = depth
+        self.depth, norm = depth, {"momentum": norm_momentum, "eps": norm_eps}
         for i in range(1, depth + 1):
             self.add_module(f"conv{i}", conv(in_features if i == 1 else width, width))
-            self.add_module(f"norm{i}", nn.BatchNorm2d(width, eps=1e-12, momentum=norm_momentum))
+            self.add_module(f"norm{i}", nn.BatchNorm2d(width, **norm))
         self.pool, self.activ = nn.MaxPool2d(2), nn.GELU()
 
     def forward(self, x):
@@ -49,14 +51,16 @@ class AirBench(ConvNet):
     def __init__(
         self, *, in_channels: int = 3, num_classes: int = 10,
         widths: Sequence[int] = (64, 256, 256), depths: Sequence[int] = (2, 2, 2),
-        norm_momentum: float = 0.4, head_scale: float = 1 / 9, unit_head: bool = False,
+        norm_momentum: float = 0.4, norm_eps: float = 1e-12, head_scale: float = 1 / 9,
+        unit_head: bool = False,
     ):  # fmt: skip
         super().__init__()
         first = 2 * 2**2 * in_channels
         self.whiten = nn.Conv2d(in_channels, first, 2)
         nn.init.zeros_(self.whiten.bias)
+        norm = {"norm_momentum": norm_momentum, "norm_eps": norm_eps}
         groups = (
-            Group(n, width, depth, norm_momentum=norm_momentum)
+            Group(n, width, depth, **norm)
             for n, width, depth in zip((first, *widths), widths, depths, strict=False)
         )
         self.layers = nn.Sequential(nn.GELU(), *groups)
