@@ -303,6 +303,7 @@ SMALL = {
             "widths": (23, 11),
             "depths": (2, 3),
             "norm_momentum": 0.3,
+            "norm_eps": 0.01,
             "head_scale": 0.3,
             "unit_head": True,
         },
@@ -313,6 +314,7 @@ SMALL = {
         misfits=[
             ({"widths": ()}, ["widths=()"]),
             ({"depths": (2,)}, ["depths=(2,)", "widths=(23, 11)"]),
+            ({"norm_eps": 0.0}, ["norm_eps=0.0"]),
             ({"depths": (2, 4)}, ["depths[1]=4", "1, 2 or 3"]),
             ({"norm_momentum": 0.0}, ["norm_momentum=0.0", "above 0"]),
             ({"norm_momentum": 1.5}, ["norm_momentum=1.5", "at most 1"]),
