@@ -64,6 +64,9 @@ RECIPES = {
     "airbench_mnist": Recipe("–"),
     "sl_vit_cifar10": Recipe("94.53 %, best epoch on test"),
     "airbench94_muon_cifar10": Recipe("94.01 % (n = 200)", **_AIRBENCH),
+    "airbench94_muon_cifar10_9_epochs": Recipe(
+        "–", {"train.epochs": 9}, **_AIRBENCH, name="airbench94_muon_cifar10"
+    ),
     "airbench94_cifar10": Recipe("94.01 % (n = 1,000)", **_AIRBENCH),
     "airbench95_cifar10": Recipe("95.01 % (n = 200)", **_AIRBENCH),
     "airbench96_cifar10": Recipe("96.03 % (n = 400)", **_AIRBENCH),
