@@ -12,8 +12,8 @@ from jax_train.errors import UserError
 from jax_train.printing import readable, shorten
 
 # Cameras write them beside a JPEG; Pillow reads the small preview in some of them.
-_RAW = "dng nef nrw cr2 arw sr2 srw pef orf rw2 3fr iiq kdc dcr"
-_RAW = frozenset(f".{ending}" for ending in _RAW.split())
+_RAW_ENDINGS = "dng nef nrw cr2 arw sr2 srw pef orf rw2 3fr iiq kdc dcr"
+_RAW = frozenset(f".{ending}" for ending in _RAW_ENDINGS.split())
 # Folders that systems make: of zip files from a Mac, network disks, file managers, notebooks.
 _OF_THE_SYSTEM = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "__pycache__"}
 _OF_THE_SYSTEM |= {"system volume information"}

@@ -11,18 +11,12 @@ from scipy import stats
 from jax_train.engine.augment import affine, pixels, policy
 from jax_train.engine.policy_names import AutoAugment, TimmRand, TorchRand, TrivialWide, parse
 from tests.jax_train.engine.augment import policy_reference as reference
+from tests.jax_train.engine.augment.test_pixels import CLOSE
 
 SIZE = reference.HEIGHT, reference.WIDTH
 NO_FILL = np.zeros(3, np.uint8)
 MEAN = np.array(reference.MEAN)
 COUNT = 6000
-CLOSE = (
-    "AutoContrast",
-    "Brightness",
-    "Contrast",
-    "Color",
-    "Sharpness",
-)  # to a level, in few pixels
 change = jax.jit(pixels.change, static_argnums=3)
 
 
