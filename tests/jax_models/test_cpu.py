@@ -17,6 +17,8 @@ from jax_models import conv_layers, cpu, layers, ops
 from jax_models.cpu import ffi, functions, kernels, onednn
 from tests.jax_models.small import COVERED, build, draw_images
 
+pytestmark = pytest.mark.newest
+
 
 def has_avx512():
     """Whether this processor has the instructions that oneDNN's fastest code needs."""

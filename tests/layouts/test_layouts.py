@@ -12,7 +12,7 @@ _MIXED = ("accumulate, pmap4", "remat, fsdp2x4", "resumed on fsdp2x4")
 _SMALL = [name for name in measure.SINGLE if name not in _MIXED]
 EXACT = [name for name in LAYOUTS if name not in ("one", "bfloat16")]
 
-pytestmark = pytest.mark.xdist_group("layouts")
+pytestmark = [pytest.mark.xdist_group("layouts"), pytest.mark.newest]
 
 
 @pytest.fixture(scope="session")

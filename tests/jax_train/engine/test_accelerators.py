@@ -20,6 +20,7 @@ from jax_train.train import fit, load
 from tests import tiny
 from tests.jax_models.small import COVERED
 
+pytestmark = pytest.mark.newest
 PER_EPOCH = 2
 MODELS = COVERED
 

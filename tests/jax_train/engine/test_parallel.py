@@ -10,6 +10,8 @@ from jax_train.engine.parallel import Layout, PmapLayout
 from jax_train.errors import UserError
 from jax_train.machine import processes
 
+pytestmark = pytest.mark.newest
+
 
 def layout_of(num_devices):
     layout = Layout()

@@ -15,6 +15,7 @@ from jax_train.errors import UserError
 from tests import xla
 from tests.with_torch import torch
 
+pytestmark = pytest.mark.newest
 SIZES = [(11, 11), (7, 13), (13, 8), (6, 10)]  # odd, even, mixed; non-square both ways
 MEAN, STD = (0.31, 0.47, 0.59), (0.23, 0.19, 0.29)
 
