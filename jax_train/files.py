@@ -53,10 +53,15 @@ def user_folder(variable: str, name: str) -> Path | None:
         folder = Path(os.environ.get(variable) or Path.home() / name)
     except RuntimeError:  # neither HOME nor an entry for this user
         return None
+    return folder if _can_hold_files(folder) else None
+
+
+def _can_hold_files(folder: Path) -> bool:
+    """Whether files can be written into a folder, once it is made if it is missing."""
     place = folder.absolute()
-    while not place.exists() and place != place.parent:
+    while not os.path.lexists(place) and place != place.parent:
         place = place.parent
-    return folder if place.is_dir() and os.access(place, os.W_OK | os.X_OK) else None
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 @functools.cache
@@ -109,6 +114,19 @@ def check_output(option: str, path: str | os.PathLike | None, overwrite: bool) -
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         what = "cannot be written to" if folder.is_dir() else "does not exist"
         raise UserError(f"{option} {path}: the folder {folder} {what}. Choose another one.")
+
+
+def check_folder(option: str, path: str | os.PathLike) -> None:
+    """Check, before anything slow starts, that files can be written into the folder of an option.
+
+    Raises:
+      UserError: it is no folder, or can neither be written to nor made.
+    """
+    if not _can_hold_files(Path(path)):
+        raise UserError(
+            f"{option} {path}: expected a folder that can be written to, or made. Choose another "
+            "place."
+        )
 
 
 def write_csv(option: str, path: str | os.PathLike, rows: Sequence[Sequence]) -> None:

@@ -129,6 +129,16 @@ def shorten(text: str, width: int) -> str:
     return f"{text}…"
 
 
+def shorten_middle(text: str, width: int) -> str:
+    """Cut a text of more than `width` columns, in its middle: names differ at their ends."""
+    if columns(text) <= width:
+        return text
+    end = text
+    while columns(end) > (width - 1) // 2:
+        end = end[1:]
+    return shorten(text[: len(text) - len(end)], width - columns(end)) + end
+
+
 def pad(text: str, width: int) -> str:
     """Fill a text up with spaces to `width` columns."""
     return text + " " * (width - columns(text))

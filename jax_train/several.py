@@ -3,7 +3,7 @@
 import functools
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -13,8 +13,9 @@ from jax_train.engine import recipe
 from jax_train.engine.models import model_configs
 from jax_train.engine.program import Program
 from jax_train.errors import UserError
+from jax_train.files import check_folder
 from jax_train.machine import processes
-from jax_train.printing import WIDTH, columns, counted, figure, pad, say, shorten
+from jax_train.printing import WIDTH, columns, counted, figure, pad, say, shorten, shorten_middle
 from jax_train.runs import data_record, entry, initial
 from jax_train.runs import folder as run_folder
 from jax_train.runs.history import read_history
@@ -118,33 +119,41 @@ def compare(
     from jax_train.pages.page import Page
 
     runtime.prepare()
-    compared = comparison.load(folders, data, data_dir, progress=True)
     out = Path(folders[0]).parent if out is None else Path(out)
+    check_folder("--out", out)
+    compared = comparison.load(folders, data, data_dir, progress=True)
     lines = _comparison_table(compared)
     for line in verdicts(compared):
         lines += textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="  ")
     return "\n".join([*lines, write(compared, Page(out / "comparison.html"))])
 
 
+def _in_columns(names: Iterable[str], most: int) -> list[str]:
+    """The first column of a table that leaves it `most` columns: of the header, then the names."""
+    cut = ["", *(shorten_middle(name, most) for name in names)]
+    width = max(5, *map(columns, cut))
+    return [pad(name, width) for name in cut]
+
+
 def _comparison_table(compared) -> list[str]:
     """The main figures as lines for people."""
     from jax_train.analysis.comparison import seconds_per_epoch
 
-    width = min(24, max(5, *(columns(one.name) for one in compared)))
+    blank, *names = _in_columns((one.name for one in compared), WIDTH - 62)
     lines = [
         f"{compared[0].evaluation.split} of {compared[0].run.config.data.name}: "
         f"{counted(len(compared[0].right), 'image')}",
-        f"  {'':{width}}   top-1   95 % interval  parameters   MFLOP  images/s  s/epoch",
+        f"  {blank}   top-1 95 % interval  parameters   MFLOP images/s s/epoch",
     ]
-    for one in compared:
+    for name, one in zip(names, compared, strict=True):
         low, high = one.evaluation.top1_interval
         top1 = figure(one.evaluation.figures["top1"], "7.2%")
         lines.append(
-            f"  {pad(shorten(one.name, width), width)} {top1} "
-            f"{figure(100 * low, '6.1f')} – {figure(100 * high, '5.1f')} % "
+            f"  {name} {top1} "
+            f"{figure(100 * low, '5.1f')} – {figure(100 * high, '4.1f')} % "
             f"{figure(one.run.results['parameters'], '11,')} "
-            f"{one.flops.forward / 1e6:7.4g} {one.evaluation.images_per_sec:9,.0f} "
-            f"{figure(seconds_per_epoch(one), '8.1f')}"
+            f"{one.flops.forward / 1e6:7.4g} {one.evaluation.images_per_sec:8,.0f} "
+            f"{figure(seconds_per_epoch(one), '7.1f')}"
         )
     return lines
 
@@ -282,16 +291,16 @@ def seeds_table(found: dict) -> str:
 
 def learning_table(folders: dict[str, Path]) -> str:
     """How each run learned: validation, training loss, seconds per epoch, parameters."""
-    width = max(5, *map(len, folders))
-    lines = [f"  {'':{width}}  final val   best val (epoch)  train loss  s/epoch   parameters"]
-    for name, folder in folders.items():
+    blank, *names = _in_columns(folders, WIDTH - 66)
+    lines = [f"  {blank}  final val   best val (epoch)  train loss  s/epoch   parameters"]
+    for name, folder in zip(names, folders.values(), strict=True):
         history, results = read_history(folder), _results(folder)
         final = best = "–"
         if len(history.val):
             share, epoch = history.best_val
             final, best = f"{history.val[-1, 2]:.2%}", f"{share:.2%} ({epoch:g})"
         lines.append(
-            f"  {name:{width}} {final:>10} {best:>18} {figure(history.last_train_loss, '11.4f')} "
+            f"  {name} {final:>10} {best:>18} {figure(history.last_train_loss, '11.4f')} "
             f"{results['seconds'] / results['epochs']:8.1f} {results['parameters']:12,}"
         )
     return "\n".join(lines)

@@ -21,6 +21,15 @@ def check(method: str) -> None:
         _umap()
 
 
+def check_count(count: int) -> None:
+    """Raise a UserError where there are too few images for a picture."""
+    if count < _LEAST:
+        raise UserError(
+            f"--map: there is nothing to be seen in {counted(count, 'image')}; expected at least "
+            f"{_LEAST}. Name more images."
+        )
+
+
 def _umap():
     try:
         import umap
@@ -54,11 +63,7 @@ def project(features: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
     from sklearn.decomposition import PCA
 
     count = len(features)
-    if count < _LEAST:
-        raise UserError(
-            f"--map: there is nothing to be seen in {counted(count, 'image')}; expected at least "
-            f"{_LEAST}. Name more images."
-        )
+    check_count(count)
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     dimensions = 2 if method == "pca" else min(_DIMENSIONS, *unit.shape)
     reduced = PCA(min(dimensions, *unit.shape), random_state=seed).fit_transform(unit)

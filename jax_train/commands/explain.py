@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> str:
       UserError: the run, an image or an argument is not usable.
     """
     from jax_train.data.given_images import find_images
+    from jax_train.files import check_folder
     from jax_train.pages.pictures import choose_examples, choose_files, pictures, remarks
 
     if args.images and (args.split is not None or args.index):
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace) -> str:
             f"{count} images were given; expected at most {_MOST_IMAGES}, because most pictures "
             "are of one image each. Explain them in several calls."
         )
+    if args.out is not None:
+        check_folder("--out", args.out)
     run = open_run_or_source(args)
     check_stage(run.model, run.config.model.name, args.stage)
     chosen = choose_files(run, paths) if paths else choose_examples(run, args.split, args.index)

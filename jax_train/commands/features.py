@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> str:
     left_out: Counter[str] = Counter()
     files, asked = _find(args.images, left_out), _find(args.nearest or [])
     model, other = open_with_data(args)
-    from jax_train.analysis import feature_files, features
+    from jax_train.analysis import feature_files, features, projection
     from jax_train.data.image_files import told
 
     queries = _read(model, asked)
@@ -71,15 +71,14 @@ def run(args: argparse.Namespace) -> str:
         images = features.of_places(model, files, args.images)
     else:
         images = features.of_split(model, args.split, other)
+    if args.map:
+        projection.check_count(len(images.names))
     unread: dict[str, str] = {}
     with feature_files.Spool(args.to) as spool:
         spool.add(features.extract(model, images, unread, tokens=args.tokens, progress=True))
         found = features.describe(model, images, spool.array(), spool.places, spool.labels)
         shape = "x".join(map(str, spool.shape[1:]))
         lines = [f"features of {counted(len(found.names), 'image')}, {shape} each"]
-        if args.to:
-            feature_files.write("--to", args.to, found, spool)
-            lines[0] = f"{readable(args.to)}: {lines[0]}"
         if found.labels is not None:
             lines.append(f"labels of {counted(len(found.class_names), 'class', 'classes')}")
         if args.map:
@@ -87,6 +86,9 @@ def run(args: argparse.Namespace) -> str:
         if queries:
             shown = dataclasses.replace(images, names=found.names, read=_of(images, spool.places))
             lines.append(_show_nearest(args, model, found, shown, queries))
+        if args.to:
+            feature_files.write("--to", args.to, found, spool)
+            lines[0] = f"{readable(args.to)}: {lines[0]}"
     notes = (*model.notes, *images.notes, *filter(None, [told(left_out)]))
     lines += [as_paragraph(f"note: {note}") for note in notes]
     if unread:
@@ -122,16 +124,18 @@ def _of(images, chosen: list[int]):
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what does not go together, before anything is read."""
+    from jax_models.output import is_stream
+
     if not (args.to or args.map or args.page):
         raise UserError(
             "Nothing is to be made of the features: give --to FILE.npz, --map FILE.png, or "
             "--nearest IMAGE --page FILE.html."
         )
-    for option, end in (("to", None), ("map", ".png"), ("page", ".html")):
+    for option, ends in (("to", (".npz", ".parquet")), ("map", (".png",)), ("page", (".html",))):
         path = getattr(args, option)
-        if path and end and not path.endswith(end):
-            raise UserError(f"--{option} {path}: expected a name that ends in {end}.")
         check_output(f"--{option}", path, args.overwrite)
+        if path and not path.endswith(ends) and not is_stream(path):
+            raise UserError(f"--{option} {path}: expected a name that ends in {' or '.join(ends)}.")
     if bool(args.nearest) != bool(args.page):
         raise UserError("--nearest IMAGE and --page FILE.html belong together: give both or none.")
     _check_views(args)
@@ -185,4 +189,4 @@ def _show_nearest(args: argparse.Namespace, model, found, images, queries) -> st
 
     new = features.gather(model, queries, features.extract(model, queries, {}))
     near = probes.neighbours(found.features, new.features, min(args.k or 12, len(found.names)))
-    return neighbours.write(queries, near, found, images, Page(args.page))
+    return neighbours.write(queries, near, found, images, Page(args.page, pictures_beside=False))

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import shlex
 from pathlib import Path
 
 from jax_train import recipes
@@ -33,7 +34,10 @@ def run(args: argparse.Namespace) -> str:
     from jax_train.files import check_output, write_atomically
 
     source = recipes.path_of(args.source or recipes.DEFAULT)
-    path = Path(args.name.removesuffix(".py") + ".py")
+    name = Path(args.name).name.removesuffix(".py")
+    if not name or name.startswith("."):
+        raise UserError(f"NAME {args.name!r}: expected a name such as my_recipe.")
+    path = Path(args.name).with_name(f"{name}.py")
     if path.stem in (*recipes.names(), recipes.COMMON):
         raise UserError(f"{args.name}: there is a recipe of that name. Choose another one.")
     check_output("NAME", path, args.overwrite)
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace) -> str:
         raise UserError(f"{path} cannot be written: {error}. Choose another one.") from error
     return (
         f"{path}: a copy of {source.stem}. Change it, then train by it:\n"
-        f"  {args.program} train {path}\n"
+        f"  {args.program} train {shlex.quote(str(path))}\n"
         f"Every field, its default and its meaning:\n  {args.program} recipes {recipes.COMMON}"
     )
 

@@ -25,10 +25,12 @@ def run(args: argparse.Namespace) -> str:
       UserError: the folder holds no run, its data cannot be read, or nothing can be written.
     """
     from jax_train.analysis.evaluation import evaluate
+    from jax_train.files import check_folder
     from jax_train.pages import run as page_of_run
     from jax_train.pages.page import Page
 
     run = open_run(args.run_folder, args.data, args.data_dir)
+    check_folder("RUN", run.folder)
     split = run.split()
     evaluation = evaluate(run, split, progress=True)
     return page_of_run.write(run, evaluation, split, Page(run.folder / "report.html"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,8 +54,11 @@ def expectation(field: str, place: ConfigDict) -> str:
     key = field.rpartition(".")[2]
     kind = place.get_type(key)
     example = str(place[key] or _EXAMPLES.get(kind, "…")).replace("True", "true")
+    flag = f"--{field}={example}"
+    if shlex.quote(flag) != flag:
+        flag = f'"{flag}"'  # a shell takes it so, tuples of texts too
     none = ", or None" * (place[key] is None)
-    return f"expected {_KINDS[kind]}, for example --{field}={example}{none}"
+    return f"expected {_KINDS[kind]}, for example {flag}{none}"
 
 
 def to_json(config: ConfigDict) -> str:

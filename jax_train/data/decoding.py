@@ -34,7 +34,8 @@ _PERHAPS = {
     "QOI": "qoi",
     "PSD": "psd",
 }
-_BY_CONTENT = ("ICO", "DDS", "SGI", "SUN", "PCX")  # rare: their endings mean other things too
+# Rare: their endings mean other things too. No ICO: Pillow decodes it before one can ask its size.
+_BY_CONTENT = ("DDS", "SGI", "SUN", "PCX")
 _BY_ENDING = {"TGA": "tga"}  # these files do not say what they are
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's
 _CURES = {

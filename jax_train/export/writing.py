@@ -49,14 +49,16 @@ def to_file(run: TrainedRun, graph: Graph, target: Path, images: Images) -> Comp
         opened = format.open_file(Path(file.name))
         found.append(compare(str(target), opened, expected, inputs))
 
-    with _told(target):
+    def write_both(file) -> None:
+        file.write(f"{json_text(facts, indent=2)}\n".encode())
+        file.flush()  # neither is replaced before both have found room
         write_atomically(target, write)
+
+    with _told(target):
         if other := beside(target):
-            try:
-                write_atomically(other, json_text(facts, indent=2) + "\n")
-            except OSError:
-                target.unlink()
-                raise
+            write_atomically(other, write_both)
+        else:
+            write_atomically(target, write)
     return found[0]
 
 

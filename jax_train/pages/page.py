@@ -1,7 +1,6 @@
 """Self-contained HTML pages: templates, and pictures that are part of the page.
 
-A page needs no network and no other file; it may be sent around and is opened from disk. The
-pictures are also written, as PNG files, into a folder beside it that has the page's name.
+A page needs no network and no other file; it may be sent around and is opened from disk.
 """
 
 import base64
@@ -46,29 +45,33 @@ class Page:
     """A page that is being put together.
 
     Args:
-      path: of the HTML file; the pictures go into the folder of its name without `.html`.
+      path: of the HTML file.
+      pictures_beside: write the pictures as PNG files too, into the folder of its name without
+        `.html`.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, pictures_beside: bool = True):
         self.path, self._count = Path(path), 0
-        self.folder = self.path.with_suffix("")
+        self.folder = self.path.with_suffix("") if pictures_beside else None
 
     def picture(self, picture: Picture) -> Image:
-        """Save a picture and return it for the page.
+        """Take a picture, which is written beside the page, and return it for the page.
 
         Raises:
           UserError: the folder cannot be written.
         """
+        assert self.folder is not None
         return self._embed(picture.save(self.folder).read_bytes(), picture.alt)
 
     def thumbnail(self, name: str, pixels: np.ndarray, alt: str) -> Image:
-        """Save a small picture of an image, uint8 [H,W,C], and return it for the page.
+        """Take a small picture of an image, uint8 [H,W,C], and return it for the page.
 
         Raises:
           UserError: the folder cannot be written.
         """
         png = _small_png(pixels)
-        _write(self.folder / f"{name}.png", png)
+        if self.folder:
+            _write(self.folder / f"{name}.png", png)
         return self._embed(png, alt)
 
     def _embed(self, png: bytes, alt: str) -> Image:
@@ -87,7 +90,8 @@ class Page:
         """
         content = render(template, **values).encode()
         _write(self.path, content)
-        return f"{self.path} ({len(content) / 1e6:.1f} MB)\n  its pictures: {self.folder}/"
+        beside = f"\n  its pictures: {self.folder}/" if self.folder else ""
+        return f"{self.path} ({len(content) / 1e6:.1f} MB){beside}"
 
 
 def render(template: str, **values) -> str:

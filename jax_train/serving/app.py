@@ -10,7 +10,6 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -20,6 +19,7 @@ from jax_train.errors import UserError, nearest
 from jax_train.printing import counted, readable, shorten
 from jax_train.serving import description, page
 from jax_train.serving.batching import Batcher, Work
+from jax_train.serving.hosts import OnlyNames
 from jax_train.serving.models import ServedModel, image_answer, map_answers
 from jax_train.serving.uploads import Limits, read_images
 
@@ -45,12 +45,7 @@ class Server:
         self._description = description.of(facts, limits)
 
     def app(self, hosts: Sequence[str] | None = None) -> Starlette:
-        """What Uvicorn runs; `hosts` are the names by which requests may call it, None: any.
-
-        Where only this machine is to be served, a page of elsewhere whose name was bent to it
-        would read the answers.
-        """
-        trusted = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))] if hosts else []
+        """What Uvicorn runs; `hosts` are the names by which requests may call it, None: any."""
         return Starlette(
             routes=[
                 Route("/", self._show_page),
@@ -60,7 +55,7 @@ class Server:
                 Route("/healthz", self._tell_health),
                 Route("/openapi.json", self._describe),
             ],
-            middleware=trusted,
+            middleware=[Middleware(OnlyNames, names=tuple(hosts))] if hosts else [],
             exception_handlers={
                 HTTPException: _refusal,
                 UserError: _failure,

@@ -86,6 +86,7 @@ def of(models: Sequence[dict[str, Any]], limits: Limits) -> dict[str, Any]:
     names = [model["name"] for model in models]
     limited = f"up to {limits.megabytes:g} MB and {limits.megapixels:g} megapixels an image"
     refusals = {
+        "400": "the request calls the server by a name that is not this machine's",
         "404": "there is no such model",
         "408": "the upload took too long",
         "413": f"more than {limits.megabytes:g} MB",

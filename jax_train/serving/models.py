@@ -9,7 +9,7 @@ from jax_train.analysis import explain, looks
 from jax_train.analysis.looks import Map
 from jax_train.analysis.prediction import likeliest
 from jax_train.analysis.scoring import Scorer, check_finite
-from jax_train.data.decoding import Encoded
+from jax_train.data.decoding import Encoded, unread_kind
 from jax_train.data.given_images import check_channels, try_image
 from jax_train.drawing.canvas import map_colours
 from jax_train.pages.page import data_uri, png_of
@@ -66,6 +66,8 @@ class ServedModel:
 
     def decode(self, file: Encoded) -> np.ndarray | str:
         """The image as the model takes it, uint8 [H,W,C], or why it cannot be read."""
+        if unread_kind(file) == "JXL":  # its reader decodes all before it tells the size
+            return "of the kind JXL, which is not taken here; send a PNG, JPEG, WebP or AVIF"
         said = try_image(file, self.shape, self._limit, self._run.fit)
         return said.removesuffix(_FIELD) if isinstance(said, str) else said
 

@@ -1,7 +1,6 @@
 """The server's life: a place to listen at, models, and the end."""
 
 import contextlib
-import ipaddress
 import logging
 import socket
 from collections.abc import Sequence
@@ -12,12 +11,12 @@ import uvicorn
 from jax_train.errors import UserError
 from jax_train.printing import counted, readable, say
 from jax_train.runs.trained import TrainedRun
+from jax_train.serving import hosts
 from jax_train.serving.app import Server
 from jax_train.serving.batching import Batcher
 from jax_train.serving.models import ServedModel
 from jax_train.serving.uploads import Limits
 
-_LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")  # what requests call this machine
 _END_SECONDS = 30  # for what is being worked on when the server is to end
 
 
@@ -38,13 +37,6 @@ def listen(host: str, port: int) -> socket.socket:
             "Choose another --port; 0 takes any that is free."
         ) from error
     return bound
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine alone."""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def names_of(runs: Sequence[TrainedRun]) -> list[str]:
@@ -81,10 +73,9 @@ def serve(runs: Sequence[TrainedRun], bound: socket.socket, batch: int, limits: 
     _allow_many_files()
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # broken forms are told anyway
     host, port = bound.getsockname()[:2]
-    local = is_loopback(host)
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    local = hosts.is_loopback(host)
     with Batcher() as batcher:
-        app = Server(models, batcher, limits).app(_LOCAL if local else None)
+        app = Server(models, batcher, limits).app(hosts.local_names(host) if local else None)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -93,6 +84,7 @@ def serve(runs: Sequence[TrainedRun], bound: socket.socket, batch: int, limits: 
             lifespan="off",
             timeout_graceful_shutdown=_END_SECONDS,
         )
+        address = f"http://{hosts.written(host)}:{port}"
         say(f"serving {counted(len(models), 'model')} at {address} until Ctrl+C")
         if not local:
             say("note: whoever reaches this machine can ask; --host 127.0.0.1 keeps it to itself")

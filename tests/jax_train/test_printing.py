@@ -20,6 +20,7 @@ from jax_train.printing import (
     readable,
     say,
     shorten,
+    shorten_middle,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +48,11 @@ def test_columns_of_a_table_are_those_of_a_terminal():
     assert [columns(text) for text in ("cat", "日本", "e\u0301", "")] == [3, 4, 1, 0]
     assert pad("日本", 6) == "日本  "
     assert [shorten("日本東京", n) for n in (8, 7, 6, 2)] == ["日本東京", "日本東…", "日本…", "…"]
+    assert [shorten_middle("runs_日本_seed_0", n) for n in (16, 15, 6)] == [
+        "runs_日本_seed_0",
+        "runs_日…_seed_0",
+        "run…_0",
+    ]
 
 
 def test_the_log_is_for_people_and_said_once(monkeypatch, capsys):

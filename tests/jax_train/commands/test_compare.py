@@ -81,6 +81,31 @@ def test_compare_writes_where_it_is_told(compared_runs, tmp_path, capsys):
     assert list((tmp_path / "new" / "comparison").glob("*.png"))
 
 
+def test_long_names_leave_the_tables_in_their_width(compared_runs, tmp_path, capsys):
+    base = "cnn_widths_16_32_64_flip_mixup_seed"
+    folders = {}
+    for name in (f"{base}_0", f"{base}_1"):
+        folders[name] = copy_of(compared_runs[0] / "simple_cnn", tmp_path / name)
+    code, out, _ = run("compare", *folders.values(), "--out", tmp_path / "pair", capsys=capsys)
+    table = [line for line in out.splitlines() if str(tmp_path) not in line]
+    assert (code, max(map(len, table)) <= 80) == (0, True)
+    learned = several.learning_table(folders).splitlines()
+    assert max(map(len, learned)) <= 80
+    for rows in (table[2:4], learned[1:]):
+        assert [row.split()[0][-6:] for row in rows] == ["seed_0", "seed_1"]
+
+
+def test_a_folder_for_the_page_that_cannot_be_is_told_before_models_compute(
+    compared_runs, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("jax_train.analysis.comparison.load", None)
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        runs = compared_runs[0] / "vit", compared_runs[0] / "simple_cnn"
+        code, _, error = run("compare", *runs, "--out", out, capsys=capsys)
+        assert (code, f"--out {out}: expected a folder" in error) == (2, True)
+
+
 def copy_of(run_folder, target, **changes):
     """A copy of a run whose config.json has other values of `config.data`."""
     shutil.copytree(run_folder, target)
@@ -120,10 +145,10 @@ def test_report_of_what_is_no_run_is_refused(tmp_path, capsys):
 
 
 def test_a_page_that_cannot_be_written_is_told(compared_runs, tmp_path, capsys):
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "comparison.html").mkdir()
     folder, _ = compared_runs
     code, _, error = run(
-        "compare", folder / "vit", folder / "simple_cnn", "--out", tmp_path / "file", capsys=capsys
+        "compare", folder / "vit", folder / "simple_cnn", "--out", tmp_path, capsys=capsys
     )
     assert code == 2
     assert "cannot be written" in error

@@ -318,6 +318,16 @@ def test_alike_images_are_near_each_other_in_the_plane():
         projection.project(made.features[:4], "tsne")
 
 
+def test_too_few_images_for_a_map_are_told_before_features_are_made(
+    place, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("jax_train.analysis.features.extract", None)
+    photos = sorted((place / "photos" / "train" / "red").iterdir())[:4]
+    made = "--to", tmp_path / "a.npz", "--map", tmp_path / "map.png"
+    check_refusal(capsys, run("features", place / "vit", *photos, *made), "--map", "at least 5")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_map_is_drawn(labelled, place, tmp_path, capsys):
     images = place / "photos" / "train" / ("" if labelled else "red")
@@ -347,7 +357,7 @@ def test_the_page_shows_what_is_nearest(place, tmp_path, capsys):
     own = re.findall(r'src="(data:[^"]+)"', text)
     assert own[0] == own[1]  # the query and itself among the others
     assert len(own) == 8
-    assert len(list((tmp_path / "near").iterdir())) == 8
+    assert not (tmp_path / "near").exists()
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
@@ -391,6 +401,7 @@ def test_files_that_are_none(tmp_path, capsys):
         ),
         (["features", "{root}/vit", "--split", "test", "--to", "{to}"], ["no data of its own"]),
         (["features", "{root}/vit", "{root}/photos"], ["Nothing is to be made", "--map"]),
+        (["features", "{root}/vit", "{root}/photos", "--to", "a.csv"], [".npz or .parquet"]),
         (["features", "{root}/vit", "{root}/photos", "--map", "a.jpg"], ["--map", "in .png"]),
         (["features", "{root}/vit", "{root}/photos", "--page", "a.html"], ["belong together"]),
         (["features", "{root}/vit", "{root}/photos", "--to", "{to}", "--k", "3"], ["--nearest"]),

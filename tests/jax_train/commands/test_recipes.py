@@ -77,6 +77,8 @@ def test_new_writes_a_recipe_once(capsys, elsewhere, monkeypatch):
     said = capsys.readouterr().out
     assert "\n  jax-vit-cnn train mine.py\n" in said
     assert command_line.parse(["mine.py"]).config.model.name == "simple_cnn"
+    assert __main__.main(["new", "my own"]) == 0
+    assert "\n  jax-vit-cnn train 'my own.py'\n" in capsys.readouterr().out
     assert "mine.py exists already" in refusal(["new", "mine.py"], capsys)
     assert __main__.main(["new", "mine", "--overwrite"]) == 0
     assert command_line.parse(["mine"]).config.model.name == "vit"
@@ -89,6 +91,7 @@ def test_new_writes_a_recipe_once(capsys, elsewhere, monkeypatch):
         (["common.py"], "there is a recipe of that name"),
         (["mine", "--from", "cnn_digit"], "There is no recipe 'cnn_digit' (did you mean cnn_digi"),
         (["nowhere/mine"], "the folder"),
+        ([".py"], "expected a name such as my_recipe"),
     ],
 )
 def test_new_refuses_what_it_cannot_do(arguments, message, capsys, elsewhere):

@@ -45,6 +45,11 @@ def test_unknown_fields_name_the_nearest(flag, message):
         ("--config.optim.beta1=abc", "a number, for example --config.optim.beta1=0.9"),
         ("--config.model.dropout=low", "a number, for example --config.model.dropout=0.1"),
         ("--config.augment.flip=maybe", "true or false, for example --config.augment.flip=true"),
+        (
+            "--config.optim.muon_match=^kernel$,",
+            """numbers separated by commas, or quoted texts such as "'bias','norm'", for example """
+            """"--config.optim.muon_match=('kernel$',)".""",
+        ),
         ("--config.data.mean=0.5 0.5", "numbers separated by commas, or quoted texts"),
     ],
 )

@@ -390,7 +390,6 @@ def test_shared_between_splits_whatever_the_size(tmp_path):
         ("a.jp2", "JPEG2000"),
         ("a.tga", "TGA"),
         ("a.apng", "PNG"),
-        ("a.ico", "ICO"),
         ("a.pcx", "PCX"),
         ("noending", "JPEG"),
         ("a.txt", "WEBP"),

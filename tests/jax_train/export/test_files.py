@@ -1,7 +1,9 @@
 """ONNX and StableHLO: each family in its runtime gives what the model gives."""
 
 import dataclasses
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +115,21 @@ def test_what_differs_is_not_kept(ending, tmp_path, monkeypatch):
         export(run, target)
     assert target.read_bytes() == b"an older file"
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_without_room_for_the_facts_the_older_files_stay(tmp_path, monkeypatch):
+    target = tmp_path / "model.stablehlo"
+    older = {target: b"an older program", writing.beside(target): b"and its facts"}
+    for path, content in older.items():
+        path.write_bytes(content)
+
+    def full_disk(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writing, "json_text", full_disk)
+    with pytest.raises(UserError, match="No space left"):
+        export(run_of("simple_cnn"), target)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == older
 
 
 @pytest.mark.parametrize("ending", FORMATS)

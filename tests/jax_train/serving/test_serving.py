@@ -24,6 +24,7 @@ pytest.importorskip("python_multipart")
 pytest.importorskip("httpx")
 
 import uvicorn
+from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from jax_train import __main__
@@ -31,6 +32,7 @@ from jax_train.analysis.prediction import predict
 from jax_train.runs import trained
 from jax_train.serving.app import Server
 from jax_train.serving.batching import Batcher, Work, batch_sizes
+from jax_train.serving.hosts import OnlyNames, local_names
 from jax_train.serving.models import ServedModel
 from jax_train.serving.uploads import Limits
 from tests.jax_train.commands.refusals import check_refusal
@@ -42,9 +44,9 @@ LOCAL = "http://127.0.0.1"
 NAMES = ["vit", "simple_cnn"]
 
 
-def png(image, **how):
+def png(image, kind="PNG", **how):
     file = io.BytesIO()
-    image.save(file, "PNG", **how)
+    image.save(file, kind, **how)
     return file.getvalue()
 
 
@@ -171,6 +173,8 @@ WRONG = {
     "cut short": (photo()[:-30], "damaged or cut short"),
     "pixels": (png(Image.new("1", (8000, 8000))), "too large: 8000x8000 pixels"),
     "noise": (bytes(range(256)), "no whole image"),
+    "pixels decoded when opened": (png(Image.new("RGB", (16, 16)), "ICO"), "no whole image"),
+    "pixels of an unknown size": (b"\xff\x0a" + bytes(64), "JXL, which is not taken"),
 }
 
 
@@ -223,7 +227,26 @@ def test_wrong_requests_are_told(client):
     for kind in ("multipart/form-data", "multipart/form-data; boundary=x"):
         answer = client.post("/predict", content=b"abc", headers={"Content-Type": kind})
         assert answer.status_code == 422
-    assert client.get("/healthz", headers={"Host": "elsewhere.org"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.2:8000", 200),
+        ("LOCALHOST", 200),
+        ("[::1]:8000", 200),
+        ("elsewhere.org", 400),
+        ("localhost:80:80", 400),
+        ("x@localhost:80", 400),
+        ("", 400),
+    ],
+)
+def test_this_machine_is_served_by_its_names_alone(host, status):
+    app = OnlyNames(Response(), local_names("127.0.0.2"))
+    answer = TestClient(app, LOCAL).get("/", headers={"Host": host})
+    assert answer.status_code == status
+    if status == 400:
+        assert "is no name of this machine" in answer.json()["error"]
 
 
 def test_names_of_files_are_words_alone(client, tmp_path):
