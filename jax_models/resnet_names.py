@@ -37,12 +37,11 @@ def _is_for_small_images(model):
     return not model.stem.pool
 
 
-register("timm", {"resnet": _TORCHVISION})
-register("torchvision", {"resnet": _TORCHVISION})
-register(
-    "huggingface",
-    {"resnet": _HUGGING_FACE},
-    root="resnet.",
-    writes=lambda model: not _is_for_small_images(model),
-)
+def _is_for_large_images(model):
+    return not _is_for_small_images(model)
+
+
+register("timm", {"resnet": _TORCHVISION}, writes=_is_for_large_images)
+register("torchvision", {"resnet": _TORCHVISION}, writes=_is_for_large_images)
+register("huggingface", {"resnet": _HUGGING_FACE}, root="resnet.", writes=_is_for_large_images)
 register("kuangliu", {"resnet": _KUANGLIU}, writes=_is_for_small_images)

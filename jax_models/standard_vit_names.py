@@ -22,8 +22,14 @@ def _has(model, *, prefix=("cls_token",), cover=True, scaled=False, gated=False,
     """Whether a model has these settings and no others that show in its weights."""
     block = model.blocks[0]
     found = model.prefix, model.cover_prefix, block.ls1 is not identity, block.mlp.gated
-    reads = isinstance(model.head, NoHead) or model.pool.kind == pool
+    bare = isinstance(model.head, NoHead)
+    reads = model.pool.norm is not identity if bare else model.pool.kind == pool
     return found == (prefix, cover, scaled, gated) and reads
+
+
+def _is_timms(model):
+    """Whether timm has such a model: its head reads no more than a token."""
+    return isinstance(model.head, NoHead) or model.pool.kind != "token_and_avg"
 
 
 def _never(model):
@@ -74,7 +80,7 @@ _TIMM = {
     "head.heads.0.layers.0": "head",
     "head.heads.1.layers.0": "head_dist",
 }
-register("timm", {_FAMILY: _TIMM}, left_out={r"pre_logits\..*": _PRE_LOGITS})
+register("timm", {_FAMILY: _TIMM}, left_out={r"pre_logits\..*": _PRE_LOGITS}, writes=_is_timms)
 
 # torchvision
 

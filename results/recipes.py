@@ -42,11 +42,15 @@ _BELOW = (
     "process at its peak."
 )
 _CNNS = "cnn", "attention_cnn", "resnet", "airbench"
+_BFLOAT16: dict[str, object] = {"dtype": "bfloat16"}
 _AIRBENCH = {"tta": ("airbench",)}
 RECIPES = {
     "vit_cifar10": Recipe("–"),
     "cnn_cifar10": Recipe("–"),
+    "vit_cifar10_bfloat16": Recipe("–", _BFLOAT16, name="vit_cifar10"),
+    "cnn_cifar10_bfloat16": Recipe("–", _BFLOAT16, name="cnn_cifar10"),
     "attention_cnn_cifar10": Recipe("68 %"),
+    "attention_cnn_cifar10_bfloat16": Recipe("68 %", _BFLOAT16, name="attention_cnn_cifar10"),
     "raster_vit_cifar10": Recipe("52 %"),
     "deep_vit_cifar10": Recipe("78.8 %"),
     "mlp_head_vit_cifar100": Recipe("about 50 %"),

@@ -10,21 +10,9 @@ from jax_models import registry
 from jax_models.pretrained.description import HALF, IMAGENET, Description
 from jax_models.pretrained.errors import SourceError
 from jax_models.pretrained.preprocessing import Preprocessing
-from jax_models.torch_weights import google
+from jax_models.torch_weights import google, tensors
 
-# Ends of the names of a classifier's kernel, of the first kernel, and of positions, in the layouts
-# that are read.
-_CLASSIFIERS = (
-    "head",
-    "fc",
-    "classifier",
-    "cls_classifier",
-    "classifier.1",
-    "classifier.2",
-    "linear",
-)
-_INPUTS = ("patch_embed.proj", "conv_proj", "conv1", "stem.0", "features.0.0", "projection")
-_INPUTS += ("embedder.embedder.convolution", "patch_embeddings", "downsample_layers.0.0")
+# Ends of the names of positions, and of class tokens, in the layouts that are read.
 _POSITIONS = ("pos_embed", "pos_embedding", "position_embeddings")
 _CLASS_TOKENS = ("cls_token", "class_token")
 _TANH = (
@@ -57,25 +45,23 @@ def describe(
         raise SourceError(
             f"{path}: {name} has no keyword {min(unknown)!r}. It takes: {', '.join(keywords)}."
         )
-    classifiers, inputs = ([f"{end}.weight" for end in ends] for ends in (_CLASSIFIERS, _INPUTS))
-    read = {
-        "num_classes": _size(names, classifiers, 0) or 0,
-        "in_channels": _size(names, inputs, 1),
-    }
-    if "img_size" in keywords:
-        tokens = _size(names, _POSITIONS, 1)
-        patch = given.get("patch_size", keywords["patch_size"])
-        read["img_size"] = None if tokens is None else math.isqrt(tokens) * patch
+    read: dict[str, Any] = {}
+    tokens = _size(names, _POSITIONS, 1) if "img_size" in keywords else None
+    patch = given.get("patch_size", keywords.get("patch_size"))
+    if tokens is not None and patch is not None:
+        read["img_size"] = math.isqrt(tokens) * patch
+    read |= _counted(name, read | dict(given), keywords, names)
     if "class_token" in keywords:
         read |= _tokens(names, tokens)
-    read = {key: value for key, value in read.items() if value is not None and key in keywords}
+        if _is_hugging_faces(names) and "dinov2" not in name:
+            read["norm_eps"] = 1e-12  # as transformers' configs of ViT and DeiT have it
     settings = read | dict(given)
     side = settings.get("img_size", keywords.get("img_size", 224))
-    channels = settings.get("in_channels", keywords["in_channels"])
+    channels = settings.get("in_channels", 3)
     steps, rule = _preprocessing(path, name, names, side)
     notes = [_TANH] if _is_googles(path) else []
     if _is_googles(path) and "class_token" in keywords and tokens is None:
-        width = _size(names, inputs, 0)
+        width = names["patch_embed.proj.weight"].shape[0]
         names["pos_embed"] = google.fixed_positions(side // patch, width)
         notes.append(_FIXED)
     note = f"A file does not say how images are prepared: {steps.interpolation}, mean "
@@ -83,6 +69,37 @@ def describe(
     return Description(
         name, settings, steps.with_channels(channels), None, rule, notes=[*notes, note]
     )
+
+
+def _counted(
+    name: str, given: Mapping[str, Any], keywords: Mapping[str, Any], names: Mapping[str, Any]
+) -> dict[str, int]:
+    """The numbers of classes and of channels, by the tensors whose shapes grow with them.
+
+    Without a head there are no classes; where nothing tells the channels they are the usual ones.
+    """
+
+    def shapes(**counts: int) -> dict[str, tuple[int, ...]]:
+        counts = {key: value for key, value in counts.items() if key in keywords}
+        return tensors.shapes(registry.abstract_model(name, **counts | dict(given)), names)
+
+    usual = {"num_classes": 2, "in_channels": 2}
+    found = {key: keywords[key] for key in ("in_channels",) if key in keywords}
+    try:
+        of_two = shapes(**usual)
+        for axis, keyword in enumerate(usual):
+            of_three = shapes(**usual | {keyword: 3})
+            for tensor, shape in of_two.items():
+                grows = len(shape) > axis and 2 * of_three[tensor][axis] == 3 * shape[axis]
+                if grows and tensor in names and len(names[tensor].shape) > axis:
+                    found[keyword] = 2 * names[tensor].shape[axis] // shape[axis]
+                    break
+        if "num_classes" not in found:
+            shapes(num_classes=0)
+            found["num_classes"] = 0
+    except (ValueError, TypeError, OverflowError):  # there is no such model, as loading will tell
+        pass
+    return found
 
 
 def _tokens(names: Mapping[str, Any], positions: int | None) -> dict[str, bool | str]:
@@ -113,11 +130,17 @@ def _preprocessing(path: Path, name: str, names: Mapping[str, Any], side: int):
         return Preprocessing(side, (side, side), "bilinear", **HALF), "Google"
     if any(key.startswith(("encoder.layers.encoder_layer_", "features.")) for key in names):
         return Preprocessing(side, round(side / 0.875), "bilinear", **IMAGENET), "torchvision"
-    rule = "Hugging Face" if any("attention.attention.query" in key for key in names) else "timm"
+    is_theirs = _is_hugging_faces(names) and not any("register_tokens" in key for key in names)
+    rule = "Hugging Face" if is_theirs else "timm"
     own_vit = name.startswith("vit_") and "dinov2" not in name
     share = 1.0 if side >= 384 else 0.9 if name.startswith(("vit", "deit")) else 0.875
     steps = HALF if own_vit else IMAGENET
     return Preprocessing(side, math.floor(side / share), "bicubic", **steps), rule
+
+
+def _is_hugging_faces(names: Mapping[str, Any]) -> bool:
+    """Whether a ViT has the names of transformers, in files or in memory."""
+    return any("attention.attention.query" in key or "attention.q_proj" in key for key in names)
 
 
 def _is_googles(path: Path) -> bool:

@@ -59,7 +59,8 @@ class Preprocessing:
 
         Args:
           images: uint8 [B,H,W,C] or [H,W,C], a file, or several, which may differ in size. Files
-            are turned upright by their EXIF tag and made RGB or, for one channel, grey.
+            are turned upright by their EXIF tag and made RGB or, for one channel, grey; see
+            `upright`.
 
         Raises:
           ValueError: an array has another dtype or other channels, or a file is no image.
@@ -67,21 +68,23 @@ class Preprocessing:
         if isinstance(images, str | os.PathLike):
             images = [images]
         if isinstance(images, np.ndarray):
-            opened = [self._image(array) for array in self._checked(images)]
+            fitted = [self._of_array(array) for array in self._checked(images)]
         else:
-            opened = [self._read(path) for path in images]
-        return self.normalise(np.stack([self.fit(image) for image in opened]))
+            fitted = [self.fit(self._read(path)) for path in images]
+        return self.normalise(np.stack(fitted))
 
     def fit(self, image: Image.Image) -> np.ndarray:
         """Resize and crop Pillow's image of mode L or RGB: uint8 [S,S,C]. What is missing is 0."""
+        return self._fit(image).reshape(self.size, self.size, self.channels)
+
+    def _fit(self, image: Image.Image) -> np.ndarray:
         from PIL import Image
 
         resampling = Image.Resampling[self.interpolation.upper()]
         if (size := self._resized(*image.size)) != image.size:
             image = image.resize(size, resampling)
         left, top = (self._margin(side) for side in image.size)
-        image = image.crop((left, top, left + self.size, top + self.size))
-        return np.asarray(image).reshape(self.size, self.size, self.channels)
+        return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """(levels · scale - mean) / std of uint8 [...,C], as float32."""
@@ -129,17 +132,54 @@ class Preprocessing:
             )
         return images
 
-    def _image(self, array: np.ndarray) -> Image.Image:
+    def _of_array(self, array: np.ndarray) -> np.ndarray:
         from PIL import Image
 
-        return Image.fromarray(array[..., 0] if self.channels == 1 else array)
+        if self.channels == 3:
+            return self.fit(Image.fromarray(array))
+        # One by one: Pillow would take a second or fourth channel for transparency.
+        channels = (np.ascontiguousarray(array[..., k]) for k in range(self.channels))
+        return np.stack([self._fit(Image.fromarray(channel)) for channel in channels], axis=-1)
 
     def _read(self, path: str | os.PathLike) -> Image.Image:
-        from PIL import Image, ImageOps
+        from PIL import Image
 
+        if self.channels not in (1, 3):
+            raise SourceError(
+                f"{os.fspath(path)}: files are read as grey (1 channel) or RGB (3), and the model "
+                f"takes {self.channels}. Give arrays, uint8 [B,H,W,{self.channels}]."
+            )
         try:
             with Image.open(path) as opened:
-                return ImageOps.exif_transpose(opened).convert("L" if self.channels == 1 else "RGB")
+                return upright(opened, "L" if self.channels == 1 else "RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split())
             raise SourceError(f"{os.fspath(path)} cannot be read as an image: {reason}") from None
+
+
+def upright(image: Image.Image, mode: str) -> Image.Image:
+    """Pillow's image, turned by its EXIF tag, in mode L or RGB.
+
+    Transparency is dropped, and 16-bit samples keep their upper 8 bits.
+
+    Raises:
+      ValueError: damaged EXIF data, or samples of 32 bits or of floating point.
+      OSError and others: Pillow's, for pixels that cannot be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    image.load()
+    try:
+        ImageOps.exif_transpose(image, in_place=True)  # a copy takes time
+    except Exception as error:  # readers of EXIF raise many kinds
+        raise ValueError("its EXIF data is damaged; save it without") from error
+    if image.mode.startswith("I"):  # Pillow's own conversion of 16 bits clips them to white
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 0xFFFF:
+            raise ValueError("32-bit pixels; expected 8 or 16 bits")
+        image = Image.fromarray((pixels >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels; expected 8 or 16 bits")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == mode else image.convert(mode)

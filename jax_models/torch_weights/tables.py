@@ -144,12 +144,12 @@ def written(model: nnx.Module, layout: str | None) -> Names:
       ValueError: the model has no names in that layout.
     """
     names = known(model)
-    fitting = [n for n in names if n.writes is None or n.writes(model)]
-    for each in fitting:
-        if layout in (None, each.layout):
-            return each
     if layout is None:
         return names[0]
+    fitting = [n for n in names if n.writes is None or n.writes(model)]
+    for each in fitting:
+        if layout == each.layout:
+            return each
     there = ", ".join(dict.fromkeys(each.layout for each in fitting))
     name = getattr(model, "model_name", None)
     raise ValueError(

@@ -137,6 +137,15 @@ def named_entries(
     return _entries(model, _variables(model), names, names.root)
 
 
+def shapes(model: nnx.Module, given: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The names of a model's state dict, as the layout of a given one has them, and their shapes.
+
+    Raises:
+      ValueError: no names are known of the model.
+    """
+    return {name: entry.shape for name, entry in _recognised(model, given).entries.items()}
+
+
 class _Layout(NamedTuple):
     """The names that a state dict was recognised by."""
 

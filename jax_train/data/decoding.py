@@ -305,22 +305,7 @@ def decode_image(
       fit: Pillow's image -> bytes [H, W, channels], such as `fitted`; None: all pixels.
       max_megapixels: see `open_image`.
     """
-    from PIL import Image, ImageOps
+    from jax_models.pretrained.preprocessing import upright
 
-    mode = "L" if channels == 1 else "RGB"
     with open_image(file, max_megapixels) as image:
-        image.load()
-        try:
-            ImageOps.exif_transpose(image, in_place=True)  # a copy takes time
-        except Exception as error:  # readers of EXIF raise many kinds too
-            raise ValueError("its EXIF data is damaged; save it without") from error
-        if image.mode.startswith("I"):  # Pillow's own conversion of 16 bits clips them to white
-            pixels = np.asarray(image)
-            if pixels.min() < 0 or pixels.max() > 0xFFFF:
-                raise ValueError("32-bit pixels; expected 8 or 16 bits")
-            image = Image.fromarray((pixels >> 8).astype(np.uint8))
-        if image.mode == "F":
-            raise ValueError("floating-point pixels; expected 8 or 16 bits")
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")
-        return (fit or pixels_of)(image if image.mode == mode else image.convert(mode))
+        return (fit or pixels_of)(upright(image, "L" if channels == 1 else "RGB"))

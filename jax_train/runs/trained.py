@@ -97,8 +97,8 @@ class TrainedRun:
         keywords = jax_models.model_keywords(config.model.name)
         settings = {k: v for k, v in config.model.items() if k in keywords and v is not None}
         settings = {k: v for k, v in settings.items() if k not in RATES}
-        side = settings.get("img_size") or config.augment.resize or image_shape(self)[0]
-        whole = max(side, config.data.image_size or config.augment.resize or side)
+        whole = config.augment.resize or config.data.image_size or image_shape(self)[0]
+        side = config.augment.crop_size or whole
         how = config.data.interpolation or config.augment.interpolation or "bilinear"
         steps = Preprocessing(side, whole, how, tuple(config.data.mean), tuple(config.data.std))
         names = tuple(self.record.class_names) if self.record else None

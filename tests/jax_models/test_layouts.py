@@ -25,7 +25,10 @@ WRITTEN = {
     ("timm", "vit"): (VIT, ["cls_token", "patch_embed.proj.weight", "head.bias"]),
     ("timm", "avg"): (VIT | {"pool": "avg"}, ["fc_norm.weight"]),
     ("timm", "distilled"): (DEIT, ["dist_token", "head_dist.weight", "norm.bias"]),
-    ("timm", "registers"): (REG, ["reg_token", "blocks.1.ls2.gamma", "blocks.0.mlp.fc1.bias"]),
+    ("timm", "registers"): (
+        REG | {"pool": "token"},
+        ["reg_token", "blocks.1.ls2.gamma", "blocks.0.mlp.fc1.bias"],
+    ),
     ("torchvision", "vit"): (
         VIT,
         [
@@ -199,18 +202,23 @@ def test_a_misfit_names_the_layout_it_was_taken_for(layout):
 @pytest.mark.parametrize(
     ("layout", "settings"),
     [
+        ("timm", REG),
         ("torchvision", DEIT),
         ("torchvision", REG),
         ("torchvision", VIT | {"pool": "avg"}),
         ("huggingface", REG | {"pool": "token"}),
         ("huggingface", VIT | {"pool": "avg"}),
+        ("torchvision", VIT | {"pool": "avg", "num_classes": 0}),
+        ("huggingface", VIT | {"pool": "avg", "num_classes": 0}),
         ("facebook", REG),
         ("keras", VIT),
     ],
 )
 def test_what_a_library_has_no_model_for_is_not_written(layout, settings, tmp_path):
     model = build(NAME, **settings)
-    with pytest.raises(ValueError, match=rf"layout='{layout}': .* has no names there.*timm"):
+    with pytest.raises(
+        ValueError, match=rf"layout='{layout}': .* has no names there\. It has in: "
+    ):
         torch_weights.export(model, layout)
     with pytest.raises(ValueError, match="has no names there"):
         torch_weights.save_safetensors(model, tmp_path / "a.safetensors", layout)

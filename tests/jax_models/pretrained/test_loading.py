@@ -12,11 +12,14 @@ from safetensors.numpy import load_file, save_file
 
 import jax_models
 from jax_models import load_pretrained, torch_weights
-from jax_models.pretrained import positions
+from jax_models.pretrained import open_pretrained, positions
 from jax_models.pretrained.adapt import for_channels
 from jax_models.torch_weights.files import FileTensor
+from tests.jax_models import small
 from tests.jax_models.pretrained import folders
 from tests.with_torch import torch
+
+COUNTED = ("num_classes", "in_channels")
 
 
 def _values(model):
@@ -130,6 +133,34 @@ def test_of_a_file_the_name_is_given_and_the_sizes_are_read(ending, tmp_path):
     _same(loaded.model, model)
     assert len(loaded.class_names) == folders.CLASSES
     assert any("does not say how images are prepared" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize("name", small.COVERED)
+def test_a_file_of_any_model_is_loaded_by_its_name(name, tmp_path):
+    usual = jax_models.model_keywords(name)
+    sides = {key: usual[key] for key in ("img_size", "patch_size") if key in usual}
+    given = {k: v for k, v in small.SMALL[name].settings.items() if k not in (*COUNTED, *sides)}
+    for counts in ({"num_classes": 3, "in_channels": 3}, {"num_classes": 7, "in_channels": 1}):
+        model, path = small.build(name, **sides, **counts), tmp_path / "weights.safetensors"
+        torch_weights.save_safetensors(model, path)
+        loaded = load_pretrained(path, name=name, **given)
+        _same(loaded.model, model)
+        assert {key: loaded.settings[key] for key in counts} == counts
+
+
+def test_the_eps_and_the_rule_of_a_file_are_its_librarys(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    for name, layout, rule, eps in (
+        ("vit_tiny_patch16_224", "huggingface", "Hugging Face", 1e-12),
+        ("vit_tiny_patch16_224", "timm", "timm", None),
+        ("vit_small_patch14_dinov2", "huggingface", "Hugging Face", None),
+        ("vit_small_patch14_reg4_dinov2", "huggingface", "timm", None),
+    ):
+        sizes = folders.VIT | {"num_classes": 0}
+        torch_weights.save_safetensors(folders.build(name, **sizes), path, layout)
+        found = open_pretrained(path, name=name, **folders.VIT).description
+        assert (found.rule, found.settings.get("norm_eps")) == (rule, eps)
+        assert found.settings["num_classes"] == 0
 
 
 def test_of_a_vits_file_the_image_size_is_read(tmp_path):

@@ -23,7 +23,7 @@ ORIGINALS = {
 def test_an_original_file_is_its_twin_by_timms_names(name, tmp_path):
     sizes, rename, key = ORIGINALS[name]
     side = {"img_size": folders.SIDE} if sizes is SIZES else {}
-    state = torch_weights.export(folders.build(name, **sizes, **side), "timm")
+    state = torch_weights.export(folders.build(name, **sizes, **side))
     found = []
     for file, values in {"theirs.pth": rename(state), "timm.pth": state}.items():
         values = {name: torch.from_numpy(value) for name, value in values.items()}

@@ -100,6 +100,31 @@ def test_a_file_is_turned_upright_and_made_what_the_model_takes(tmp_path):
     assert grey(tmp_path / "turned.png").shape == (1, 4, 4, 1)
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_each_of_other_channels_is_resized_by_itself(channels):
+    image = np.random.default_rng(0).integers(0, 256, (9, 12, channels), np.uint8)
+    image[..., -1] = 0  # where a fourth is transparency the others would vanish
+    found = Preprocessing(5, 6, **PLAIN).with_channels(channels)(image)[0]
+    one = Preprocessing(5, 6, **PLAIN).with_channels(1)
+    for k in range(channels):
+        np.testing.assert_array_equal(found[..., k], one(image[..., k : k + 1])[0, ..., 0])
+
+
+def test_files_are_refused_where_a_model_takes_other_channels(tmp_path):
+    with pytest.raises(SourceError, match=r"the model takes 4\. Give arrays, uint8 \[B,H,W,4\]"):
+        Preprocessing(5, 6, **PLAIN).with_channels(4)(tmp_path / "a.png")
+
+
+def test_of_16_bits_the_upper_8_are_kept(tmp_path):
+    levels = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    found = Preprocessing(8, None, **PLAIN)(tmp_path / "a.png")[0]
+    np.testing.assert_array_equal(found, np.repeat((levels >> 8)[..., None], 3, axis=2))
+    Image.fromarray(levels.astype(np.float32)).save(tmp_path / "b.tiff")
+    with pytest.raises(SourceError, match="floating-point pixels"):
+        Preprocessing(8, None, **PLAIN)(tmp_path / "b.tiff")
+
+
 def test_other_channels_take_the_means():
     steps = Preprocessing(4, None, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     one = steps.with_channels(1)

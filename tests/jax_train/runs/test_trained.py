@@ -1,10 +1,13 @@
 """Trained models read back from run folders give what training reported."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from jax_train import data
+from jax_train.engine import augment
 from jax_train.engine.state import TrainState
 from jax_train.errors import UserError
 from jax_train.runs import trained
@@ -40,6 +43,29 @@ def test_the_model_can_be_called_by_itself(finished):
     logits = run.model(run.recipe.augmentation.evaluate(images))
     atol = 0.1 if run.config.dtype == "bfloat16" else 1e-5
     np.testing.assert_allclose(logits, run.logits(images), atol=atol)
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "atol"),
+    [
+        ({}, 23, 1e-6),
+        ({"augment.crop_size": 17}, 17, 1e-6),
+        ({"data.image_size": 23, "augment.crop_size": 17}, 17, 1e-6),
+        ({"augment.resize": 19}, 19, 0.02),  # Pillow rounds to levels
+        ({"data.image_size": 23, "augment.resize": 19, "augment.crop_size": 13}, 13, 0.02),
+    ],
+)
+def test_the_description_prepares_images_as_evaluation_does(finished, fields, size, atol):
+    run = trained.open_run(finished[0])
+    config = run.config.copy_and_resolve_references()
+    config.update_from_flattened_dict(fields | {"augment.interpolation": "bilinear"})
+    steps = augment.build(config.augment, config.data.mean, config.data.std)
+    record = run.record._replace(image_shape=(23, 23, 1))
+    images = np.random.default_rng(3).integers(0, 256, (5, *record.image_shape), np.uint8)
+    made = dataclasses.replace(run, config=config, record=record).description.preprocessing
+    assert made.size == size
+    scale = max(1 / std for std in config.data.std)
+    np.testing.assert_allclose(made(images), steps.evaluate(images), atol=atol * scale)
 
 
 def test_the_average_of_the_weights_is_what_is_reported(tmp_path):
