@@ -127,7 +127,9 @@ def _fit_in_folder(program: Program, splits: Splits, workdir: Path, on_epoch, fo
         saver = Saver(program, checkpoints, signals, find_conditions(program, splits))
         restored = saver.restore(program.like)
         step, progress, since_eval = restored or _start(program, saver)
-        notes = [*notes, *found.notes, *_other_dtype(program)]
+        _check_not_beyond(program, workdir, step)
+        progress, skipped = _forget_skipped(program, progress)
+        notes = [*notes, *found.notes, *skipped, *_other_dtype(program)]
         if found.epochs not in (None, program.config.train.epochs):
             _check_patience(saver, workdir, step // program.steps_per_epoch)
             notes = [*notes, _extension(program, found.epochs, step)]
@@ -150,6 +152,28 @@ def _check_patience(saver: Saver, workdir: Path, epoch: int) -> None:
             "epochs change nothing. To go on add --config.train.patience=0 (no early stopping) or "
             "a larger number."
         )
+
+
+def _check_not_beyond(program: Program, workdir: Path, step: int) -> None:
+    """Refuse to go on beyond the end: of fewer images an epoch has fewer steps."""
+    if step > program.total_steps:
+        epochs = -(-step // program.steps_per_epoch)
+        raise UserError(
+            f"The run in {workdir} has done {counted(step, 'step')}, and with the data as they are "
+            f"now config.train.epochs={program.config.train.epochs} are {program.total_steps:,}. "
+            f"Go on with --config.train.epochs={epochs} --extend, or put the data back."
+        )
+
+
+def _forget_skipped(program: Program, progress: Progress) -> tuple[Progress, list[str]]:
+    """Go on where steps were skipped and that is not allowed any more: it was when they were."""
+    sums = progress.sums
+    if program.recipe.skip_nonfinite or not (count := int(sums.skipped)):
+        return progress, []
+    zero = program.zero_sums()
+    sums = sums._replace(skipped=zero.skipped, bad_step=zero.bad_step)
+    told = f"note: skipped before the checkpoint, as not finite: {counted(count, 'step')}"
+    return progress._replace(sums=sums), [told]
 
 
 def _start(program: Program, saver: Saver) -> tuple[int, Progress, list]:
@@ -286,7 +310,9 @@ def _run_epoch(run: _Run, train_feed, epoch: int, progress: Progress, step: int)
     log_every, end = program.config.log.every_steps, (epoch + 1) * program.steps_per_epoch
     alone = jax.process_count() == 1
     for call in program.train_calls(train_feed, epoch, step % program.steps_per_epoch):
-        progress = program.train(train_feed, call, progress, reporter.log.line)
+        progress = program.train(
+            train_feed, call, progress, reporter.log.line, reporter.clock.paused
+        )
         before, step = step, step + call.length
         reporter.count(call.length, progress.sums)
         logged = passes(before, step, log_every)

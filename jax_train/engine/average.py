@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jax_train.config import ranges
 from jax_train.engine.checks import SCHEDULE_FREE
 from jax_train.engine.schedules import Schedule, at_step
 from jax_train.engine.state import TrainState, Weights
@@ -43,13 +44,20 @@ def is_on(config: ConfigDict) -> bool:
 
 
 def create(config: ConfigDict, schedule: Schedule) -> Average | None:
-    """Make of a checked config, and its schedule, how weights are averaged; None: not."""
+    """Make of a checked config, and its schedule, how weights are averaged; None: not.
+
+    Raises:
+      UserError: the run would end before the average takes anything.
+    """
     if not is_on(config):
         return None
     done = np.arange(len(schedule.learning_rate), dtype=np.float64)  # steps before each
     if config.optim.name == SCHEDULE_FREE:
         return Average(_of_rates(schedule.learning_rate), beta=config.optim.beta1)
     if every := config.optim.lookahead_steps:
+        if every > len(done):
+            expected = f"at most {len(done):,}, the steps of the run, or 0"
+            raise ranges.refusal("optim.lookahead_steps", every, expected)
         kept = (1 - config.optim.lookahead_alpha) * _progress(done) ** config.optim.lookahead_power
         return Average(np.where((done + 1) % every == 0, 1 - kept, 0), restarts=True)
     return Average(1 - np.minimum(config.train.ema_decay, WARMUPS[config.train.ema_warmup](done)))

@@ -305,7 +305,7 @@ def _check_loss(config: ConfigDict) -> None:
         raise ranges.refusal("train.bce_threshold", train.bce_threshold, expected, cure)
 
 
-def _check_schedule(config: ConfigDict) -> None:
+def _check_schedule(config: ConfigDict, in_group: bool = False) -> None:
     schedule, epochs, name = config.schedule, config.train.epochs, config.schedule.name
     warmup, warmup_field = schedule.warmup_epochs, "schedule.warmup_epochs"
     if name == "onecycle" and schedule.unit == "epoch":
@@ -315,13 +315,14 @@ def _check_schedule(config: ConfigDict) -> None:
         expected = "0.0 with onecycle, which has a warm-up of its own: config.schedule.pct_start"
         raise ranges.refusal(warmup_field, warmup, expected, f"Add --config.{warmup_field}=0.")
     length, field = schedule.length_epochs, "schedule.length_epochs"
-    if length > 0 and (name in ("onecycle", "constant") or length > epochs):
+    beyond = length > epochs and not in_group  # the schedule of a group may be cut off
+    if length > 0 and (name in ("onecycle", "constant") or beyond):
         expected = f"0.0, or with cosine, linear and trapezoid up to config.train.epochs={epochs}"
         raise ranges.refusal(field, length, expected)
     length, field = (length, field) if length else (epochs, "train.epochs")
     if warmup >= length:  # a recipe's warm-up is too long for a short run
         expected = f"a number from 0 up to but not including config.{field}={length}"
-        cure = f"Add --config.{warmup_field}={min(1, length - 1)} to the command."
+        cure = f"Add --config.{warmup_field}={max(0, min(1, length - 1))} to the command."
         raise ranges.refusal(warmup_field, warmup, expected, cure)
     if name == "trapezoid" and not 0 < schedule.cooldown_epochs <= length - warmup:
         expected = f"a number above 0 up to {length - warmup}, the epochs after the warm-up"
@@ -379,10 +380,16 @@ def _check_groups(config: ConfigDict) -> None:
             raise ranges.refusal(f"optim.groups[{i}].name", SCHEDULE_FREE, expected, _IN_GROUP)
     for i, own in enumerate(group_configs(config)):
         try:
-            _check_schedule(own)
+            _check_schedule(own, in_group=True)
             _check_optimizer(own)
         except UserError as error:
-            raise UserError(f"config.optim.groups[{i}], with all else as it is: {error}") from None
+            field = str(error).removeprefix("config.").partition("=")[0]
+            fields = config.optim.groups[i][1]
+            is_own = field in (known.get(key) for key in fields)
+            where = f" {field} is the group's own: change it in config.optim.groups." * is_own
+            raise UserError(
+                f"config.optim.groups[{i}], with all else as it is: {error}{where}"
+            ) from None
 
 
 _IN_GROUP = "Change it in config.optim.groups."

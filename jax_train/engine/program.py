@@ -1,5 +1,6 @@
 """A recipe on its devices: the shapes of its state, where it starts, and its compiled functions."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -158,7 +159,12 @@ class Program:
             yield Call(*call, probing)
 
     def train(
-        self, train_feed, call: Call, progress: Progress, tell: Callable[[str], None]
+        self,
+        train_feed,
+        call: Call,
+        progress: Progress,
+        tell: Callable[[str], None],
+        compiling: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ) -> Progress:
         """Take the steps of a call; `progress` is used up.
 
@@ -167,10 +173,13 @@ class Program:
           call: from `train_calls`.
           progress: before the steps.
           tell: called with a line when a program is compiled.
+          compiling: gives what is entered meanwhile, when the steps before are done.
         """
         arguments, key = (*progress, *call.arguments), (call.length, call.probing)
         if key not in self._compiled_steps:
-            self._compiled_steps[key] = self._compile_steps(train_feed, call, arguments, tell)
+            jax.block_until_ready(progress.sums)
+            with compiling():
+                self._compiled_steps[key] = self._compile_steps(train_feed, call, arguments, tell)
         progress = Progress(*self._compiled_steps[key](*arguments))
         self.layout.wait(progress.sums)
         self._calls += 1

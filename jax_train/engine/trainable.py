@@ -51,7 +51,7 @@ def plan(config: ConfigDict, paths: Sequence[str]) -> Plan:
     probed = _probed(config, trained)
     later = trained - probed if probed else frozenset()
     all_train = len(trained) == len(paths)
-    factors, groups = _factors(config, paths), _groups(config, paths)
+    factors, groups = _factors(config, paths, trained), _groups(config, paths, trained)
     return Plan(None if all_train else trained, probed, later, factors, groups)
 
 
@@ -60,13 +60,24 @@ def matched(paths: Iterable[str], patterns: Sequence[str]) -> Paths:
     return frozenset(p for p in paths if any(re.search(pattern, p) for pattern in patterns))
 
 
-def check_patterns(field: str, patterns: Sequence[str], paths: Sequence[str]) -> None:
-    """Raise a UserError that names the field unless each pattern matches one of the paths."""
+def check_patterns(
+    field: str, patterns: Sequence[str], paths: Sequence[str], trained: Paths | None = None
+) -> None:
+    """Raise a UserError that names the field unless each pattern matches one of the paths.
+
+    It has to be one of those that train, where these are given.
+    """
     for pattern in patterns:
-        if not matched(paths, [pattern]):
+        found = matched(paths, [pattern])
+        if not found:
             expected = f"regexes found in a parameter's path, but {pattern!r} is in none"
             cure = f"Correct or remove it. Some of the {len(paths)} paths: {_some(paths)}."
+            if not pattern.isprintable():
+                cure = rf"Write a backslash as \\, or in a config file the text as r'…'. {cure}"
             raise ranges.refusal(field, patterns, expected, cure)
+        if trained is not None and not found & trained:
+            expected = f"regexes of parameters that train, but all that {pattern!r} finds is frozen"
+            raise ranges.refusal(field, patterns, expected, "Remove it, or freeze less.")
 
 
 def _some(paths: Sequence[str]) -> str:
@@ -107,16 +118,20 @@ def _probed(config: ConfigDict, trained: Paths) -> Paths | None:
     return head
 
 
-def _groups(config: ConfigDict, paths: Sequence[str]) -> tuple[Paths, ...]:
+def _groups(config: ConfigDict, paths: Sequence[str], trained: Paths) -> tuple[Paths, ...]:
     """Of each parameter the first group whose pattern matches its path."""
     patterns = [pattern for pattern, _ in config.optim.groups]
-    check_patterns("optim.groups", patterns, paths)
+    check_patterns("optim.groups", patterns, paths, trained)
     if any(own.optim.name == "muon" for own in (config, *group_configs(config))):
-        check_patterns("optim.muon_match", config.optim.muon_match, paths)
+        check_patterns("optim.muon_match", config.optim.muon_match, paths, trained)
     left, groups = frozenset(paths), []
     for pattern in patterns:
         groups.append(matched(left, [pattern]))
         left -= groups[-1]
+        if not groups[-1] & trained:
+            expected = f"patterns of groups, but all that {pattern!r} finds is in groups before it"
+            cure = "The first pattern counts: put the narrower one first."
+            raise ranges.refusal("optim.groups", patterns, expected, cure)
     return (*groups, left) if groups else ()
 
 
@@ -135,7 +150,7 @@ def _told_of(field: str, value: object) -> Iterator[None]:
         raise UserError(f"config.{field}={value!r}: {error}") from error
 
 
-def _factors(config: ConfigDict, paths: Sequence[str]) -> dict[str, float]:
+def _factors(config: ConfigDict, paths: Sequence[str], trained: Paths) -> dict[str, float]:
     """By path the share of the learning rate, where it is not 1."""
     factors = dict.fromkeys(paths, 1.0)
     decay, name = config.optim.layer_decay, config.model.name
@@ -145,7 +160,7 @@ def _factors(config: ConfigDict, paths: Sequence[str]) -> dict[str, float]:
         last = max(numbers)
         factors = {p: decay ** (last - i) for p, i in zip(paths, numbers, strict=True)}
     scales = tuple(config.optim.lr_scale)
-    check_patterns("optim.lr_scale", [pattern for pattern, _ in scales], paths)
+    check_patterns("optim.lr_scale", [pattern for pattern, _ in scales], paths, trained)
     for pattern, factor in scales:
         for path in matched(paths, [pattern]):
             factors[path] *= factor

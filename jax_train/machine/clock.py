@@ -22,7 +22,7 @@ class Clock:
         return time.monotonic() - self._start
 
     def count(self, images: int, wait_for) -> None:
-        """Count images whose steps were started. The first call compiles and is left out."""
+        """Count images whose steps were started. The first call, of a cold start, is left out."""
         if self._window is None:
             jax.block_until_ready(wait_for)
             self._window = time.monotonic()

@@ -5,6 +5,8 @@ writes the files of a run. Source: https://docs.jax.dev/en/latest/multi_process.
 """
 
 import json
+import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,9 +16,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jax_train.errors import UserError
-from jax_train.printing import counted
+from jax_train.printing import counted, note
 
 Result = TypeVar("Result")
+_runs_alone = False  # within `on_main` the others wait for its result and for nothing else
 
 
 def start(
@@ -53,6 +56,19 @@ def start(
             "--coordinator=HOST:PORT of the first one, --num_processes and --process_id, and see "
             "that the port can be reached."
         ) from error
+    _tell_unused_gpus()
+
+
+def _tell_unused_gpus() -> None:
+    """Say that GPUs which SLURM gave are left idle: there JAX has each process take one."""
+    facts = os.environ
+    gpus = facts.get("SLURM_GPUS_ON_NODE", "")
+    tasks = re.match(r"\d+", facts.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    if facts.get("SLURM_PROCID") == "0" and gpus.isdigit() and tasks and int(gpus) > int(tasks[0]):
+        note(
+            f"{int(gpus) - int(tasks[0])} of the {gpus} GPUs of a node are left idle: under SLURM "
+            f"JAX takes one for each process. Start with --ntasks-per-node={gpus}."
+        )
 
 
 def is_main() -> bool:
@@ -66,14 +82,18 @@ def on_main(function: Callable[[], Result]) -> Result:
     Raises:
       Exception: what the function raised, in the first process; the others exit with code 2.
     """
-    if jax.process_count() == 1:
+    global _runs_alone
+    if jax.process_count() == 1 or _runs_alone:
         return function()
     result, error = None, None
     if is_main():
+        _runs_alone = True
         try:
             result = function()
         except Exception as raised:  # of whatever kind: the others must not wait for ever
             error = raised
+        finally:
+            _runs_alone = False
     failed, result = _broadcast([error is not None, result])
     if error:
         raise error
@@ -84,7 +104,7 @@ def on_main(function: Callable[[], Result]) -> Result:
 
 def anywhere(flag: bool) -> bool:
     """Whether the flag is set in any process; all have to ask."""
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or _runs_alone:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 

@@ -432,6 +432,22 @@ SGD = {"optim__name": "sgd"}
             {"optim__name": "muon", "optim__momentum": 0.9, "optim__muon_match": ("kernle",)},
             r"optim.muon_match=\('kernle',\): expected regexes .*'kernle' is in none",
         ),
+        (
+            {"optim__name": "muon", "optim__momentum": 0.9, "train__freeze": ("kernel$",)},
+            r"optim.muon_match=\('kernel\$',\): expected .* all that 'kernel\$' finds is frozen",
+        ),
+        (
+            {"train__freeze": ("^head",), "optim__lr_scale": (("^head", 9.0),)},
+            r"optim.lr_scale=\['\^head'\]: .*all that '\^head' finds is frozen. Remove it, or fre",
+        ),
+        (
+            {"optim__groups": ((".", {"beta1": 0.5}), ("^head", {"beta1": 0.8}))},
+            r"groups=\['.', '\^head'\]: .*'\^head' finds is in groups before it.*narrower one f",
+        ),
+        (
+            {"train__freeze": ("_token\b",)},
+            r"freeze=\('_token\\x08',\): .* is in none. Write a backslash as \\\\, or",
+        ),
         ({"optim__name": FREE}, "schedule.name='cosine': expected 'constant' with schedule_free"),
         (
             {"optim__name": FREE, "schedule__name": "constant", "train__ema_decay": 0.9},
@@ -464,13 +480,19 @@ SGD = {"optim__name": "sgd"}
         ),
         (
             {"optim__groups": (("head", {"schedule.warmup_epochs": 30}),)},
-            r"groups\[0\], with all else as it is: config.schedule.warmup_epochs=30.0: expected",
+            r"groups\[0\], with all else .*warmup_epochs=30.0: expected .*is the group's own: c",
         ),
     ],
 )
 def test_what_is_refused_says_what_to_do(changes, message):
     with pytest.raises(UserError, match=message):
         checks.check(changed(**changes))
+
+
+def test_the_schedule_of_a_group_may_be_longer_than_the_run():
+    recipe = get_config("airbench94_muon_cifar10")
+    recipe.train.epochs = 2  # one of its groups has a schedule of 3
+    checks.check(recipe)
 
 
 def test_sizes_of_a_recipes_model_do_not_bind_another_one_named_by_hand():

@@ -10,7 +10,9 @@ import pytest
 from jax_train.engine import average, metrics, optim, steps
 from jax_train.engine.parallel import Layout
 from jax_train.engine.recipe import create_recipe, initial_state, step_tables
+from jax_train.engine.schedules import Schedule
 from jax_train.engine.state import leaf_paths
+from jax_train.errors import UserError
 from tests import tiny, xla
 from tests.jax_train.engine.test_trainable import batch, config_of
 
@@ -84,6 +86,14 @@ def test_warm_ups_of_ema(warmup, kept):
     config = config_of(**{"train.ema_decay": DECAY, "train.ema_warmup": warmup})
     schedule = optim.Schedule(np.ones(100))
     np.testing.assert_allclose(1 - average.create(config, schedule).shares, kept, atol=1e-15)
+
+
+def test_lookahead_that_would_never_look_is_refused():
+    config, schedule = config_of("simple_cnn", **{"optim.lookahead_steps": 9}), Schedule(np.ones(8))
+    with pytest.raises(UserError, match="lookahead_steps=9: expected at most 8, the steps of the"):
+        average.create(config, schedule)
+    config.optim.lookahead_steps = 8
+    assert average.create(config, schedule).shares[-1] > 0
 
 
 def test_lookahead_goes_on_from_the_average_of_weights_and_statistics():

@@ -97,6 +97,30 @@ def test_one_process_does_its_own_work():
     assert processes.on_main(lambda: {"a": [1]}) == {"a": [1]}
 
 
+def test_within_the_first_process_nothing_waits_for_the_others(monkeypatch):
+    told = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "_broadcast", lambda value: told.append(value) or value)
+    inner = lambda: [processes.on_main(lambda: 1), processes.anywhere(True)]  # noqa: E731
+    assert processes.on_main(inner) == [1, True]
+    assert told == [[False, [1, True]]]
+    assert processes.on_main(lambda: 2) == 2
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize(("tasks", "idle"), [("1(x2)", 7), ("8(x2)", 0), ("", 0)])
+def test_gpus_that_slurm_leaves_idle_are_told(monkeypatch, capsys, tasks, idle):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+    facts = {"SLURM_PROCID": "0", "SLURM_GPUS_ON_NODE": "8", "SLURM_STEP_TASKS_PER_NODE": tasks}
+    for name, value in facts.items():
+        monkeypatch.setenv(name, value)
+    processes.start()
+    told = " ".join(capsys.readouterr().err.split())
+    assert (
+        told.startswith(f"note: {idle} of the 8 GPUs of a node are left idle") if idle else not told
+    )
+
+
 @pytest.mark.parametrize("error", [UserError("no room"), OSError("gone")])
 def test_an_error_of_the_first_process_ends_the_others(monkeypatch, error):
     told = []

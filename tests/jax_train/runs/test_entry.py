@@ -151,6 +151,21 @@ def test_changed_files_are_counted_and_refused_or_accepted(copy, told, monkeypat
     assert goes_on(config(copy.photos), copy.stopped, monkeypatch, capsys, done=2)  # no word more
 
 
+def test_fewer_steps_than_are_done_are_refused_and_nothing_is_touched(copy):
+    for name in ("1", "2", "3"):
+        for path in copy.photos.glob(f"train/*/{name}.png"):
+            if path.parent.name != "cat" or name != "1":
+                path.unlink()  # four stay, a step an epoch
+    (copy.finished / "results.json").unlink()
+    before = everything_in(copy.finished)
+    with pytest.raises(UserError) as caught:
+        train(config(copy.photos, **{"data.on_change": "accept"}), copy.finished)
+    told = " ".join(str(caught.value).split())
+    assert "has done 6 steps, and with the data as they are now config.train.epochs=2 are 2" in told
+    assert "--config.train.epochs=6 --extend" in told
+    assert everything_in(copy.finished) == before
+
+
 def test_images_of_a_split_that_the_run_does_not_use_do_not_matter(copy, monkeypatch, capsys):
     for name in CLASSES:
         image(copy.photos / "val" / name / "0.png", 7)

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import pytest
 
 from jax_train import several
 from jax_train import train as loop
+from jax_train.engine.program import Program
 from jax_train.errors import UserError
 from jax_train.machine import stopping
 from jax_train.machine.stopping import Stopped
@@ -303,6 +305,38 @@ def test_steps_that_are_not_finite_can_be_skipped(unbroken, tmp_path, monkeypatc
     assert np.isfinite(results["val"]["top1"])
     rows = state_of(tmp_path / "run")[2]
     assert all(np.isfinite(float(row["loss"])) for row in rows if row["split"] == "train")
+
+
+def test_a_step_that_was_skipped_does_not_stop_the_run_later(tmp_path, monkeypatch, capsys):
+    from jax_train.engine import metrics
+
+    def never(logits, *_):
+        return logits.sum(-1) * jnp.nan
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "cross_entropy", never)
+        patch.setattr(Saver, "is_asked_to_stop", lambda self: True)
+        with pytest.raises(Stopped):
+            train(tiny.config(**{"train.on_nonfinite": "skip"}), tmp_path / "run")
+    capsys.readouterr()
+    assert train(tiny.config(), tmp_path / "run")["steps"] == 12
+    told = " ".join(capsys.readouterr().out.split())
+    assert "note: skipped before the checkpoint, as not finite: 1 step" in told
+
+
+def test_images_per_second_leave_compilation_out(tmp_path, monkeypatch):
+    compile_steps = Program._compile_steps
+
+    def slowly(*arguments):
+        time.sleep(3)
+        return compile_steps(*arguments)
+
+    monkeypatch.setattr(Program, "_compile_steps", slowly)
+    results = train(tiny.config(**{"train.steps_per_call": 3}), tmp_path / "run")  # 3 steps, 1 step
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    speeds = [float(row["images_per_sec"]) for row in rows[1:]]
+    assert min(*speeds, results["train_images_per_sec"]) > 4 * 32 / 3
 
 
 def test_an_epoch_of_skipped_steps_only_ends_too(tmp_path):
