@@ -20,7 +20,7 @@ def describe() -> dict:
     given = (facts.get("flags") or facts.get("Features") or "").split()
     name = facts.get("model name") or platform.processor() or platform.machine()
     numbers = [f"{key} {facts[key]}" for key in ("cpu family", "model") if key in facts]
-    if numbers:  # machines that are lent often have no better name
+    if numbers:  # virtual machines often have no better name
         name += f" ({', '.join(numbers)})".replace("cpu ", "")
     return {
         "processor": name,

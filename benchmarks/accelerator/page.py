@@ -24,7 +24,7 @@ It needs JAX for the device ([README](../README.md#gpu-and-tpu)), `pip install -
 and for the last two pieces the data of the recipes. Each piece is a process of at most ten minutes,
 and its results lie in `runs/accelerator/`: the same command goes on with what is left, after an
 interruption too. `--pieces` chooses among {names}; `--cases` models; with `--limit SECONDS` the
-command ends in time, such as on a machine that is lent for minutes. What fails is told below and
+command ends in time, such as on a machine that is there for minutes. What fails is told below and
 keeps nothing else from being measured; it is tried again by the next call. `--short` tries the
 command with a step of tiny models on any device, a CPU too, and writes the page beside its
 results."""
