@@ -28,6 +28,7 @@ _ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "
 _LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # of a container, by cgroup v2 and v1
 _libc = None  # where the allocator is tuned
 _watched = False  # whether the steps are large for the machine
+_crowded = 0  # bytes of this process from which on it has to return what it does not use
 
 
 def tune() -> bool:
@@ -60,11 +61,12 @@ def fit(size: int) -> bool:
     Returns:
       Whether they are: where the allocator is tuned, and several such steps leave room for others.
     """
-    global _watched
+    global _watched, _crowded
     if _libc is None:
         return False
     kept = size <= _machine() // 4
     _watched = kept and size > _machine() // 8
+    _crowded = min(_machine() // 2, _resident() + 2 * size)
     _libc.mallopt(_MMAP_THRESHOLD, _LARGE)
     _libc.mallopt(_MMAP_MAX, 0 if kept else 65536)
     return kept
@@ -78,9 +80,10 @@ def is_watched() -> bool:
 def trim(*, if_crowded: bool = False) -> None:
     """Return the pages of free blocks, where they are kept; the next step takes some anew.
 
-    With `if_crowded` only where this process fills the machine by half.
+    With `if_crowded` only where this process has grown by more than two steps take, or fills the
+    machine by half.
     """
-    if _libc is not None and not (if_crowded and _resident() <= _machine() // 2):
+    if _libc is not None and not (if_crowded and _resident() <= _crowded):
         _libc.malloc_trim(0)
 
 

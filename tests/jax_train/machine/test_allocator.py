@@ -83,15 +83,21 @@ def test_large_steps_are_kept_while_there_is_room(monkeypatch):
     libc = _Libc()
     monkeypatch.setattr(allocator, "_libc", libc)
     monkeypatch.setattr(allocator, "_watched", False)
+    monkeypatch.setattr(allocator, "_crowded", 0)
     monkeypatch.setattr(allocator, "_machine", lambda: 80)
+    monkeypatch.setattr(allocator, "_resident", lambda: 5)
     found = {size: (allocator.fit(size), allocator.is_watched()) for size in (10, 11, 20, 21)}
     assert found == {10: (True, False), 11: (True, True), 20: (True, True), 21: (False, False)}
-    for resident, trimmed in ((40, 0), (41, 1)):
-        monkeypatch.setattr(allocator, "_resident", lambda resident=resident: resident)
-        allocator.trim(if_crowded=True)
-        assert libc.trimmed == trimmed
+    for size, most in ((11, 5 + 2 * 11), (20, 80 // 2)):
+        monkeypatch.setattr(allocator, "_resident", lambda: 5)
+        allocator.fit(size)
+        before = libc.trimmed
+        for resident, trimmed in ((most, 0), (most + 1, 1)):
+            monkeypatch.setattr(allocator, "_resident", lambda resident=resident: resident)
+            allocator.trim(if_crowded=True)
+            assert libc.trimmed == before + trimmed
     allocator.trim()
-    assert libc.trimmed == 2
+    assert libc.trimmed == before + 2
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("4096\n", 4096), ("max\n", None), (None, None)])
