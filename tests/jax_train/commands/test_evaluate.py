@@ -328,5 +328,6 @@ def test_features_of_a_run_classify_its_own_splits(folders, tmp_path, capsys):
 
 def test_other_images_of_another_shape_have_no_features(folders, cifar10, tmp_path, capsys):
     data = "--data", "cifar10", "--data_dir", cifar10.data_dir, "--split", "test"
-    code = __main__.main(["features", *map(str, (folders["vit"], *data, "--to", tmp_path / "a"))])
+    to = "--to", tmp_path / "a.npz"
+    code = __main__.main(["features", *map(str, (folders["vit"], *data, *to))])
     check_refusal(capsys, code, "(32, 32, 3)", "(8, 8, 1)")

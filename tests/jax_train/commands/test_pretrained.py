@@ -205,7 +205,7 @@ _TAKE_A_SOURCE = (
     _CONVERT,
     ("predict", "{source}/vit", "{source}/a.png"),
     ("explain", "{source}/vit", "{source}/a.png"),
-    ("features", "{source}/vit", "{source}/a.png", "--to", "{to}"),
+    ("features", "{source}/vit", "{source}/a.png", "--to", "{to}.npz"),
     ("evaluate", "{source}/vit", "--data", "digits"),
     ("evaluate", "{source}/vit", "--data", "digits", "--linear"),
 )
