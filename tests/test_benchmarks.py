@@ -176,7 +176,8 @@ def test_pytorch_computes_in_the_dtype_of_the_row(dtype):
 
     config = tasks.config_of("mnist_cnn", **{"dtype": dtype, "train.batch_size": 2})
     config.eval.batch_size = 2
-    training = torch_side.Training(config, *tasks.random_images(config, 4))
+    images = tasks.random_images(config, 4)
+    training = torch_side.Training(config, *images, fused_attention=False)  # that is for all tests
     seen = []
     training.model.register_forward_hook(lambda model, given, out: seen.append(out.dtype))
     assert training.train_steps(1) == training.eval_steps(1) == 2
