@@ -2,7 +2,7 @@
 
 python train_jax.py --config configs/cnn_mnist.py
 
-Time: 90 s on 2 CPU cores. Result: test top-1 99.0 % (seed 0; its source printed 98 %).
+Time: 90 s on 2 CPU cores. Result: test top-1 99.0 % (mean of 3 seeds; its source printed 98 %).
 """
 
 from jax_train.recipes import common

@@ -67,7 +67,7 @@ def _tell_unused_gpus() -> None:
     if facts.get("SLURM_PROCID") == "0" and gpus.isdigit() and tasks and int(gpus) > int(tasks[0]):
         note(
             f"{int(gpus) - int(tasks[0])} of the {gpus} GPUs of a node are left idle: under SLURM "
-            f"JAX takes one for each process. Start with --ntasks-per-node={gpus}."
+            f"JAX takes one for each process. Have srun start {gpus} tasks on each node."
         )
 
 
