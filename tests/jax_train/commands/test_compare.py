@@ -94,8 +94,8 @@ def test_long_names_leave_the_tables_in_their_width(compared_runs, tmp_path, cap
     assert max(map(len, learned)) <= 80
     for lines in (table, learned):
         rows = [line.split() for line in lines if line.startswith("  cnn_")]
-        named = [row[0][-7:] for row in rows if row[1].endswith("%")]
-        assert named == ["_seed_0", "_seed_1"]
+        named = [row[0][-6:] for row in rows if row[1].endswith("%")]
+        assert named == ["seed_0", "seed_1"]
 
 
 def test_a_folder_for_the_page_that_cannot_be_is_told_before_models_compute(
