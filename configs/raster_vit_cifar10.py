@@ -2,7 +2,8 @@
 
 python train_jax.py --config configs/raster_vit_cifar10.py
 
-Time: 5 minutes on 2 CPU cores. Result: test top-1 53.4 % (mean of 3 seeds; its source printed 52 %).
+Time: 5 minutes on 2 CPU cores. Result: test top-1 53.4 % (mean of 3 seeds; its source
+printed 52 %).
 """
 
 from jax_train.recipes import attention_cnn_cifar10
