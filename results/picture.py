@@ -9,8 +9,6 @@ from jax_train.drawing.results import COLOURS
 from results.runs import ROOT
 
 PICTURE = ROOT / "docs" / "images" / "accuracy_flops.png"
-
-
 _TICKS = (40, 50, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97)
 
 
@@ -57,24 +55,14 @@ def draw(ours: dict[str, tuple[float, float, bool]]) -> None:
             x, y = [p[1] for p in chosen], [100 - p[2] for p in chosen]
             label = f"{'ViTs' if is_vit else 'CNNs'}, {whose}"
             axes.scatter(x, y, label=label, zorder=3, **style)
-    how = {"textcoords": "offset points"}
     for name, x, y, _, whose in points:
         is_ours = whose == "here"
         up = _away([other[1] for key, other in ours.items() if is_ours and key != name], y)
-        place = {
-            "xytext": (-6, up - 3) if is_ours else (5, 4),
-            "ha": "right" if is_ours else "left",
-        }
-        weight = "bold" if is_ours else "normal"
+        place, side = ((-6, up - 3), "right") if is_ours else ((5, 4), "left")
         axes.annotate(
-            name,
-            (x, 100 - y),
-            size=canvas.SMALL - 1,
-            weight=weight,
-            parse_math=False,
-            **how,
-            **place,
-        )
+            name, (x, 100 - y), xytext=place, textcoords="offset points", ha=side,
+            size=canvas.SMALL - 1, weight="bold" if is_ours else "normal", parse_math=False,
+        )  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yscale("log")  # of what is wrong: half as many errors are the same step everywhere

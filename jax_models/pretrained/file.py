@@ -84,7 +84,7 @@ def _counted(
         return tensors.shapes(registry.abstract_model(name, **counts | dict(given)), names)
 
     usual = {"num_classes": 2, "in_channels": 2}
-    found = {key: keywords[key] for key in ("in_channels",) if key in keywords}
+    found = {"in_channels": keywords["in_channels"]} if "in_channels" in keywords else {}
     try:
         of_two = shapes(**usual)
         for axis, keyword in enumerate(usual):

@@ -164,6 +164,8 @@ def test_fewer_steps_than_are_done_are_refused_and_nothing_is_touched(copy):
     assert "has done 6 steps, and with the data as they are now config.train.epochs=2 are 2" in told
     assert "--config.train.epochs=6 --extend" in told
     assert everything_in(copy.finished) == before
+    longer = config(copy.photos, **{"data.on_change": "accept", "train.epochs": 6})
+    assert train(longer, copy.finished, extend=True)["steps"] == 6
 
 
 def test_images_of_a_split_that_the_run_does_not_use_do_not_matter(copy, monkeypatch, capsys):
