@@ -48,7 +48,7 @@ class OnlyNames:
         if scope["type"] != "http" or (host := _host(scope)).lower() in self._names:
             return await self._app(scope, receive, send)
         said = f"{shorten(readable(host), 60)!r} is no name of this machine, which the server is "
-        said += f"for alone. Ask by {', '.join(sorted(self._names))}; --host 0.0.0.0 opens it to all."
+        said += f"for alone. Ask by {', '.join(sorted(self._names))}; --host 0.0.0.0 opens it."
         await JSONResponse({"error": said}, 400)(scope, receive, send)
 
 
