@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
-from jax_train.engine.checks import SCHEDULE_FREE
+from jax_train.engine.field_checks import SCHEDULE_FREE
 from jax_train.engine.schedules import Schedule, at_step
 from jax_train.engine.state import TrainState, Weights
 
@@ -75,8 +75,8 @@ def _of_rates(rates: np.ndarray) -> np.ndarray:
     return np.divide(weights, sums, out=np.ones(len(rates)), where=sums > 0)
 
 
-# Each (steps done before) -> the most that the average may keep of itself. `checks.EMA_WARMUPS`
-# has the names.
+# Each (steps done before) -> the most that the average may keep of itself. The names are in
+# `field_checks.EMA_WARMUPS`.
 WARMUPS = {
     "none": lambda done: np.ones(len(done)),
     "tf": lambda done: (1 + done) / (10 + done),  # tf.train.ExponentialMovingAverage

@@ -14,8 +14,8 @@ import optax
 
 # Of the polynomial that each iteration applies to the singular values.
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315
-# What a step is multiplied by, of a matrix of so many inputs and outputs. `checks.MUON_SCALES`
-# has the names.
+# What a step is multiplied by, of a matrix of so many inputs and outputs. The names are in
+# `field_checks.MUON_SCALES`.
 SCALES = {
     "shape": lambda inputs, outputs: max(1, outputs / inputs) ** 0.5,
     "rms": lambda inputs, outputs: 0.2 * max(inputs, outputs) ** 0.5,

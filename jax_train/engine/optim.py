@@ -11,7 +11,8 @@ import optax
 from ml_collections import ConfigDict
 
 from jax_train.engine import muon
-from jax_train.engine.checks import SCHEDULE_FREE, group_configs
+from jax_train.engine.checks import group_configs
+from jax_train.engine.field_checks import SCHEDULE_FREE
 from jax_train.engine.schedules import Schedule, at_step, schedule_tables
 from jax_train.engine.state import leaf_paths, merged, part
 from jax_train.engine.trainable import ALL, Paths, Plan, matched
@@ -215,7 +216,8 @@ def _without_momentum(optim: ConfigDict) -> optax.GradientTransformation:
 
 
 # Each (the `optim` part of a config, momentum table or None, weight decay as a list of none or one
-# part) -> the parts between clipping and the learning rate. `checks.OPTIMIZERS` has the names.
+# part) -> the parts between clipping and the learning rate. The names are in
+# `field_checks.OPTIMIZERS`.
 OPTIMIZERS = {
     "adamw": lambda optim, momentum, decay: [_adam(optim, momentum), *decay],
     "adam": lambda optim, momentum, decay: [*decay, _adam(optim, momentum)],

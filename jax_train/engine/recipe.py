@@ -20,7 +20,8 @@ from jax_train.data.statistics import channel_statistics, class_counts
 from jax_train.engine import augment, average, checks, metrics, optim, seeds, trainable
 from jax_train.engine.augment import Augmentation
 from jax_train.engine.average import Average
-from jax_train.engine.checks import BALANCED, follows_examples
+from jax_train.engine.checks import follows_examples
+from jax_train.engine.field_checks import BALANCED, CROSS_ENTROPY
 from jax_train.engine.parallel import Layout
 from jax_train.engine.state import (
     TrainState,
@@ -77,7 +78,7 @@ class Recipe(Model):
       seed: see `seeds`.
       batch_size: of the whole batch, over all devices.
       steps_per_epoch: full batches in an epoch.
-      loss: one of `checks.LOSSES`.
+      loss: one of `field_checks.LOSSES`.
       label_smoothing: of the training loss.
       class_weights: of the training loss, [K]; None: all 1.
       bce_threshold, bce_sum: see `metrics.binary_cross_entropy`.
@@ -94,7 +95,7 @@ class Recipe(Model):
     seed: int
     batch_size: int
     steps_per_epoch: int
-    loss: str = checks.CROSS_ENTROPY
+    loss: str = CROSS_ENTROPY
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
     bce_threshold: float | None = None
@@ -109,12 +110,12 @@ class Recipe(Model):
     @property
     def divides_by_weight(self) -> bool:
         """Whether losses are divided by the mean weight of the labels; see `metrics`."""
-        return self.class_weights is not None and self.loss == checks.CROSS_ENTROPY
+        return self.class_weights is not None and self.loss == CROSS_ENTROPY
 
     def losses(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
         """The training loss of each example [B], before that division; see `metrics`."""
         how = self.label_smoothing, self.class_weights
-        if self.loss == checks.CROSS_ENTROPY:
+        if self.loss == CROSS_ENTROPY:
             return metrics.cross_entropy(logits, targets, *how)
         return metrics.binary_cross_entropy(logits, targets, *how, self.bce_threshold, self.bce_sum)
 

@@ -137,7 +137,7 @@ def _one_cycle(config: ConfigDict, steps_per_epoch: int, steps: np.ndarray) -> S
 
 
 # Each (config, steps of an epoch, numbers of all steps) -> Schedule of the run without warm-up.
-# `checks.SCHEDULES` has the names.
+# `field_checks.SCHEDULES` has the names.
 SCHEDULES = {
     "cosine": _cosine,
     "linear": _linear,

@@ -22,7 +22,7 @@ from jax_models.pretrained.description import Description
 from jax_train.config import fields, ranges
 from jax_train.data.sources.by_name import resizes
 from jax_train.data.split import AUTO
-from jax_train.engine.checks import INTERPOLATIONS
+from jax_train.engine.field_checks import INTERPOLATIONS
 from jax_train.engine.recipe import NO_KEYWORDS
 from jax_train.engine.state import Weights, split
 from jax_train.errors import UserError

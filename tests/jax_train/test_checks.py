@@ -18,7 +18,7 @@ from jax_models import tokens
 from jax_train import checks, several
 from jax_train.config.fields import flatten
 from jax_train.data import loading
-from jax_train.engine import average, metrics, muon, optim, schedules, seeds
+from jax_train.engine import average, field_checks, metrics, muon, optim, schedules, seeds
 from jax_train.engine import checks as engine_checks
 from jax_train.engine.augment import resample
 from jax_train.engine.models import leave_out_sizes, model_configs
@@ -282,13 +282,13 @@ def test_every_field_is_checked_in_one_place_and_has_bad_values_here():
 
 
 def test_names_that_are_refused_without_jax_are_those_there_are():
-    assert tokens.POOLS == engine_checks.POOLS
-    assert tuple(optim.OPTIMIZERS) == engine_checks.OPTIMIZERS
-    assert tuple(schedules.SCHEDULES) == engine_checks.SCHEDULES
-    assert tuple(muon.SCALES) == engine_checks.MUON_SCALES
-    assert all(callable(getattr(metrics, name)) for name in engine_checks.LOSSES)
-    assert tuple(average.WARMUPS) == engine_checks.EMA_WARMUPS
-    assert tuple(resample.KERNELS) == engine_checks.INTERPOLATIONS
+    assert tokens.POOLS == field_checks.POOLS
+    assert tuple(optim.OPTIMIZERS) == field_checks.OPTIMIZERS
+    assert tuple(schedules.SCHEDULES) == field_checks.SCHEDULES
+    assert tuple(muon.SCALES) == field_checks.MUON_SCALES
+    assert all(callable(getattr(metrics, name)) for name in field_checks.LOSSES)
+    assert tuple(average.WARMUPS) == field_checks.EMA_WARMUPS
+    assert tuple(resample.KERNELS) == field_checks.INTERPOLATIONS
 
 
 @pytest.mark.parametrize(

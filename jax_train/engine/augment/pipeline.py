@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_train.config import ranges
-from jax_train.engine import checks
+from jax_train.engine import checks, field_checks
 from jax_train.engine.augment.geometry import normalise
 from jax_train.engine.augment.operations import (
     IN_EVALUATION,
@@ -63,7 +63,7 @@ def build(
       UserError: a measured `std` of 0; when first traced, also a `mean` whose length is not the
         number of channels, or a crop padding too large for the images.
     """
-    ranges.check_value("data.std", tuple(std), checks.CHECKS["data.std"])
+    ranges.check_value("data.std", tuple(std), field_checks.CHECKS["data.std"])
     checks.check_lengths(mean, std)
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     config = config.copy_and_resolve_references()  # a later change by the caller has no effect
