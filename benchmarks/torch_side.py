@@ -39,9 +39,9 @@ def create_model(config: ConfigDict, *, fused_attention: bool = True) -> torch.n
     if fused_attention:
         layers.attend = lambda attention, x: (attention(x, x, x, need_weights=False)[0], None)
         layers.self_attention = _fused
-    name = config.model.name
-    known, model = jax_models.model_keywords(name), config.model
-    given = {key: model[key] for key in known if model[key] is not None}
+    name, model = config.model.name, config.model
+    known = jax_models.model_keywords(name)  # the sizes of a name are not those of its family
+    given = known | {key: model[key] for key in known if model[key] is not None}
     if config.data.name == "mnist":
         given["in_channels"] = 1
     return torch_ref.create_model(jax_models.family(name), **given)

@@ -4,9 +4,13 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
+from flax import nnx
 
+import jax_models
 from benchmarks import machine, race, rows, steady, tasks
+from jax_models import registry
 from tests.parity.measure import ROOT
 from tests.with_torch import torch
 
@@ -44,6 +48,27 @@ def test_an_unknown_part_is_refused():
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 2
     assert "no part speed: choose of train, epoch" in done.stderr
+
+
+# What is timed
+
+CONFIGS = [(tasks.config_of, case) for case in tasks.CASES]
+CONFIGS += [(tasks.published_config, name) for name in tasks.PUBLISHED]
+
+
+@pytest.mark.parametrize(("make", "case"), CONFIGS)
+def test_both_sides_are_of_one_size(make, case):
+    from benchmarks import torch_side
+
+    config = make(case)
+    known = jax_models.model_keywords(config.model.name)
+    given = {key: config.model[key] for key in known if config.model[key] is not None}
+    given |= {"in_channels": 1} if config.data.name == "mnist" else {}
+    model = registry.abstract_model(config.model.name, **given)
+    with torch.device("meta"):
+        mirror = torch_side.create_model(config, fused_attention=False)
+    parameters = jax.tree.leaves(nnx.state(model, nnx.Param))
+    assert sum(p.numel() for p in mirror.parameters()) == sum(p.size for p in parameters)
 
 
 # When a sample is taken
