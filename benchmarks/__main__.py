@@ -15,7 +15,7 @@ side is as fast as before it waited, and is taken again if other programs used t
 import argparse
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from benchmarks import (
@@ -43,22 +43,24 @@ SIDES = {
 }
 
 
-class Measured(NamedTuple):
-    """What a part of the benchmarks found.
+class Table(NamedTuple):
+    """A part whose figures are kept by processor.
 
     Attributes:
-      text: for people.
-      kept: rows, by processor; none of parts of which the newest text alone is kept.
-      note: what is told of the rows.
+      sides: the columns, JAX first.
+      measured: the rows, each measured when it is taken.
+      note: what is told of all of them.
+      what: whether there is work of several kinds.
     """
 
-    text: str
-    kept: Sequence[rows.Row] = ()
+    sides: Iterable[str]
+    measured: Iterable[rows.Row]
     note: str = ""
+    what: bool = False
 
 
-def table(task: str, args: argparse.Namespace, rounds: int, **changes) -> Measured:
-    """Images per second of each side on a task, and the ratio to the fastest PyTorch.
+def speeds(task: str, args: argparse.Namespace, rounds: int, **changes) -> Iterator[rows.Row]:
+    """Images per second of each side on a task.
 
     Args:
       task: "train", "eval" or "epoch".
@@ -67,7 +69,6 @@ def table(task: str, args: argparse.Namespace, rounds: int, **changes) -> Measur
       changes: to each job (see `child.py`), which those of `args` go before.
     """
     changes |= args.changes
-    lines, found, samples = rows.header(SIDES), [], []
     for case, dtype in itertools.product(args.recipes, args.dtypes or DTYPES.get(task, DTYPES[""])):
         sides = {name: side for name, side in SIDES.items() if name not in _absent(task, case)}
         fields = changes.get("changes", {}) | {"dtype": dtype}
@@ -75,12 +76,7 @@ def table(task: str, args: argparse.Namespace, rounds: int, **changes) -> Measur
         got = race.race({name: side | job for name, side in sides.items()}, rounds)
         config = tasks.config_of(case, **fields)
         batch = (config.eval if task == "eval" else config.train).batch_size
-        found.append(rows.of_race(got, case=case, batch=batch, dtype=dtype))
-        lines.append(rows.line(found[-1], SIDES))
-        say(lines[-1])
-        samples += got.values()
-    note = rows.told(samples, rounds)
-    return Measured("\n".join([*lines, "", note]), found, note)
+        yield rows.of_race(got, case=case, batch=batch, dtype=dtype)
 
 
 def _absent(task: str, case: str) -> set[str]:
@@ -92,35 +88,37 @@ def _absent(task: str, case: str) -> set[str]:
     return absent
 
 
-def memory(args: argparse.Namespace) -> Measured:
-    """Peak resident memory of training steps, with the allocator as it is by default."""
-    sides = ("JAX", "PyTorch")
-    lines, found = rows.header(f"{name}, MB" for name in sides), []
+def memory(args: argparse.Namespace) -> Iterator[rows.Row]:
+    """Peak resident megabytes of training steps, with the allocator as it is by default."""
     for case in args.recipes:
         job = {"case": case, "task": "train", "memory": True, "limit": 0} | args.changes
-        got = race.race({name: SIDES[name] | job for name in sides}, 2, allocator={})
-        figures = {name: got[name].peaks[-1] for name in sides}
+        got = race.race({name: SIDES[name] | job for name in _MEMORY}, 2, allocator={})
+        figures = {name: got[name].peaks[-1] for name in _MEMORY}
         batch = tasks.config_of(case, **args.changes.get("changes", {})).train.batch_size
-        found.append(rows.Row(case, batch, figures))
-        lines.append(rows.line(found[-1], sides))
-        say(lines[-1])
-    return Measured("\n".join(lines), found, "Megabytes.")
+        yield rows.Row(case, batch, figures)
 
 
-PARTS = {
-    "train": lambda args: table("train", args, args.rounds),
-    "epoch": lambda args: table("epoch", args, max(1, args.rounds // 2)),
+# A table that is kept by processor, or the newest text.
+PARTS: dict[str, Callable[[argparse.Namespace], Table | str]] = {
+    "train": lambda args: Table(SIDES, speeds("train", args, args.rounds)),
+    "epoch": lambda args: Table(SIDES, speeds("epoch", args, max(1, args.rounds // 2))),
     # Batches are large, and a sample has to hold some.
-    "eval": lambda args: table("eval", args, args.rounds, seconds=3),
-    "world": lambda args: Measured(*world.table(args.published, args.rounds, args.changes)),
-    "memory": memory,
-    "startup": lambda args: Measured(startup.tables(args.rounds, args.quick)),
-    "host": lambda args: Measured(host.table(args.rounds, args.quick)),
-    "input": lambda args: Measured(input_pipeline.tables(args.rounds, args.quick)),
-    "serve": lambda args: Measured(serving.table(args.cases, args.rounds, args.quick)),
-    "growth": lambda args: Measured(growth.measure_and_draw(args.record, args.quick)),
+    "eval": lambda args: Table(SIDES, speeds("eval", args, args.rounds, seconds=3)),
+    "world": lambda args: Table(
+        world.SIDES,
+        world.rows_of(args.published, args.rounds, args.changes),
+        world.note(args.changes),
+        what=True,
+    ),
+    "memory": lambda args: Table(_MEMORY, memory(args), "Megabytes."),
+    "startup": lambda args: startup.tables(args.rounds, args.quick),
+    "host": lambda args: host.table(args.rounds, args.quick),
+    "input": lambda args: input_pipeline.tables(args.rounds, args.quick),
+    "serve": lambda args: serving.table(args.cases, args.rounds, args.quick),
+    "growth": lambda args: growth.measure_and_draw(args.record, args.quick),
 }
 ON_ONE_CORE = ("train", "eval", "world")
+_MEMORY = ("JAX", "PyTorch")
 DTYPES = {"train": ("float32", "bfloat16"), "": ("float32",)}
 # Of one sample this short nothing can be concluded.
 QUICK = {"changes": {"train.batch_size": 2, "eval.batch_size": 2}, "limit": 0, "batches": 5}
@@ -159,18 +157,26 @@ def main() -> str | None:
     for part in args.parts or PARTS:
         say(f"== {part}: {machine.text(here)}")
         found = PARTS[part](args)
-        say(found.text)
+        if isinstance(found, Table):
+            follow(part, found, here, args.record)
+            continue
+        say(found)
         if args.record:
-            record(part, found, here)
+            rewrite(part, f"{found}\n\n{machine.text(here)}", PAGE)
 
 
-def record(part: str, found: Measured, here: dict) -> None:
-    """Rewrite a part of the page: a column for each kind of processor, or the text as it is."""
-    if found.kept:
-        rows.keep(part, here, found.kept, found.note)
-        rewrite(part, rows.page(part), PAGE)
-    else:
-        rewrite(part, f"{found.text}\n\n{machine.text(here)}", PAGE)
+def follow(part: str, table: Table, here: dict, record: bool) -> None:
+    """Print rows as they come; with `record` each is kept at once, as later ones may take hours."""
+    for line in rows.header(table.sides, table.what):
+        say(line)
+    found = []
+    for row in table.measured:
+        found.append(row)
+        say(rows.line(row, table.sides))
+        if record:
+            rows.keep(part, here, [row], table.note)
+            rewrite(part, rows.page(part), PAGE)
+    say("\n" + " ".join(filter(None, (rows.told(found), table.note))))
 
 
 if __name__ == "__main__":

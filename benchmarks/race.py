@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jax_train.errors import UserError
 from jax_train.printing import say
 
 # For both sides alike: keep freed memory, ask for huge pages, one arena. Page faults on large
@@ -82,7 +83,7 @@ def races(
     for i, change in enumerate(changes):
         for racer in ready.values() if i else ():
             print(json.dumps(change), file=racer.stdin, flush=True)
-            racer.stdout.readline()
+            _answer(racer)
         samples = {name: Samples() for name in ready}
         for _ in range(rounds):
             for name, racer in ready.items():
@@ -100,11 +101,21 @@ def _start(job, environment):
     return subprocess.Popen(command, env=environment, text=True, **pipes)
 
 
+def _answer(racer) -> dict:
+    """What a racer says next; a UserError where it has ended."""
+    if line := racer.stdout.readline():
+        return json.loads(line)
+    raise UserError(
+        f"A side ended in the middle of the race, with code {racer.wait()}: {racer.args[-1]}\n"
+        "BENCH_VERBOSE=1 before the command shows what it said; -9 is often a lack of memory."
+    )
+
+
 def _sample(racer, samples, one_core=False):
     for _ in range(_TRIES):
         before, begin = _busy(racer.pid), time.perf_counter()
         print("go", file=racer.stdin, flush=True)
-        facts = json.loads(racer.stdout.readline())
+        facts = _answer(racer)
         others = _busy(racer.pid) - before
         # Time on a core leaves out what other programs took of it.
         share = others / ((time.perf_counter() - begin) * os.cpu_count())

@@ -4,7 +4,7 @@ Of each kind of processor the newest figures lie in `records/`, a file for each 
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +28,10 @@ class Row:
       spread: the largest of the sides; None where there is none.
       what: the work, in tables of several kinds.
       dtype: of the computation.
+      samples: of each side; 0 where it is not known.
+      again: samples that other programs disturbed, so that they were taken again.
+      in_vain: those of them that were kept in the end.
+      slower: samples of a side that was slower than before it waited.
     """
 
     case: str
@@ -36,6 +40,10 @@ class Row:
     spread: float | None = None
     what: str = ""
     dtype: str = "float32"
+    samples: int = 0
+    again: int = 0
+    in_vain: int = 0
+    slower: int = 0
 
     @property
     def key(self) -> tuple:
@@ -66,9 +74,15 @@ class Row:
 
 def of_race(got: dict[str, race.Samples], **fields) -> Row:
     """The row of a race's samples; `fields` are the others of `Row`."""
-    spreads = [samples.spread for samples in got.values() if samples.spread is not None]
+    sides = got.values()
+    spreads = [samples.spread for samples in sides if samples.spread is not None]
     figures = {name: round(samples.median, 2) for name, samples in got.items()}
-    return Row(figures=figures, spread=round(max(spreads), 4) if spreads else None, **fields)
+    fields |= {"spread": round(max(spreads), 4) if spreads else None}
+    fields |= {"samples": max(len(samples.speeds) for samples in sides)}
+    fields |= {"again": sum(samples.disturbed for samples in sides)}
+    fields |= {"in_vain": sum(samples.kept_disturbed for samples in sides)}
+    fields |= {"slower": sum(samples.unsettled for samples in sides)}
+    return Row(figures=figures, **fields)
 
 
 def header(sides: Iterable[str], what: bool = False) -> list[str]:
@@ -91,18 +105,18 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def told(samples: Iterable[race.Samples], rounds: int) -> str:
-    """How many samples there are of each side, and what happened to them."""
-    samples = list(samples)
-    again, kept, unsettled = (
-        sum(getattr(one, name) for one in samples)
-        for name in ("disturbed", "kept_disturbed", "unsettled")
+def told(rows: Sequence[Row]) -> str:
+    """How many samples there are of each side, and what happened to them; "" if it is not known."""
+    counts = [row.samples for row in rows if row.samples]
+    if not counts:
+        return ""
+    again, kept, slower = (
+        sum(getattr(row, name) for row in rows) for name in ("again", "in_vain", "slower")
     )
-    text = (
-        f"{counted(rounds, 'sample')} of each, {again} disturbed by other programs and taken again"
-    )
-    text += f", {kept} of them in vain" if kept else ""
-    return f"{text}; {unsettled} at less than the pace before." if unsettled else f"{text}."
+    least = f"{min(counts)} to " if min(counts) < max(counts) else ""
+    text = f"{least}{counted(max(counts), 'sample')} of each, {again} disturbed by other programs"
+    text += f" and taken again{f', {kept} of them in vain' if kept else ''}"
+    return f"{text}; {slower} at less than the pace before." if slower else f"{text}."
 
 
 def keep(part: str, machine_: dict, rows: list[Row], note: str) -> None:
@@ -163,5 +177,5 @@ def _cell(row: Row | None) -> str:
 
 
 def _below(found: list[tuple[dict, list[Row], str]]) -> Iterator[str]:
-    for one, _, note in found:
-        yield f"- {machine.text(one)}. {note}"
+    for one, rows, note in found:
+        yield " ".join(filter(None, (f"- {machine.text(one)}.", told(rows), note)))

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 import jax_models
 from configs import common
+from jax_train.config.fields import flatten
 
 
 class Case(NamedTuple):
@@ -47,15 +48,27 @@ PUBLISHED = (
     "resnet50",
     "convnext_tiny",
 )
+_DEFAULT = common.get_config()
 _IMAGES = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100), "mnist": ((28, 28, 1), 10)}
 _IMAGES["imagenet"] = (224, 224, 3), 1000
 
 
+# What both sides do of `config.augment`, and other fields that are of JAX's side alone.
+_AUGMENT = ("resize", "rotate_degrees", "crop_padding", "flip")
+_OTHER = ("train.freeze", "train.ema_decay", "optim.groups", "optim.lookahead_steps")
+
+
 def config_of(case: str, **changes) -> ConfigDict:
-    """The recipe of a case as it is trained, with `changes` to fields such as 'model.depth'."""
+    """The recipe of a case, with `changes` to fields such as 'model.depth'.
+
+    What `torch_side` has not is left out, so that both sides do the same work: policies of
+    augmentation, mixing, groups of parameters, averages of the weights.
+    """
     recipe, batch_size, _ = CASES[case]
-    config = importlib.import_module(f"configs.{recipe}").get_config()
-    return _completed(config, {"train.batch_size": batch_size, **changes})
+    config, default = importlib.import_module(f"configs.{recipe}").get_config(), flatten(_DEFAULT)
+    left_out = [f"augment.{key}" for key in config.augment if key not in _AUGMENT]
+    plain = {field: default[field] for field in (*left_out, *_OTHER)}
+    return _completed(config, plain | {"train.batch_size": batch_size, **changes})
 
 
 def short_changes(case: str) -> dict:

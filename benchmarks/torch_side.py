@@ -207,9 +207,10 @@ class Training:
 
 
 def _optimizer(config: ConfigDict, parameters) -> torch.optim.Optimizer:
-    fields, how = config.optim, {"lr": config.optim.learning_rate, "fused": True}
+    fields = config.optim
+    how = {"lr": fields.learning_rate, "weight_decay": fields.weight_decay, "fused": True}
     if fields.name == "sgd":
-        return torch.optim.SGD(parameters, momentum=fields.momentum, **how)
+        how |= {"momentum": fields.momentum, "nesterov": fields.nesterov}
+        return torch.optim.SGD(parameters, **how)
     make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[fields.name]
-    how |= {"betas": (fields.beta1, fields.beta2), "weight_decay": fields.weight_decay}
-    return make(parameters, eps=fields.eps, **how)
+    return make(parameters, betas=(fields.beta1, fields.beta2), eps=fields.eps, **how)

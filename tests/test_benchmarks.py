@@ -8,9 +8,12 @@ import jax
 import pytest
 from flax import nnx
 
+import benchmarks.__main__
 import jax_models
 from benchmarks import machine, race, rows, steady, tasks
+from configs import sl_vit_cifar10
 from jax_models import registry
+from jax_train.errors import UserError
 from tests.parity.measure import ROOT
 from tests.with_torch import torch
 
@@ -71,6 +74,18 @@ def test_both_sides_are_of_one_size(make, case):
     assert sum(p.numel() for p in mirror.parameters()) == sum(p.size for p in parameters)
 
 
+def test_a_race_leaves_out_what_pytorchs_side_has_not():
+    config, recipe = tasks.config_of("sl_vit"), sl_vit_cifar10.get_config()
+    assert recipe.augment.mixup > 0 < recipe.augment.erase_probability
+    assert config.augment.mixup == config.augment.cutmix == config.augment.erase_probability == 0
+    assert (config.augment.auto_augment, config.augment.crop_padding) == ("", 4)
+    config = tasks.config_of("airbench94")
+    assert (config.augment.crop_mode, config.augment.flip_mode) == ("zero", "random")
+    assert config.optim.groups == config.train.freeze == ()
+    assert config.optim.lookahead_steps == 0
+    assert config.optim.nesterov
+
+
 # When a sample is taken
 
 
@@ -126,6 +141,14 @@ def test_medians_are_of_steps_and_spreads_of_samples():
     assert race.Samples([[100.0, 50.0]]).spread is None
 
 
+def test_a_side_that_ends_in_the_middle_is_named():
+    command = [sys.executable, "-c", "import sys; sys.exit(3)"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    racer = subprocess.Popen(command, **pipes)
+    with racer, pytest.raises(UserError, match=r"with code 3: import sys.*\nBENCH_VERBOSE"):
+        race._answer(racer)
+
+
 # How figures are kept
 
 
@@ -155,6 +178,28 @@ def test_each_kind_of_processor_has_a_column(records):
     assert text[3] == "| `vit` | 128 | bfloat16 | **4.00** ±3% (600 / 150) | – |"
     assert ": sve; jax" in text[-1]
     assert text[-1].endswith("1 sample.")
+
+
+def test_rows_are_kept_as_they_come(records, tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- train: begin -->\n\n<!-- train: end -->\n")
+    monkeypatch.setattr(benchmarks.__main__, "PAGE", page)
+
+    def measured():
+        yield row(samples=5, again=2)
+        yield row("mnist_vit", samples=3, in_vain=1, slower=4)
+        raise KeyboardInterrupt
+
+    table = benchmarks.__main__.Table(["JAX", "PyTorch"], measured(), "A note.")
+    with pytest.raises(KeyboardInterrupt):
+        benchmarks.__main__.follow("train", table, here(), True)
+    assert "`mnist_vit`" in capsys.readouterr().out
+    told = "3 to 5 samples of each, 2 disturbed by other programs and taken again, 1 of them in "
+    told += "vain; 4 at less than the pace before. A note.\n"
+    assert page.read_text() == (
+        f"<!-- train: begin -->\n\n{rows.page('train')}\n\n<!-- train: end -->\n"
+    )
+    assert rows.page("train").endswith(told.rstrip())
 
 
 def test_the_newest_figures_of_a_processor_take_the_place_of_the_others(records):
