@@ -109,6 +109,8 @@ def convnext(
     """
     widths = check_widths(widths, depths=depths)
     layers.check_sizes(in_channels=in_channels)
+    head_eps = norm_eps if head_norm_eps is None else head_norm_eps
+    layers.check_positive(norm_eps=norm_eps, head_norm_eps=head_eps)
     rates = iter(layers.DropPath.rates(drop_path, sum(depths)))
     how = {"norm_eps": norm_eps, "rngs": rngs}
     stem = Reduction(in_channels, widths[0], 4, norm_first=False, **how)
@@ -118,7 +120,6 @@ def convnext(
         blocks = [Block(width, drop_path=next(rates), **how) for _ in range(depth)]
         stages.append(BlockStage(blocks, downsample=halving, remat=remat))
         inputs = width
-    head_eps = norm_eps if head_norm_eps is None else head_norm_eps
     norm = layers.LayerNorm(inputs, epsilon=head_eps, rngs=rngs)
     head = layers.linear_head(inputs, num_classes, norm=norm, rngs=rngs)
     model = ConvNet(stages, head, stem=stem, in_channels=in_channels)

@@ -6,7 +6,6 @@ with PyTorch runs: uniform in ±1/sqrt(fan_in) for weights and biases alike. Sig
 """
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,6 +14,7 @@ from flax import nnx
 from jax import Array
 
 from jax_models import ops
+from jax_models.checks import check_positive, check_sizes
 from jax_models.dropout import Dropout
 from jax_models.low_rank import Adaptable
 from jax_models.rngs import Rngs
@@ -425,21 +425,3 @@ def check_images(images: Array, in_channels: int, img_size: int | None = None) -
             f"The model takes {expected}, got {images.dtype}: scale the pixels and normalise them "
             "first, for example images / 255."
         )
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise a ValueError that names the first size that is not a whole number of at least 1."""
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}={size!r}: expected a whole number of at least 1.")
-
-
-def check_positive(**values: float) -> None:
-    """Raise a ValueError that names the first value that is not a finite number above 0."""
-    for name, value in values.items():
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 < value < math.inf
-        ):
-            raise ValueError(f"{name}={value!r}: expected a number above 0.")

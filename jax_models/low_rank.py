@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jax_models.checks import check_positive, check_sizes
 from jax_models.rngs import InitRngs
 
 # The attention's projections, of ViTs and between convolutions.
@@ -51,11 +52,13 @@ def add_adapters(
         as a whole, gets none.
 
     Raises:
-      ValueError: a value is out of its range, or a target names no matrix or nothing.
+      ValueError: a value is out of its range, the targets are no regexes, or one names no matrix
+        or nothing.
     """
-    if type(lora_rank) is not int or lora_rank < 1:
-        raise ValueError(f"lora_rank={lora_rank!r}: expected a whole number of at least 1.")
     alpha = lora_rank if lora_alpha is None else lora_alpha
+    check_sizes(lora_rank=lora_rank)
+    check_positive(lora_alpha=alpha)
+    _check_targets(lora_targets)
     chosen = _chosen(model, lora_targets)
     if getattr(model, "scan_layers", False):
         _check_alike(list(chosen), len(model.blocks), lora_targets)
@@ -65,6 +68,19 @@ def add_adapters(
         layer.lora_a = nnx.Param(start)
         layer.lora_b = nnx.Param(jnp.zeros((lora_rank, outputs), jnp.float32))
         layer.lora_scale = alpha / lora_rank
+
+
+def _check_targets(targets: Sequence[str] | None) -> None:
+    """Refuse what is no sequence of regexes; of a text each letter would be one."""
+    expected = "expected a tuple of regexes, such as ('mlp',)."
+    if isinstance(targets, str) or not isinstance(targets, Sequence | None):
+        raise ValueError(f"lora_targets={targets!r}: {expected}")
+    for pattern in targets or ():
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError, RecursionError) as error:
+            wrong = f"{pattern!r} is none ({error})"
+            raise ValueError(f"lora_targets={targets!r}: {wrong}; {expected}") from None
 
 
 def _chosen(model: nnx.Module, targets: Sequence[str] | None) -> dict[str, Adaptable]:

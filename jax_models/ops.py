@@ -54,7 +54,8 @@ def batch_norm(
     With `axis_name`, a mapped axis, these are of the whole batch that is spread over it. All but x
     is float32 where x is bfloat16.
     """
-    if cpu.active() and jax.device_count() == 1:
+    is_spread = axis_name is not None and jax.lax.axis_size(axis_name) > 1
+    if cpu.active() and jax.device_count() == 1 and not is_spread:
         norm = kernels.batch_norm if kernels.batch_norm_fits(x) else functions.batch_norm
         return norm(x, scale, bias, epsilon)
 

@@ -17,6 +17,7 @@ from typing import Any
 from flax import nnx
 
 from jax_models import registry, torch_weights
+from jax_models.checks import check_sizes
 from jax_models.pretrained import file, folder, hub, huggingface, timm
 from jax_models.pretrained.adapt import adapt
 from jax_models.pretrained.description import Description, Fields, read_fields
@@ -81,6 +82,8 @@ class Opened:
         found = replace(self.description, notes=list(self.description.notes))
         wanted = {"num_classes": num_classes, "img_size": img_size, "in_channels": in_channels}
         wanted = {key: value for key, value in wanted.items() if value is not None}
+        if "img_size" in wanted:  # a CNN takes any, and its preprocessing would take it as it is
+            check_sizes(img_size=img_size)
         model = _changed(self.model, found, wanted, rngs)
         return Pretrained(
             model,

@@ -37,7 +37,7 @@ def adapt(
         if before is not None and before.shape == variable.shape:
             variable.set_value(before.get_value())
         elif path[-1] == "pos_embed":
-            variable.set_value(_positions(before, variable, found))
+            variable.set_value(_positions(before, model, changed, found))
         elif before is not None and _is_input(path, before, variable, changes):
             variable.set_value(jnp.asarray(_channels(before, changes, found)))
         else:
@@ -52,15 +52,14 @@ def adapt(
     return changed
 
 
-def _positions(before, variable, found: Description) -> jax.Array:
-    table = np.asarray(before.get_value())
-    old = int(np.sqrt(table.shape[1]))
-    grid = int(np.sqrt(variable.shape[1] - (table.shape[1] - old**2)))
+def _positions(before, model, changed, found: Description) -> jax.Array:
+    old, grid = model.patch_embed.grid, changed.patch_embed.grid
     found.notes.append(
         f"The positions are resized from {old}x{old} to {grid}x{grid} patches by {found.rule}'s "
         "rule."
     )
-    return jnp.asarray(positions.resize(table, grid, positions.RULES[found.rule]))
+    table, rule = np.asarray(before.get_value()), positions.RULES[found.rule]
+    return jnp.asarray(positions.resize(table, grid, rule, old=old))
 
 
 def _check_is_head(path: Path, before, variable, found: Description, changes) -> None:

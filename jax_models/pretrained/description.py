@@ -14,6 +14,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 _MOST = 1_000_000  # of anything that a config counts: more is a slip, and would take for ever
 _MOST_BLOCKS = 1_000
+_LEAST_SHARE = 0.001  # of an image
 
 
 @dataclass
@@ -80,11 +81,18 @@ class Fields:
         return self._of(name, default, bool, "true or false")
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A field that is a number from 0."""
+        """A field that is a number from 0; what is reckoned of it stays finite."""
         value = self._of(name, default, int | float, "a number")
-        if isinstance(value, bool) or not 0 <= value < float("inf"):
-            self.refuse(name, value, "a number from 0")
+        if isinstance(value, bool) or not 0 <= value <= _MOST:
+            self.refuse(name, value, f"a number from 0 to {_MOST:,}")
         return float(value)
+
+    def share(self, name: str, default: float) -> float:
+        """A field that is the share of an image that is seen; more than 1 has a border."""
+        value = self.number(name, default)
+        if not _LEAST_SHARE <= value <= 2:
+            self.refuse(name, value, "the share of the image that is seen, such as 0.875")
+        return value
 
     def count(self, name: str, default: int | None = None) -> int:
         """A field that is a whole number from 1; one that stands twice in a list is one too."""
@@ -118,10 +126,19 @@ class Fields:
         """A field that is a list of numbers."""
         values = self.get(name, default)
         if not isinstance(values, list | tuple) or not all(
-            isinstance(value, int | float) and abs(value) < float("inf") for value in values
+            isinstance(value, int | float) and abs(value) <= _MOST for value in values
         ):
             self.refuse(name, values, "a list of numbers")
         return tuple(map(float, values))
+
+    def mean_and_std(
+        self, mean: str, std: str, default: Mapping[str, Any]
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Two fields of these names, lists of a number for each channel; `default` has both."""
+        means, stds = self.numbers(mean, default["mean"]), self.numbers(std, default["std"])
+        if not stds or len(means) != len(stds) or min(stds) <= 0:
+            self.refuse(std, list(stds), f"a number above 0 for each channel, as {mean} has")
+        return means, stds
 
     def expect(self, name: str, *known: Any) -> None:
         """Raise a SourceError where a field is there and none of what is known."""

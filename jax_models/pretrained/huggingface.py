@@ -231,8 +231,8 @@ def _read(given: Fields, family: str, defaults: Mapping[str, Any], side: int) ->
         given.refuse("resample", resample, "a number of Pillow's, 0 to 5")
     if defaults.get("crop_pct"):  # resizes straight from 384 pixels on
         crop = size if isinstance(size, int) else size[0]
-        share = given.number("crop_pct", defaults["crop_pct"])
-        size = int(crop / share) if crop < 384 and share else (crop, crop)
+        share = given.share("crop_pct", defaults["crop_pct"])
+        size = int(crop / share) if crop < 384 else (crop, crop)
     elif given.flag("do_center_crop", "crop_size" in defaults):
         crop = _side(given, "crop_size", given.get("crop_size", defaults.get("crop_size", side)))
     if not given.flag("do_resize", True):
@@ -242,11 +242,9 @@ def _read(given: Fields, family: str, defaults: Mapping[str, Any], side: int) ->
     if crop is None:
         crop = side if size is None else size if isinstance(size, int) else size[0]
     scale = given.number("rescale_factor", 1 / 255) if given.flag("do_rescale", True) else 1.0
-    mean, std = (given.numbers(f"image_{what}", defaults[what]) for what in ("mean", "std"))
+    mean, std = given.mean_and_std("image_mean", "image_std", defaults)
     if not given.flag("do_normalize", True):
         mean, std = (0.0,) * len(mean), (1.0,) * len(std)
-    if len(mean) != len(std) or 0 in std:
-        given.refuse("image_std", list(std), "a number above 0 for each channel, as image_mean has")
     return Preprocessing(crop, size, RESAMPLE[resample], mean, std, scale, rounds_up=False)
 
 

@@ -11,19 +11,20 @@ import numpy as np
 Rule = Callable[[int, int], np.ndarray]
 
 
-def resize(positions: np.ndarray, grid: int, rule: Rule) -> np.ndarray:
+def resize(positions: np.ndarray, grid: int, rule: Rule, *, old: int | None = None) -> np.ndarray:
     """Resize the positions of a square image.
 
     Args:
       positions: [1,R+n·n,D], R prefix tokens first; the patches row by row.
       grid: m, patches on a side of the new image.
       rule: one of `RULES`.
+      old: n; None: the largest that there is room for, which with R > 2n is too large.
 
     Returns:
       [1,R+m·m,D], in the dtype of the positions, worked out in float64.
     """
     tokens, width = positions.shape[1:]
-    old = int(np.sqrt(tokens))
+    old = int(np.sqrt(tokens)) if old is None else old
     prefix = tokens - old * old
     patches = np.asarray(positions[0, prefix:], np.float64).reshape(old, old, width)
     matrix = rule(old, grid)

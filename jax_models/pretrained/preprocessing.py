@@ -6,6 +6,7 @@ differs by a level or two.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from jax_models.pretrained.errors import SourceError
 if TYPE_CHECKING:  # Pillow takes a while to import, and models alone need none
     from PIL import Image
 
+_MOST_PIXELS = 2**25  # that are resized as a whole
 INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # of Pillow
 
 
@@ -81,10 +83,30 @@ class Preprocessing:
         from PIL import Image
 
         resampling = Image.Resampling[self.interpolation.upper()]
-        if (size := self._resized(*image.size)) != image.size:
-            image = image.resize(size, resampling)
-        left, top = (self._margin(side) for side in image.size)
+        size = self._resized(*image.size)
+        left, top = (self._margin(side) for side in size)
+        if size != image.size:
+            if math.prod(size) <= _MOST_PIXELS:
+                image = image.resize(size, resampling)
+            else:
+                image = self._middle(image, size, resampling)
+                left, top = min(left, 0), min(top, 0)
         return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
+
+    def _middle(self, image: Image.Image, size: tuple[int, int], resampling) -> Image.Image:
+        """What is cropped of an image that is resized to a size.
+
+        A thin one of few pixels may be as long as a hundred thousand of its shorter sides, and
+        resized as a whole it would fill the memory.
+        """
+        first = [max(self._margin(side), 0) for side in size]
+        last = [min(self._margin(side) + self.size, side) for side in size]
+        (left, top), (right, bottom) = (
+            [min(place * own / side, own) for place, own, side in zip(*each, strict=True)]
+            for each in ((first, image.size, size), (last, image.size, size))
+        )
+        width, height = (end - start for start, end in zip(first, last, strict=True))
+        return image.resize((width, height), resampling, box=(left, top, right, bottom))
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """(levels · scale - mean) / std of uint8 [...,C], as float32."""

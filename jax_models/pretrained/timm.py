@@ -74,17 +74,13 @@ def preprocessing(fields: Fields, channels: int) -> Preprocessing:
       SourceError: a field holds what cannot be.
     """
     size = fields.counts("input_size", [3, 224, 224])[1]
-    share = fields.number("crop_pct", 0.875)
+    share = fields.share("crop_pct", 0.875)
     interpolation = fields.text("interpolation", "bicubic")
     if interpolation not in INTERPOLATIONS:
         fields.refuse("interpolation", interpolation, f"one of {', '.join(INTERPOLATIONS)}")
-    if not 0 < share <= 2:
-        fields.refuse("crop_pct", share, "the share of the image that is seen, such as 0.875")
     fields.expect("crop_mode", "center", "squash")
     resize = math.floor(size / share)
-    mean, std = fields.numbers("mean", IMAGENET["mean"]), fields.numbers("std", IMAGENET["std"])
-    if len(mean) != len(std) or 0 in std:
-        fields.refuse("std", list(std), "a number above 0 for each channel, as mean has")
+    mean, std = fields.mean_and_std("mean", "std", IMAGENET)
     squashed = fields.get("crop_mode") == "squash"
     steps = (resize, resize) if squashed else resize
     return Preprocessing(size, steps, interpolation, mean, std).with_channels(channels)

@@ -229,7 +229,8 @@ def _arguments(found: Description, settings: Settings) -> dict[str, Any]:
     Raises:
       Unwritable: timm takes no such argument from a file.
     """
-    own, arguments = registry.model_keywords(found.name), {}
+    own = registry.model_keywords(found.name)
+    arguments: dict[str, Any] = {}
     family = registry.family(found.name)
     theirs = _TIMM | _OF_FAMILY.get(family, {})
     if family == "resnet" and settings["widths"][0] != _STEM:
@@ -238,7 +239,8 @@ def _arguments(found: Description, settings: Settings) -> dict[str, Any]:
         if value == own[name] or name in _IN_TRAINING or name == "num_classes":
             continue
         if name == "mlp_dim":
-            arguments["mlp_ratio"] = value / settings["embed_dim"] * (1 + settings["swiglu"])
+            width = value * (1 + settings["swiglu"])
+            arguments["mlp_ratio"] = _ratio(width, settings["embed_dim"])
         elif name == "pool" and value != "token_and_avg":
             arguments["global_pool"] = value
         elif name == "cover_prefix":
@@ -248,6 +250,12 @@ def _arguments(found: Description, settings: Settings) -> dict[str, Any]:
         else:
             raise Unwritable(f"it has no {name}={value!r} in a {found.name}")
     return arguments
+
+
+def _ratio(width: int, embed_dim: int) -> float:
+    """What embed_dim is multiplied with, and the product rounded down, to get a width."""
+    ratio = width / embed_dim
+    return ratio if int(embed_dim * ratio) == width else math.nextafter(ratio, math.inf)
 
 
 _STEM = 64  # of timm's ResNets, whatever their stages have

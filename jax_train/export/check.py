@@ -87,7 +87,8 @@ def compare(
     Raises:
       UserError: an output is too far from it, or is not there.
     """
-    parts = [runtime.run(batch) for batch in (inputs[:1], inputs[1:])]
+    # Of no images at all onnxruntime ends the process, and JAX takes none.
+    parts = [runtime.run(batch) for batch in (inputs[:1], inputs[1:]) if len(batch)]
     largest = {}
     for name, wanted in expected.items():
         found = np.concatenate([part[name] for part in parts])

@@ -8,7 +8,7 @@ import python_multipart  # noqa: F401  Starlette reads forms with it, and tells 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from jax_train.data.decoding import Encoded
 from jax_train.printing import readable, shorten
@@ -39,7 +39,7 @@ async def read_images(request: Request, limits: Limits) -> list[Encoded]:
     Nothing goes to disk, and the names of files are for people alone.
 
     Raises:
-      HTTPException: 408, 413 or 422, with the reason.
+      HTTPException: 400, 408, 413 or 422, with the reason.
     """
     try:
         async with asyncio.timeout(limits.seconds):
@@ -48,6 +48,8 @@ async def read_images(request: Request, limits: Limits) -> list[Encoded]:
         raise HTTPException(
             408, f"The upload took longer than {limits.seconds:g} seconds. Send it again."
         ) from None
+    except ClientDisconnect:  # nobody reads the answer, and the server has not failed
+        raise HTTPException(400, "The upload was broken off. Send it again.") from None
     if not files:
         raise HTTPException(422, f"The request holds no image. {_HOW}")
     return files

@@ -37,6 +37,13 @@ def test_the_head_may_have_an_epsilon_of_its_own():
     assert {norm.epsilon for norm in norms if norm is not model.head.norm} == {1e-3}
 
 
+@pytest.mark.parametrize("value", [0.0, -1e-6, float("nan"), "1e-6"])
+@pytest.mark.parametrize("keyword", ["norm_eps", "head_norm_eps"])
+def test_a_bad_epsilon_is_named(keyword, value):
+    with pytest.raises(ValueError, match=rf"^{keyword}={value!r}: expected a number above 0"):
+        small.build("convnext_tiny", **{keyword: value})
+
+
 def test_what_is_left_over_of_an_image_is_cut_off():
     model, images = small.shared("convnext_tiny"), small.draw_images("convnext_tiny")
     cut = model.embed(images[:, :40, :32])

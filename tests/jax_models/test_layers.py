@@ -42,6 +42,25 @@ def test_running_statistics_move_by_the_momentum_towards_the_unbiased_ones():
     np.testing.assert_allclose(norm.var[...], 0.7 + 0.3 * values.var(0, ddof=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("in_cpu_ways", [True, False])
+def test_a_batch_that_is_spread_over_a_mapped_axis_is_normalised_as_one(in_cpu_ways):
+    x = np.random.default_rng(0).normal(size=(3, 5, 2, 2, 7)).astype(np.float32)
+    whole = conv_layers.BatchNorm(7)
+    graph, state = nnx.split(conv_layers.BatchNorm(7, axis_name="parts"))
+
+    def of_part(state, x):
+        norm = nnx.merge(graph, state)
+        return norm(x, train=True), norm.mean[...], norm.var[...]
+
+    with cpu.using(in_cpu_ways):
+        mapped = jax.vmap(of_part, in_axes=(None, 0), axis_name="parts")
+        y, mean, var = mapped(state, x)
+        expected = whole(x.reshape(15, 2, 2, 7), train=True).reshape(x.shape)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    for found, one in ((mean, whole.mean), (var, whole.var)):
+        np.testing.assert_allclose(found, np.broadcast_to(one[...], (3, 7)), atol=1e-6)
+
+
 def test_batches_are_counted_in_training_only():
     norm, x = conv_layers.BatchNorm(5), jnp.asarray(draw(3, 5))
     for train in (True, False, True, True):

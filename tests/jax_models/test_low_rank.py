@@ -170,6 +170,15 @@ def test_the_cpus_own_attention_adds_them_too(monkeypatch):
     [
         ("vit", {"lora_rank": 0}, ["lora_rank=0", "at least 1"]),
         ("vit", {"lora_alpha": 2.0}, ["lora_alpha=2.0: expected lora_rank"]),
+        ("vit", {"lora_rank": 2, "lora_alpha": -1.0}, ["lora_alpha=-1.0", "above 0"]),
+        ("vit", {"lora_rank": 2, "lora_alpha": "8"}, ["lora_alpha='8'", "a number above 0"]),
+        ("vit", {"lora_rank": 2, "lora_targets": "mlp"}, ["lora_targets='mlp'", "a tuple of"]),
+        (
+            "vit",
+            {"lora_rank": 2, "lora_targets": ("qkv", "mlp(")},
+            ["lora_targets=", "'mlp(' is none", "a tuple of regexes"],
+        ),
+        ("vit", {"lora_rank": 2, "lora_targets": (3,)}, ["lora_targets=", "3 is none"]),
         (
             "vit",
             {"lora_rank": 2, "lora_targets": ("qvk",)},

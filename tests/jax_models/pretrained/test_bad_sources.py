@@ -106,6 +106,26 @@ def test_an_unknown_argument_of_timm(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "lie", [{"crop_pct": 1e-320}, {"crop_pct": 10**400}, {"std": [0.5, -0.5, 0.5]}, {"std": []}]
+)
+def test_a_preprocessing_of_timm_that_cannot_be(whole, tmp_path, lie):
+    folder = _copy(whole / "timm", tmp_path / "timm")
+    steps = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    _set(folder, pretrained_cfg=steps | lie)
+    _refused(folder, "config.json", f"says {next(iter(lie))}=", "expected")
+
+
+def test_a_ratio_that_no_mlp_can_have(whole, tmp_path):
+    folder = _copy(whole / "timm", tmp_path / "timm")
+    _set(folder, model_args=folders.VIT | {"mlp_ratio": 1e308})
+    _refused(folder, "mlp_ratio=1e+308", "expected a number from 0 to 1,000,000")
+    dinov2 = tmp_path / "dinov2"
+    folders.hugging_face(dinov2, "dinov2")
+    _set(dinov2, mlp_ratio=1e308)
+    _refused(dinov2, "mlp_ratio=1e+308", "expected a number from 0 to 1,000,000")
+
+
+@pytest.mark.parametrize(
     "lie",
     [
         {"hidden_size": 48},
@@ -141,6 +161,7 @@ def test_a_config_that_lies_about_its_sizes(folder, lie):
         {"id2label": ["a"]},
         {"architectures": {"a": 1}, "hidden_size": None, "image_size": 0},
         {"id2label": {"1": "a"}},
+        {"layer_norm_eps": 10**400},
     ],
 )
 def test_a_config_with_values_that_cannot_be(folder, lie):
@@ -165,6 +186,12 @@ def test_heads_that_do_not_divide_the_width(folder):
         {"do_center_crop": True, "crop_size": -1},
         {"image_std": [0.5, 0.0, 0.5]},
         {"image_std": [0.5]},
+        {"image_std": [0.5, -0.5, 0.5]},
+        {"image_std": [], "image_mean": []},
+        {"image_mean": [0.5, 10**400, 0.5]},
+        {"rescale_factor": 10**400},
+        {"image_processor_type": "ConvNextImageProcessor", "crop_pct": 1e-320},
+        {"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0},
         {"image_mean": "0.5"},
         {"do_center_crop": True, "crop_size": {"height": 3, "width": 4}},
         {"do_resize": "yes"},
@@ -250,6 +277,13 @@ def test_a_folder_says_its_model_by_itself(folder):
 def test_a_file_of_another_kind(folder, name):
     (folder / WEIGHTS).rename(folder / name)
     _refused(folder / name, name, "ending", name="vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, "32", True])
+def test_an_image_size_that_cannot_be_is_refused_of_a_cnn_too(tmp_path, size):
+    folders.hugging_face(tmp_path, "resnet")
+    with pytest.raises(ValueError, match=f"img_size={size!r}: expected a whole number"):
+        load_pretrained(tmp_path, img_size=size)
 
 
 def test_sizes_that_cannot_be_are_refused_after_loading(folder):

@@ -12,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 import jax_models
 from jax_models import load_pretrained, torch_weights
-from jax_models.pretrained import open_pretrained, positions
+from jax_models.pretrained import Opened, Preprocessing, open_pretrained, positions
 from jax_models.pretrained.adapt import for_channels
+from jax_models.pretrained.description import Description
 from jax_models.torch_weights.files import FileTensor
 from tests.jax_models import small
 from tests.jax_models.pretrained import folders
@@ -249,6 +250,18 @@ def test_at_another_size_the_positions_are_resized_by_the_librarys_rule(
     logits = nnx.eval_shape(lambda m, x: m(x), loaded.model, folders.images(side=size))
     assert logits.shape == (2, folders.CLASSES)
     assert any(f"{rule}'s rule" in note for note in loaded.notes)
+
+
+def test_positions_of_few_patches_and_more_registers_are_resized():
+    name, settings = "vit_tiny_patch16_224", {"img_size": 16, "patch_size": 8, "registers": 4}
+    settings |= {"embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 3}
+    model = jax_models.create_model(name, rngs=nnx.Rngs(0), **settings)
+    assert model.pos_embed.shape[1] == 5 + 2 * 2  # as many as 3x3 patches
+    steps = Preprocessing(16, None)
+    loaded = Opened("here", Description(name, settings, steps), model).at(img_size=32)
+    assert loaded.model.pos_embed.shape[1] == 5 + 4 * 4
+    assert "from 2x2 to 4x4 patches" in " ".join(loaded.notes)
+    assert loaded.model(folders.images(side=32)).shape == (2, 3)
 
 
 def test_dinov2_is_shown_what_its_preprocessing_gives(tmp_path):

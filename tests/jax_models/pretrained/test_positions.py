@@ -66,6 +66,15 @@ def test_prefix_tokens_pass_unchanged(rule, prefix):
     assert found[:, prefix:].tobytes() == alone.tobytes()
 
 
+def test_more_tokens_than_patches_are_told_apart_by_the_old_grid():
+    table = _positions(2, 5)  # in all as many as 3x3 patches
+    found = positions.resize(table, 4, positions.timm, old=2)
+    assert found.shape == (1, 5 + 16, 3)
+    assert found[:, :5].tobytes() == table[:, :5].tobytes()
+    alone = positions.resize(table[:, 5:], 4, positions.timm)
+    assert found[:, 5:].tobytes() == alone.tobytes()
+
+
 @pytest.mark.parametrize("rule", positions.RULES)
 def test_the_same_size_changes_nothing(rule):
     table = _positions(7, 1)

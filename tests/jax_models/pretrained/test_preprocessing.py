@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_models.pretrained import SourceError
+from jax_models.pretrained import SourceError, preprocessing
 from jax_models.pretrained.preprocessing import Preprocessing
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "scale": 1.0}
@@ -63,6 +63,34 @@ def test_the_shorter_side_is_resized_and_the_ratio_stays(monkeypatch, height, wi
     found = Preprocessing(224, 248, **PLAIN)(_ramp(height, width))
     assert found.shape == (1, 224, 224, 3)
     assert asked == [(*size, Image.Resampling.BICUBIC)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 30_000), (30_000, 1)])
+def test_a_thin_image_takes_no_more_memory_than_others(monkeypatch, height, width):
+    asked = []
+    resize = Image.Image.resize
+
+    def spy(image, size, *how, **more):
+        asked.append(size)
+        return resize(image, size, *how, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", spy)
+    found = Preprocessing(37, 41, **PLAIN)(np.full((height, width, 3), 7, np.uint8))
+    assert (found == 7).all()
+    assert asked == [(37, 37)]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("resize", [19, 24, (23, 30), (40, 11)])
+@pytest.mark.parametrize(("height", "width"), [(40, 90), (90, 40), (7, 50)])
+def test_resized_in_part_it_is_what_is_cropped(monkeypatch, height, width, resize, interpolation):
+    rows, columns = np.indices((height, width))
+    levels = [255 * rows / height, 255 * columns / width, 0 * rows]  # two and more apart
+    smooth = np.stack(levels, axis=-1).astype(np.uint8)
+    steps = Preprocessing(19, resize, interpolation, **PLAIN)
+    whole = steps(smooth)
+    monkeypatch.setattr(preprocessing, "_MOST_PIXELS", 0)
+    assert np.abs(steps(smooth) - whole).max() <= 1
 
 
 def test_both_sides_are_resized_where_the_shape_is_not_kept():

@@ -74,6 +74,15 @@ def test_what_is_done_to_images_comes_back(format, resize, tmp_path):
     assert back == replace(wanted, rounds_up=back.rounds_up)
 
 
+def test_timm_rounds_the_ratio_of_an_mlp_to_its_width():
+    settings = {"embed_dim": 88, "num_heads": 8, "mlp_dim": 120}
+    assert int(88 * (120 / 88)) == 119
+    model = small.abstract("vit_tiny_patch16_224", **settings)
+    found = Description("vit_tiny_patch16_224", settings, Preprocessing(224, None))
+    config = writing.files(model, found, "timm")["config.json"]
+    assert int(88 * config["model_args"]["mlp_ratio"]) == 120
+
+
 def test_a_library_without_the_model_is_told():
     for name, there in (("vit", []), ("resnet18", ["huggingface", "timm"])):
         assert writing.formats_of(small.shared(name)) == there

@@ -132,6 +132,16 @@ def test_without_room_for_the_facts_the_older_files_stay(tmp_path, monkeypatch):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == older
 
 
+def test_one_image_is_compared_alone(tmp_path):
+    # Not in ONNX: a batch without images would end the process of the tests.
+    pytest.importorskip("flatbuffers")
+    run, target = run_of("simple_cnn"), tmp_path / "model.stablehlo"
+    alone = check.Images(check.random_images(run).pixels[:1], "the only image of test")
+    found = writing.to_file(run, graph.build(run), target, alone)
+    assert (found.equal, found.count) == (1, 1)
+    assert found.largest < 2e-5
+
+
 @pytest.mark.parametrize("ending", FORMATS)
 def test_raw_images_are_resized_as_in_evaluation(ending, tmp_path):
     run, config = run_of("vit"), common.get_config().augment

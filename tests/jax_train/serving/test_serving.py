@@ -261,16 +261,18 @@ def test_names_of_files_are_words_alone(client, tmp_path):
 # Many at once
 
 
-async def ask(app, path="/predict", body=b"", method="POST", wait=None):
-    """The status and JSON of a request, without a socket."""
+async def ask(app, path="/predict", body=b"", method="POST", wait=None, ends=True, headers=()):
+    """The status and JSON of a request, without a socket; broken off where it does not end."""
     sent, path = [], path.partition("?")
     scope = {"type": "http", "method": method, "path": path[0], "query_string": path[2].encode()}
-    scope |= {"headers": [(b"host", b"127.0.0.1")], "http_version": "1.1", "scheme": "http"}
+    scope |= {"headers": [(b"host", b"127.0.0.1"), *headers]}
+    scope |= {"http_version": "1.1", "scheme": "http"}
+    parts = [{"type": "http.request", "body": body, "more_body": not ends}]
 
     async def receive():
         if wait:
             await asyncio.sleep(wait)
-        return {"type": "http.request", "body": body, "more_body": False}
+        return parts.pop() if parts else {"type": "http.disconnect"}
 
     async def send(message):
         sent.append(message)
@@ -301,6 +303,23 @@ def test_a_slow_upload_makes_room_for_others(served):
         told = {"error": "The upload took longer than 0.05 seconds. Send it again."}
         assert asyncio.run(ask(app, wait=5)) == (408, told)
         assert asyncio.run(ask(app, body=photo()))[0] == 200
+
+
+@pytest.mark.parametrize("kind", [b"image/png", b"multipart/form-data; boundary=x"])
+def test_an_upload_that_is_broken_off_is_no_failure_of_the_server(kind):
+    async def upload():
+        begun = b'--x\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n\r\nabc'
+        headers = [(b"content-type", kind)]
+        return await ask(app, body=begun, ends=False, headers=headers)
+
+    facts = {"name": "any", "image": {"width": 8, "height": 8, "channels": 3}, "classes": ["a"]}
+    facts |= {"family": "vit", "maps": [], "notes": []}
+    model = SimpleNamespace(name="any", predict=None, facts=lambda: facts)
+    app = Server([model], None, LIMITS).app()
+    # Raised, it would be printed as an error of the program.
+    told = {"error": "The upload was broken off. Send it again."}
+    assert asyncio.run(upload()) == (400, told)
+    assert asyncio.run(ask(app, "/models", method="GET"))[0] == 200
 
 
 def served_models(served):
