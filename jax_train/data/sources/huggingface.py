@@ -160,8 +160,8 @@ def _source(
         of[split] = base
         table = table.select_columns([image]).cast_column(image, _undecoded(datasets, table, image))
         order = _order(len(labels))
-        title = f"{split} row"
-        splits[split] = _Rows(table.with_format("arrow"), title, order, class_names, labels[order])
+        table, titles = table.with_format("arrow"), (f"{split} row", label)
+        splits[split] = _Rows(table, *titles, order, class_names, labels[order])
     if not splits:
         told = listing([f"{split}: {why}" for split, why in absent.items()], 200)
         raise UserError(f"{label_name}: no split can be used. {told}.")
@@ -202,12 +202,14 @@ class _Rows:
     order: np.ndarray
     class_names: tuple[str, ...]
     labels: np.ndarray
+      label_column: that the labels are of.
 
     @property
     def names(self) -> list[str]:
         """The numbers of the rows."""
         return [str(row) for row in self.order]
 
+    label_column: str
     def images(self, indices: Sequence[int]) -> list[ImageFile]:
         """The encoded images, or the paths to them."""
         rows = self.order[np.asarray(indices)]
@@ -221,8 +223,9 @@ class _Rows:
         return Encoded(f"{self.title} {row}", value["bytes"] or b"")
 
     def stats(self) -> Iterator[tuple[str, os.stat_result]]:
-        """The files of the library's cache."""
-        about = f"{self.table.column_names} {len(self.order)}"
+        """The files of the library's cache, with what is made of them."""
+        columns = [*self.table.column_names, self.label_column]
+        about = f"{columns} {len(self.order)}"
         for file in self.table.cache_files:
             yield f"{Path(file['filename']).name} {about}", os.stat(file["filename"])
 
@@ -309,7 +312,8 @@ def _labels(table, label: str, class_names: tuple[str, ...]) -> tuple[str, np.nd
     if hasattr(table.features[label], "names"):
         known = {number: number for number in range(len(class_names))}
     else:
-        known, values = {name: i for i, name in enumerate(class_names)}, list(map(str, values))
+        known = {name: i for i, name in enumerate(class_names)}
+        values = [value if value is None else str(value) for value in values]
     wrong = [value for value in values if value not in known]
     if wrong:
         text = f"{counted(len(wrong), 'image has', 'images have')} the label {wrong[0]}"
