@@ -213,8 +213,9 @@ def test_what_is_no_data_of_images_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no column of images; its columns are: a, b"):
         load(tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(UserError, match=r"parquet:.*, which cannot be read: "):
+    with pytest.raises(UserError, match=r"parquet:.*, which cannot be read: ") as caught:
         load(tmp_path)
+    assert str(caught.value).endswith("Expected whole parquet files of the same columns.")
 
 
 # The hub
