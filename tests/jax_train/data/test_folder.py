@@ -147,6 +147,12 @@ def test_grey_images_have_one_channel_unless_one_is_coloured(tmp_path):
     assert loaded.images[:, 0, 0].tolist() in ([[77] * 3, [255] * 3], [[255] * 3, [77] * 3])
 
 
+def test_colours_are_seen_in_images_above_pillows_limit(tmp_path, monkeypatch):
+    _numbered(tmp_path, ["1.png"])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # 48 pixels; it refuses twice its limit
+    assert _load(tmp_path, max_megapixels=0.001).image_shape == (6, 8, 3)
+
+
 @pytest.mark.parametrize("file", ["1.png", "1.tif"])
 def test_16_bit_grey_keeps_its_upper_byte(tmp_path, file):
     save(tmp_path / "a" / file, np.array([[0x0000, 0x1234], [0x80FF, 0xFFFF]], np.uint16))
@@ -558,3 +564,23 @@ def test_a_class_of_damaged_files_alone_is_refused(tmp_path):
         (tmp_path / "dog" / f"{i}.png").write_bytes(b"")
     with pytest.raises(UserError, match="Every image of train is damaged, of the classes dog"):
         _load(tmp_path, on_damaged="skip")
+def test_a_damaged_file_has_no_say_in_the_channels_of_the_others(tmp_path):
+    for name in ("cat", "dog"):
+        save(tmp_path / name / "1.png", _flat((77,)))
+    coloured = save(tmp_path / "cat" / "2.png", _flat((1, 2, 3)))
+    coloured.write_bytes(coloured.read_bytes()[:45])
+    for _ in range(2):  # tried, and known from before
+        loaded = _load(tmp_path, on_damaged="skip", memory_limit=0)
+        assert (len(loaded), loaded.image_shape) == (2, (6, 8, 1))
+
+
+def test_damaged_files_are_tried_again_by_new_readers(tmp_path, monkeypatch):
+    make(tmp_path, {"cat": 3, "dog": 2})
+    with monkeypatch.context() as before:
+        before.setattr(decoding, "formats", lambda suffix="": ("JPEG",))
+        Image.new("RGB", (8, 6)).save(tmp_path / "cat" / "3.jpg")
+        Image.new("RGB", (8, 6)).save(tmp_path / "dog" / "3.jpg")
+        assert len(_load(tmp_path, on_damaged="skip")) == 2
+    assert len(_load(tmp_path, on_damaged="skip")) == 7
+
+
