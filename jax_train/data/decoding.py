@@ -177,9 +177,7 @@ def open_image(file: ImageFile | BinaryIO, max_megapixels: float | None = None):
 
     if isinstance(file, Encoded):
         file = io.BytesIO(file.content)
-    if max_megapixels and Image.MAX_IMAGE_PIXELS:  # of the whole process: it is what was asked for
-        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, int(max_megapixels * 1e6))
-    limit = int(max_megapixels * 1e6) if max_megapixels else Image.MAX_IMAGE_PIXELS
+    limit = _most_pixels(max_megapixels)
     kinds = formats(file.suffix.lower() if isinstance(file, Path) else "")
     try:
         image = Image.open(file, formats=kinds)
@@ -196,6 +194,27 @@ def open_image(file: ImageFile | BinaryIO, max_megapixels: float | None = None):
             f"{size} pixels; expected up to {limit:,}, or config.data.max_megapixels"
         )
     return image
+
+
+class _Raised(int):
+    """A limit of pixels in the place of a lower one, `usual`."""
+
+    usual: int | None
+
+
+def _most_pixels(max_megapixels: float | None) -> int | None:
+    """The limit of `open_image`; Pillow's is raised to it, which is one for the whole process."""
+    from PIL import Image
+
+    found = Image.MAX_IMAGE_PIXELS
+    usual = getattr(found, "usual", found)  # also where others have asked for more before
+    if not max_megapixels:
+        return usual
+    most = _Raised(max_megapixels * 1e6)
+    most.usual = usual
+    if found and most > found:
+        Image.MAX_IMAGE_PIXELS = most
+    return most
 
 
 def _open_jpeg(path: Path):

@@ -520,6 +520,21 @@ def test_the_limit_can_be_set(tmp_path, monkeypatch):
         _load(tmp_path, image_size=10, max_megapixels=0.0008)
 
 
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_a_limit_that_is_set_is_not_that_of_other_data(tmp_path, monkeypatch):
+    for name in ("cat", "dog"):
+        _photo(tmp_path / "d" / name / "1.jpg", 40)
+        _photo(tmp_path / "other" / name / "1.png", 40, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    how = {"image_size": 10, "memory_limit": 0}
+    before = _load(tmp_path / "d", **how).take(np.arange(2))[0]
+    whole = _load(tmp_path / "d", max_megapixels=1, **how).take(np.arange(2))[0]
+    assert (before != whole).any()  # halved while decoding
+    np.testing.assert_array_equal(_load(tmp_path / "d", **how).take(np.arange(2))[0], before)
+    with pytest.raises(UserError, match="40x40 pixels; expected up to 1,000"):
+        _load(tmp_path / "other", image_size=10)
+
+
 # Damaged files
 
 
@@ -558,12 +573,6 @@ def test_damaged_files_are_looked_for_once(tmp_path, monkeypatch):
     assert len(_load(tmp_path, on_damaged="skip")) == 4
 
 
-def test_a_class_of_damaged_files_alone_is_refused(tmp_path):
-    make(tmp_path, {"cat": 3, "dog": 2})
-    for i in range(2):
-        (tmp_path / "dog" / f"{i}.png").write_bytes(b"")
-    with pytest.raises(UserError, match="Every image of train is damaged, of the classes dog"):
-        _load(tmp_path, on_damaged="skip")
 def test_a_damaged_file_has_no_say_in_the_channels_of_the_others(tmp_path):
     for name in ("cat", "dog"):
         save(tmp_path / name / "1.png", _flat((77,)))
@@ -584,3 +593,9 @@ def test_damaged_files_are_tried_again_by_new_readers(tmp_path, monkeypatch):
     assert len(_load(tmp_path, on_damaged="skip")) == 7
 
 
+def test_a_class_of_damaged_files_alone_is_refused(tmp_path):
+    make(tmp_path, {"cat": 3, "dog": 2})
+    for i in range(2):
+        (tmp_path / "dog" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="Every image of train is damaged, of the classes dog"):
+        _load(tmp_path, on_damaged="skip")
