@@ -161,7 +161,7 @@ def _write_counts(axes, counts, shares) -> None:
 
 
 def accuracy_by_class(shares: dict[str, np.ndarray], class_names: Sequence[str]) -> Picture:
-    """Accuracy of several models in each of K classes: by model's name, [K] in [0, 1]."""
+    """Accuracy of several models in each of K classes: by model's name, [K] in [0, 1] or nan."""
     places = np.arange(len(class_names))
     figure = canvas.new_figure(1.4 + 0.28 * len(places), "Accuracy by class")
     axes = figure.subplots()
@@ -176,6 +176,7 @@ def accuracy_by_class(shares: dict[str, np.ndarray], class_names: Sequence[str])
     canvas.name_axes(axes, "images of the class that are classified right (%)")
     axes.grid(alpha=0.3, axis="x")
     _legend(axes, loc="upper left", bbox_to_anchor=(1, 1))
-    means = ", ".join(f"{name} {100 * values.mean():.1f} %" for name, values in shares.items())
+    mean = {name: 100 * np.nanmean(values) for name, values in shares.items()}
+    means = ", ".join(f"{name} {value:.1f} %" for name, value in mean.items())
     alt = f"Accuracy in each of {counted(len(places), 'class', 'classes')}; mean: {means}."
     return Picture("accuracy_by_class", figure, alt)
