@@ -66,7 +66,8 @@ def _draw(axes: Axes, name: str, lines: dict[str, np.ndarray]) -> str:
         if not len(rows):
             continue
         x, y = rows[:, 0], scale * rows[:, column]
-        axes.plot(x, y, "-", label=line, markersize=4, markevery=max(1, len(x) // 20), **style)
+        often = {"markersize": 4, "markevery": max(1, len(x) // 20)}
+        axes.plot(x, y, "-", label=_listed(line), **often, **style)
         best = f", best {y.max():.1f}" if scale == 100 else ""
         facts.append(f"{line}: from {y[0]:.3g} to {y[-1]:.3g}{best}")
     axes.set_xlim(left=0)
@@ -85,6 +86,11 @@ def _styles(count: int) -> list[dict[str, str]]:
     if count > len(COLOURS):
         colours = [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.05, 0.95, count))]
     return [{"color": colours[i], "marker": mark} for i, mark in enumerate(marks)]
+
+
+def _listed(name: str) -> str:
+    """A name as a label that the legend lists: it leaves out what begins with '_'."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def _legend(axes: Axes, **place) -> None:
@@ -170,7 +176,7 @@ def accuracy_by_class(shares: dict[str, np.ndarray], class_names: Sequence[str])
     apart = np.linspace(-0.14, 0.14, len(shares))  # equal values must not hide each other
     styles = _styles(len(shares))
     for (name, values), style, aside in zip(shares.items(), styles, apart, strict=True):
-        axes.scatter(100 * values, places + aside, label=name, zorder=2, s=36, **style)
+        axes.scatter(100 * values, places + aside, label=_listed(name), zorder=2, s=36, **style)
     axes.set_yticks(places, [canvas.short(name) for name in class_names], parse_math=False)
     axes.invert_yaxis()
     canvas.name_axes(axes, "images of the class that are classified right (%)")

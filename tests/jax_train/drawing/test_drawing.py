@@ -25,6 +25,7 @@ from jax_train.engine.parallel import Layout
 from jax_train.engine.state import cast
 from jax_train.errors import UserError
 from jax_train.pages import pictures
+from jax_train.runs.history import History
 from jax_train.runs.trained import TrainedRun, open_run
 from jax_train.train import train
 from tests.jax_models import small
@@ -447,6 +448,16 @@ def test_verdicts_and_names():
 def test_query_positions_lie_in_the_image():
     for height, width in ((1, 1), (2, 5), (8, 8), (13, 9), (32, 32)):
         for row, column in pictures.query_positions(height, width):
+def test_a_name_of_any_form_stands_in_the_legend():
+    rows = np.array([[1, 0.5, 0.5], [2, 0.4, 0.6]])
+    history = History(rows, rows, rows[:0])
+    drawn = results.curves({"_old": history, "new": history})
+    drawn.append(results.accuracy_by_class(dict.fromkeys(("_old", "new"), np.ones(3)), "abc"))
+    for picture in drawn:
+        texts = picture.figure.axes[0].get_legend().get_texts()
+        assert [text.get_text().strip() for text in texts] == ["_old", "new"]
+
+
             assert 0 <= row < height
             assert 0 <= column < width
 
