@@ -15,7 +15,7 @@ from jax_train import data
 from jax_train.__main__ import main
 from jax_train.analysis import explain
 from jax_train.commands.explain import check_stage
-from jax_train.drawing import canvas
+from jax_train.drawing import canvas, results
 from jax_train.drawing import cnn as drawing_cnn
 from jax_train.drawing import vit as drawing_vit
 from jax_train.drawing.canvas import Example
@@ -440,14 +440,14 @@ def test_verdicts_and_names():
     assert dataclasses.replace(example, truth="cat").verdict == "cat (61 %), right"
     assert dataclasses.replace(example, truth=None).verdict_lines == "cat\n61 %"
     assert canvas.short("a\nb " + 30 * "c") == "a b cccccccccccccc…"[:17] + "…"
+    assert canvas.short_name("a b.jpg", 7) == "a b.jpg"
+    assert canvas.short_name("a/b c.jpg", 7) == "… c.jpg"
+    assert canvas.short_name(9 * "猫" + ".jpg", 14) == "…猫猫猫猫.jpg"  # each as wide as two
     names = ["a/b c.png", "test[:9] 3", "x.jpg", "x.png", "…", "Ünï.gif"]
     assert pictures.slugs(names) == ["b-c", "test-9-3", "x", "x-2", "image", "Ünï"]
     assert pictures.slugs(["X.jpg", "x.jpg"]) == ["X", "x-2"]  # one file on some systems
 
 
-def test_query_positions_lie_in_the_image():
-    for height, width in ((1, 1), (2, 5), (8, 8), (13, 9), (32, 32)):
-        for row, column in pictures.query_positions(height, width):
 def test_a_name_of_any_form_stands_in_the_legend():
     rows = np.array([[1, 0.5, 0.5], [2, 0.4, 0.6]])
     history = History(rows, rows, rows[:0])
@@ -458,6 +458,9 @@ def test_a_name_of_any_form_stands_in_the_legend():
         assert [text.get_text().strip() for text in texts] == ["_old", "new"]
 
 
+def test_query_positions_lie_in_the_image():
+    for height, width in ((1, 1), (2, 5), (8, 8), (13, 9), (32, 32)):
+        for row, column in pictures.query_positions(height, width):
             assert 0 <= row < height
             assert 0 <= column < width
 
