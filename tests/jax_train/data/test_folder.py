@@ -354,6 +354,18 @@ def test_image_size_must_be_a_positive_whole_number(tmp_path, size):
         _load(tmp_path, image_size=size)
 
 
+@pytest.mark.parametrize("size", [10**7, 10**10])  # beyond all addresses, and beyond counting
+def test_a_size_that_no_memory_has_room_for_is_refused(tmp_path, size):
+    _numbered(tmp_path, ["1.png"])
+    with pytest.raises(UserError, match=r"2 images of .*Let them stream .*image_size=64"):
+        _load(tmp_path, image_size=size)
+    streamed = _load(tmp_path, image_size=size, memory_limit=0)
+    with pytest.raises(
+        UserError, match=r"1 images? of .*Take fewer at once, .*data\.image_size=64"
+    ):
+        streamed.take(np.array([0]))
+
+
 def test_cached_until_a_file_changes(tmp_path, monkeypatch):
     calls = []
     real = decoding.decode_image
