@@ -78,7 +78,7 @@ class StreamedDataset(Examples):
 
     def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As of `Dataset`; raises UserError where a file or record is damaged."""
-        (batch,) = self.batches(np.asarray(index)[None])
+        (batch,) = self.batches(checked_order(index, len(self))[None])
         return batch
 
     def batches(
