@@ -1,7 +1,8 @@
 """Pictures of results: learning curves, confusion matrix, accuracy by class."""
 
 import os
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from jax_train.drawing import canvas
 from jax_train.drawing.canvas import SMALL, Picture
-from jax_train.printing import counted, printable
+from jax_train.printing import counted, printable, shorten_middle
 from jax_train.runs.history import History, read_history
 
 # Okabe and Ito's colours, told apart with any colour vision; and marks, for print in grey.
@@ -62,12 +63,13 @@ def _draw(axes: Axes, name: str, lines: dict[str, np.ndarray]) -> str:
     """Draw a figure of rows as in `History` by epoch, a line for each name; say where they go."""
     label, column, scale = _FIGURES[name]
     facts = []
-    for (line, rows), style in zip(lines.items(), _styles(len(lines)), strict=True):
+    looks = zip(lines.items(), _labels(lines, 40), _styles(len(lines)), strict=True)
+    for (line, rows), listed, style in looks:
         if not len(rows):
             continue
         x, y = rows[:, 0], scale * rows[:, column]
         often = {"markersize": 4, "markevery": max(1, len(x) // 20)}
-        axes.plot(x, y, "-", label=_listed(line), **often, **style)
+        axes.plot(x, y, "-", label=listed, **often, **style)
         best = f", best {y.max():.1f}" if scale == 100 else ""
         facts.append(f"{line}: from {y[0]:.3g} to {y[-1]:.3g}{best}")
     axes.set_xlim(left=0)
@@ -88,9 +90,13 @@ def _styles(count: int) -> list[dict[str, str]]:
     return [{"color": colours[i], "marker": mark} for i, mark in enumerate(marks)]
 
 
-def _listed(name: str) -> str:
-    """A name as a label that the legend lists: it leaves out what begins with '_'."""
-    return f" {name}" if name.startswith("_") else name
+def _labels(names: Collection[str], most: int) -> list[str]:
+    """Labels of lines of at most so many columns, different ones, that a legend lists."""
+    labels = [shorten_middle(name, most) for name in names]
+    if len(set(labels)) < len(labels):
+        labels = [textwrap.fill(name, most) for name in names]
+    # It leaves out what begins with '_'.
+    return [f" {label}" if label.startswith("_") else label for label in labels]
 
 
 def _legend(axes: Axes, **place) -> None:
@@ -174,9 +180,9 @@ def accuracy_by_class(shares: dict[str, np.ndarray], class_names: Sequence[str])
     table = np.array(list(shares.values()))
     axes.hlines(places, 100 * table.min(axis=0), 100 * table.max(axis=0), color="0.75", zorder=1)
     apart = np.linspace(-0.14, 0.14, len(shares))  # equal values must not hide each other
-    styles = _styles(len(shares))
-    for (name, values), style, aside in zip(shares.items(), styles, apart, strict=True):
-        axes.scatter(100 * values, places + aside, label=_listed(name), zorder=2, s=36, **style)
+    styles, labels = _styles(len(shares)), _labels(shares, 30)
+    for values, label, style, aside in zip(shares.values(), labels, styles, apart, strict=True):
+        axes.scatter(100 * values, places + aside, label=label, zorder=2, s=36, **style)
     axes.set_yticks(places, [canvas.short(name) for name in class_names], parse_math=False)
     axes.invert_yaxis()
     canvas.name_axes(axes, "images of the class that are classified right (%)")

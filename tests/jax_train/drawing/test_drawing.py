@@ -448,14 +448,23 @@ def test_verdicts_and_names():
     assert pictures.slugs(["X.jpg", "x.jpg"]) == ["X", "x-2"]  # one file on some systems
 
 
-def test_a_name_of_any_form_stands_in_the_legend():
+@pytest.mark.filterwarnings("error")  # it warns where the axes have no room left
+@pytest.mark.parametrize(
+    "names", [("_old", "new"), (90 * "a", 90 * "b"), (f"{60 * 'a'}1{60 * 'a'}", 121 * "a")]
+)
+def test_names_of_any_form_stand_in_the_legend_and_leave_room(names):
     rows = np.array([[1, 0.5, 0.5], [2, 0.4, 0.6]])
-    history = History(rows, rows, rows[:0])
-    drawn = results.curves({"_old": history, "new": history})
-    drawn.append(results.accuracy_by_class(dict.fromkeys(("_old", "new"), np.ones(3)), "abc"))
+    drawn = results.curves(dict.fromkeys(names, History(rows, rows, rows[:0])))
+    drawn.append(results.accuracy_by_class(dict.fromkeys(names, np.ones(3)), "abc"))
     for picture in drawn:
-        texts = picture.figure.axes[0].get_legend().get_texts()
-        assert [text.get_text().strip() for text in texts] == ["_old", "new"]
+        axes = picture.figure.axes[0]
+        picture.figure.draw_without_rendering()
+        texts = [text.get_text().strip() for text in axes.get_legend().get_texts()]
+        assert len(set(texts)) == 2
+        place = axes.get_legend().get_window_extent()
+        assert place.x0 >= 0
+        assert place.x1 <= picture.figure.bbox.x1
+        assert axes.get_window_extent().width > 0.3 * picture.figure.bbox.width
 
 
 def test_query_positions_lie_in_the_image():
