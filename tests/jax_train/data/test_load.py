@@ -233,6 +233,9 @@ def test_versions_and_configs_on_disk(cifar10, tmp_path):
     recorded = json.dumps({"default_config_name": "plain"})
     (root / "other" / ".config" / "metadata.json").write_text(recorded)
     assert find("other", root).parent.name == "plain"
+    for damaged in ("[]", "null", '{"default_config_name": 5}', '{"default'):
+        (root / "other" / ".config" / "metadata.json").write_text(damaged)
+        assert find("other", root) is None
 
 
 def _set_format(info):
