@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -12,6 +13,7 @@ import numpy as np
 
 from jax_train.data.source import DamagedFiles
 from jax_train.errors import UserError
+from jax_train.printing import counted
 
 # Pillow's readers and the endings of their files; the likely ones come first: each one tried before
 # costs 10 % of the decoding of a small image. Left out are Pillow's readers that run another
@@ -87,7 +89,7 @@ def decode_all(
       UserError: a size differs, or there is not enough memory.
     """
     shape, first = like
-    images, damaged = allocate(len(paths), shape), []
+    images, damaged = allocate(len(paths), shape, streamed=True), []
     for i, (path, decode) in enumerate(zip(paths, decoders, strict=False)):
         result = try_decoding(path, decode)
         if isinstance(result, str):
@@ -120,16 +122,20 @@ def first_shape(
     raise DamagedFiles(damaged)
 
 
-def allocate(count: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Return room for images, uint8 [count, H, W, C]; or raise UserError."""
+def allocate(count: int, shape: tuple[int, ...], streamed: bool = False) -> np.ndarray:
+    """Return room for images, uint8 [count, H, W, C]; or raise UserError.
+
+    `streamed` says that they are a few of those that stream already.
+    """
     try:
         return np.empty((count, *shape), np.uint8)
-    except MemoryError as error:
-        gigabytes = count * int(np.prod(shape, dtype=np.int64)) / 1e9
+    except (MemoryError, ValueError) as error:  # more than there is, or than can be counted
+        gigabytes = count * math.prod(shape) / 1e9
+        fewer = f"Let them stream with --config.data.memory_limit={gigabytes / 2:.1f}"
         raise UserError(
-            f"{count:,} images of {_size(shape)} pixels need {gigabytes:.1f} GB of memory, more "
-            f"than there is. Let them stream with --config.data.memory_limit={gigabytes / 2:.1f}, "
-            "or give those of a folder a smaller side, such as --config.data.image_size=64."
+            f"There is no memory for {counted(count, 'image')} of {_size(shape)} pixels, "
+            f"{gigabytes:.1f} GB. {'Take fewer at once' if streamed else fewer}, or give those of "
+            "a folder a smaller side, such as --config.data.image_size=64."
         ) from error
 
 
@@ -177,9 +183,7 @@ def open_image(file: ImageFile | BinaryIO, max_megapixels: float | None = None):
 
     if isinstance(file, Encoded):
         file = io.BytesIO(file.content)
-    if max_megapixels and Image.MAX_IMAGE_PIXELS:  # of the whole process: it is what was asked for
-        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, int(max_megapixels * 1e6))
-    limit = int(max_megapixels * 1e6) if max_megapixels else Image.MAX_IMAGE_PIXELS
+    limit = _most_pixels(max_megapixels)
     kinds = formats(file.suffix.lower() if isinstance(file, Path) else "")
     try:
         image = Image.open(file, formats=kinds)
@@ -196,6 +200,27 @@ def open_image(file: ImageFile | BinaryIO, max_megapixels: float | None = None):
             f"{size} pixels; expected up to {limit:,}, or config.data.max_megapixels"
         )
     return image
+
+
+class _Raised(int):
+    """A limit of pixels in the place of a lower one, `usual`."""
+
+    usual: int | None
+
+
+def _most_pixels(max_megapixels: float | None) -> int | None:
+    """The limit of `open_image`; Pillow's is raised to it, which is one for the whole process."""
+    from PIL import Image
+
+    found = Image.MAX_IMAGE_PIXELS
+    usual = getattr(found, "usual", found)  # also where others have asked for more before
+    if not max_megapixels:
+        return usual
+    most = _Raised(max_megapixels * 1e6)
+    most.usual = usual
+    if found and most > found:
+        Image.MAX_IMAGE_PIXELS = most
+    return most
 
 
 def _open_jpeg(path: Path):

@@ -146,6 +146,7 @@ def count_differences(
 @contextmanager
 def _in_threads() -> Iterator[Callable]:
     """Give a `map` over threads. Pillow's warnings are left out: what is damaged is an error."""
+    decoding.formats()  # leaves one out for good, and only once
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter("ignore")
         yield pool.map

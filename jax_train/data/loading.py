@@ -72,6 +72,9 @@ def load(
     options |= {"max_megapixels": max_megapixels, "cache_dir": cache_dir}
     options |= {"interpolation": interpolation}
     options |= {"image_column": image_column, "label_column": label_column}
+    for option, value in {**options, "threads": threads}.items():
+        if option not in ("image_size", "cache_dir"):  # these are told where they are used
+            check_value(f"data.{option}", value, CHECKS[f"data.{option}"])
     return Store(name, data_dir, memory_limit=memory_limit, threads=threads, **options).load(split)
 
 

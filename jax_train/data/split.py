@@ -43,7 +43,8 @@ def automatic(source: Source, wanted: Mapping[str, str]) -> dict[str, str]:
       wanted: 'train', 'val' and 'test' -> what the config says.
     """
     splits = {name: name if text == AUTO else text for name, text in wanted.items()}
-    cut = [name for name in ("val", "test") if wanted[name] == AUTO and name not in source.splits]
+    own = {*source.splits, *source.aliases}
+    cut = [name for name in ("val", "test") if wanted[name] == AUTO and name not in own]
     by_class, share = "", 10
     if source.labels and cut:
         if "train" not in source.splits:

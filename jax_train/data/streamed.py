@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from jax_train.data.crops import Crops
+from jax_train.data.decoding import allocate
 from jax_train.data.examples import Dataset, Examples, block_size, checked_order
 from jax_train.data.source import DamagedFiles, Records
 from jax_train.printing import progress_bar
@@ -77,7 +78,7 @@ class StreamedDataset(Examples):
 
     def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As of `Dataset`; raises UserError where a file or record is damaged."""
-        (batch,) = self.batches(np.asarray(index)[None])
+        (batch,) = self.batches(checked_order(index, len(self))[None])
         return batch
 
     def batches(
@@ -168,7 +169,7 @@ class StreamedDataset(Examples):
 
     def _room(self, count: int, crops: Crops | None) -> tuple[np.ndarray, np.ndarray]:
         shape = (*(crops.size if crops else self.image_shape[:2]), self.image_shape[2])
-        return np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+        return allocate(count, shape, streamed=True), np.empty(count, np.int32)
 
     def _decode(
         self, order: np.ndarray, copies: np.ndarray, crops: Crops | None, threads: int, ahead: int

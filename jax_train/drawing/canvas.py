@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from jax_train.drawing import fonts
 from jax_train.errors import UserError
 from jax_train.files import write_atomically
+from jax_train.printing import columns as columns_of
 from jax_train.printing import printable, readable, shorten
 
 WIDTH = 6.0  # inches
@@ -120,9 +121,11 @@ def short(text: str, most: int = 18) -> str:
 
 
 def short_name(name: str, most: int = 18) -> str:
-    """The end of a name, of at most so many characters: there files of one folder differ."""
-    name = " ".join(name.split())
-    return name if len(name) <= most else "…" + name[1 - most :]
+    """The end of a name, of at most so many columns: there files of one folder differ."""
+    name = whole = " ".join(name.split())
+    while columns_of(name) > most - (name != whole):
+        name = name[1:]
+    return name if name == whole else f"…{name}"
 
 
 def new_figure(height: float, title: str, note: str = "") -> Figure:

@@ -1,7 +1,8 @@
 """Pictures of results: learning curves, confusion matrix, accuracy by class."""
 
 import os
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from jax_train.drawing import canvas
 from jax_train.drawing.canvas import SMALL, Picture
-from jax_train.printing import counted, printable
+from jax_train.printing import counted, printable, shorten_middle
 from jax_train.runs.history import History, read_history
 
 # Okabe and Ito's colours, told apart with any colour vision; and marks, for print in grey.
@@ -62,11 +63,13 @@ def _draw(axes: Axes, name: str, lines: dict[str, np.ndarray]) -> str:
     """Draw a figure of rows as in `History` by epoch, a line for each name; say where they go."""
     label, column, scale = _FIGURES[name]
     facts = []
-    for (line, rows), style in zip(lines.items(), _styles(len(lines)), strict=True):
+    looks = zip(lines.items(), _labels(lines, 40), _styles(len(lines)), strict=True)
+    for (line, rows), listed, style in looks:
         if not len(rows):
             continue
         x, y = rows[:, 0], scale * rows[:, column]
-        axes.plot(x, y, "-", label=line, markersize=4, markevery=max(1, len(x) // 20), **style)
+        often = {"markersize": 4, "markevery": max(1, len(x) // 20)}
+        axes.plot(x, y, "-", label=listed, **often, **style)
         best = f", best {y.max():.1f}" if scale == 100 else ""
         facts.append(f"{line}: from {y[0]:.3g} to {y[-1]:.3g}{best}")
     axes.set_xlim(left=0)
@@ -85,6 +88,15 @@ def _styles(count: int) -> list[dict[str, str]]:
     if count > len(COLOURS):
         colours = [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.05, 0.95, count))]
     return [{"color": colours[i], "marker": mark} for i, mark in enumerate(marks)]
+
+
+def _labels(names: Collection[str], most: int) -> list[str]:
+    """Labels of lines of at most so many columns, different ones, that a legend lists."""
+    labels = [shorten_middle(name, most) for name in names]
+    if len(set(labels)) < len(labels):
+        labels = [textwrap.fill(name, most) for name in names]
+    # It leaves out what begins with '_'.
+    return [f" {label}" if label.startswith("_") else label for label in labels]
 
 
 def _legend(axes: Axes, **place) -> None:
@@ -161,21 +173,22 @@ def _write_counts(axes, counts, shares) -> None:
 
 
 def accuracy_by_class(shares: dict[str, np.ndarray], class_names: Sequence[str]) -> Picture:
-    """Accuracy of several models in each of K classes: by model's name, [K] in [0, 1]."""
+    """Accuracy of several models in each of K classes: by model's name, [K] in [0, 1] or nan."""
     places = np.arange(len(class_names))
     figure = canvas.new_figure(1.4 + 0.28 * len(places), "Accuracy by class")
     axes = figure.subplots()
     table = np.array(list(shares.values()))
     axes.hlines(places, 100 * table.min(axis=0), 100 * table.max(axis=0), color="0.75", zorder=1)
     apart = np.linspace(-0.14, 0.14, len(shares))  # equal values must not hide each other
-    styles = _styles(len(shares))
-    for (name, values), style, aside in zip(shares.items(), styles, apart, strict=True):
-        axes.scatter(100 * values, places + aside, label=name, zorder=2, s=36, **style)
+    styles, labels = _styles(len(shares)), _labels(shares, 30)
+    for values, label, style, aside in zip(shares.values(), labels, styles, apart, strict=True):
+        axes.scatter(100 * values, places + aside, label=label, zorder=2, s=36, **style)
     axes.set_yticks(places, [canvas.short(name) for name in class_names], parse_math=False)
     axes.invert_yaxis()
     canvas.name_axes(axes, "images of the class that are classified right (%)")
     axes.grid(alpha=0.3, axis="x")
     _legend(axes, loc="upper left", bbox_to_anchor=(1, 1))
-    means = ", ".join(f"{name} {100 * values.mean():.1f} %" for name, values in shares.items())
+    mean = {name: 100 * np.nanmean(values) for name, values in shares.items()}
+    means = ", ".join(f"{name} {value:.1f} %" for name, value in mean.items())
     alt = f"Accuracy in each of {counted(len(places), 'class', 'classes')}; mean: {means}."
     return Picture("accuracy_by_class", figure, alt)

@@ -5,10 +5,12 @@ import os
 import signal
 import sys
 import threading
+import time
 
 EXIT_CODE = 75  # "temporary failure" of sysexits.h: run the same command again
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_DOUBLE_SECONDS = 0.1
 
 
 class Stopped(Exception):
@@ -22,19 +24,26 @@ class Stopped(Exception):
 class StopSignals:
     """While its `with` block runs, SIGTERM and SIGINT set `asked`; a second one exits at once.
 
+    The same one again within a tenth of a second is still the first: `timeout` and others send it
+    to the process and to its group.
+
     Outside the main thread, where Python lets nobody handle signals, they do as before.
     """
 
     def __init__(self):
         self.asked = False
+        self._first = 0, 0.0  # its number and time
         self._before = {}
 
     def _handle(self, number, frame) -> None:
         del frame
+        now = time.monotonic()
         if self.asked:
+            if number == self._first[0] and now - self._first[1] < _DOUBLE_SECONDS:
+                return
             self._tell("stopped; the same command goes on from the last checkpoint, if any")
             os._exit(128 + number)
-        self.asked = True
+        self._first, self.asked = (number, now), True
         self._tell("stopping as soon as all is saved; once more stops at once")
 
     @staticmethod

@@ -233,15 +233,16 @@ def query_positions(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def slugs(names: Sequence[str]) -> list[str]:
-    """Different names for files, of letters, digits, '-' and '_'."""
-    found = []
+    """Names for files, different in any case, of letters, digits, '-' and '_'."""
+    found, known = [], set()
     for name in names:
         stem = Path(name).stem if re.search(r"\.\w+$", name) else name
         slug = re.sub(r"[^\w-]+", "-", stem).strip("-").encode()[:120].decode(errors="ignore")[:60]
         slug = slug or "image"
         taken, number = slug, 1
-        while taken in found:
+        while taken.casefold() in known:
             number += 1
             taken = f"{slug}-{number}"
+        known.add(taken.casefold())
         found.append(taken)
     return found

@@ -47,7 +47,7 @@ def draw_shots(rng: random.Random, number: int, startup_seconds: float) -> list[
         longest = _LONGEST_DELAY.get(place, startup_seconds)
         steps = max(1, min(2 * TOTAL // number, TOTAL // 2))
         count = rng.randint(1, 3 if place == "save" else steps)
-        shots.append(Shot(kind, place, count, rng.uniform(0, longest), rng.uniform(0, 0.05)))
+        shots.append(Shot(kind, place, count, rng.uniform(0, longest), rng.uniform(0.1, 0.15)))
     return sorted(shots, key=lambda shot: shot.place == "finish")
 
 

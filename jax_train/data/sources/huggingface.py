@@ -1,6 +1,7 @@
 """`hf:ORG/DATASET` and `parquet:FOLDER`: image data sets that the library `datasets` reads."""
 
 import contextlib
+import glob
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from jax_train.config.ranges import refusal
 from jax_train.data.contents import Contents, contents_of
 from jax_train.data.decoding import Encoded, ImageFile
+from jax_train.data.image_files import is_hidden
 from jax_train.data.source import Source
 from jax_train.data.sources.folder_layout import role_in, words_for
 from jax_train.data.sources.images import Images
@@ -73,7 +75,8 @@ def parquet_source(path: str, **options) -> Source:
     """Return the parquet files in a folder as a data set; splits follow from their names.
 
     As those of the hub are called: `train-00000-of-00001.parquet`, `data/test.parquet`,
-    `validation/0.parquet`. Without such names all is `train`; beside them others are left out.
+    `validation/0.parquet`. Without such names all is `train`; beside them others are left out, and
+    that is noted. Hidden files and folders never count.
 
     Args:
       path: the folder; `~` is the user's home.
@@ -88,7 +91,7 @@ def parquet_source(path: str, **options) -> Source:
             f"config.data.name is {name!r}, but there is no folder {root.absolute()}. Expected a "
             "folder with parquet files, such as train.parquet and test.parquet."
         )
-    files = _by_split(root := root.resolve())
+    files, others = _by_split(root := root.resolve())
     if not files:
         raise UserError(
             f"No parquet file in {root}. For image files by class write "
@@ -96,26 +99,32 @@ def parquet_source(path: str, **options) -> Source:
         )
     datasets = _library(name)
     with _quietly(datasets):
-        # The library would also look for the names of splits in the path to the folder.
-        given = {split: [str(root / file) for file in some] for split, some in files.items()}
+        # The library would also look for the names of splits in the path to the folder, and takes
+        # what it is given for patterns.
+        whole = {split: [str(root / file) for file in some] for split, some in files.items()}
+        given = {split: list(map(glob.escape, some)) for split, some in whole.items()}
         found = _prepared(_built(datasets, name, None, "parquet", data_files=given), name)
 
     def contents(base: str, rows: int) -> Contents:
         here = ((file, root / file) for file in files[base])
         return contents_of((file, path, path.stat().st_size) for file, path in here)
 
-    return _source(datasets, name, f"parquet {root}", found, contents, **options)
+    unused = f"left out, being named like no split: {listing(others, 120)}"
+    notes = (unused,) if others else ()
+    return _source(datasets, name, f"parquet {root}", found, contents, notes=notes, **options)
 
 
-def _by_split(root: Path) -> dict[str, list[str]]:
-    """The parquet files below a folder by split, as paths below it."""
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.parquet"))
+def _by_split(root: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """The parquet files below a folder by split, as paths below it; and those of no split."""
+    # Some programs write a folder of such a name, with the files in it.
+    found = (path.relative_to(root) for path in root.rglob("*.parquet") if not path.is_dir())
+    names = sorted(file.as_posix() for file in found if not any(map(is_hidden, file.parts)))
     files = {}
     for name in names:
         words = (role_in(part) for part in reversed(name.split("/")))  # the file's own word first
         files.setdefault(next(filter(None, words), ""), []).append(name)
     without = files.pop("", [])
-    return files or ({"train": without} if without else {})
+    return (files, without) if files else ({"train": without} if without else {}, [])
 
 
 def _source(
@@ -160,8 +169,8 @@ def _source(
         of[split] = base
         table = table.select_columns([image]).cast_column(image, _undecoded(datasets, table, image))
         order = _order(len(labels))
-        title = f"{split} row"
-        splits[split] = _Rows(table.with_format("arrow"), title, order, class_names, labels[order])
+        table, titles = table.with_format("arrow"), (f"{split} row", label)
+        splits[split] = _Rows(table, *titles, order, class_names, labels[order])
     if not splits:
         told = listing([f"{split}: {why}" for split, why in absent.items()], 200)
         raise UserError(f"{label_name}: no split can be used. {told}.")
@@ -193,12 +202,14 @@ class _Rows:
     Attributes:
       table: `datasets.Dataset` with one column of encoded images.
       title: of the rows, for people.
+      label_column: that the labels are of.
       order: row of each image.
       class_names, labels: as of `images.Split`.
     """
 
     table: Any
     title: str
+    label_column: str
     order: np.ndarray
     class_names: tuple[str, ...]
     labels: np.ndarray
@@ -221,8 +232,9 @@ class _Rows:
         return Encoded(f"{self.title} {row}", value["bytes"] or b"")
 
     def stats(self) -> Iterator[tuple[str, os.stat_result]]:
-        """The files of the library's cache."""
-        about = f"{self.table.column_names} {len(self.order)}"
+        """The files of the library's cache, with what is made of them."""
+        columns = [*self.table.column_names, self.label_column]
+        about = f"{columns} {len(self.order)}"
         for file in self.table.cache_files:
             yield f"{Path(file['filename']).name} {about}", os.stat(file["filename"])
 
@@ -309,7 +321,8 @@ def _labels(table, label: str, class_names: tuple[str, ...]) -> tuple[str, np.nd
     if hasattr(table.features[label], "names"):
         known = {number: number for number in range(len(class_names))}
     else:
-        known, values = {name: i for i, name in enumerate(class_names)}, list(map(str, values))
+        known = {name: i for i, name in enumerate(class_names)}
+        values = [value if value is None else str(value) for value in values]
     wrong = [value for value in values if value not in known]
     if wrong:
         text = f"{counted(len(wrong), 'image has', 'images have')} the label {wrong[0]}"
@@ -398,7 +411,7 @@ def _prepared(builder, name: str) -> dict:
 def _refused(name: str, error: Exception) -> UserError:
     cause = error.__cause__ or error  # the library's own words are that something went wrong
     reason = " ".join(str(cause).split())[:300].rstrip(".") or type(cause).__name__
-    return UserError(
-        f"config.data.name is {name}, which cannot be read: {reason}. If a configuration is "
-        "missing, write hf:ORG/NAME/CONFIG."
-    )
+    cure = "If a configuration is missing, write hf:ORG/NAME/CONFIG."
+    if not name.startswith("hf:"):
+        cure = "Expected whole parquet files of the same columns."
+    return UserError(f"config.data.name is {name}, which cannot be read: {reason}. {cure}")

@@ -74,14 +74,18 @@ class Images:
 
     def _count_channels(self) -> int:
         given = self._given_fit
-        return given.image_shape[2] if given else 1 if _all_grey(self.splits) else 3
+        if given:
+            return given.image_shape[2]
+        return 1 if _all_grey(self.splits, self._max_megapixels) else 3
 
     def fingerprint(self) -> str:
         """Changes with the files and with what becomes of them."""
         pairs = self.splits.items()
         files = ((f"{name}/{file}", stat) for name, s in pairs for file, stat in s.stats())
         size = self._size and self._size[0]
-        later = self._max_megapixels, self._interpolation  # than the first data in caches
+        # By its name: under the bare number caches may hold colours as grey.
+        most = self._max_megapixels and ("max_megapixels", self._max_megapixels)
+        later = most, self._interpolation  # than the first data in caches
         given = (value for value in later if value is not None)
         return fingerprint_of(files, size, *given, tuple(self.splits))
 
@@ -122,10 +126,12 @@ class Images:
         """
         told = "The names of damaged files are", "tries all files"
         label, where = f"damaged\n{self.identity}", self._cache_dir
-        build, known = self._find_damaged, self.fingerprint()
-        damaged = cached_json(label, known, build, _are_damaged, where, told)
+        # What is damaged to the readers of today may be whole to those that are installed later.
+        known = fingerprint_of((), self.fingerprint(), decoding.formats())
+        damaged = cached_json(label, known, self._find_damaged, _are_damaged, where, told)
         names = {name for name, _, _ in damaged}
         self.splits = {name: _without(split, name, names) for name, split in self.splits.items()}
+        self._channels.cache_clear()  # those of the whole files alone, whether tried now or before
         lost = [*unreadable, *(f"{path} ({why})" for _, path, why in damaged)]
         if not lost:
             return []
@@ -199,12 +205,12 @@ def _without(split: Split, name: str, damaged: set[str]) -> Split:
     return split.keep(whole)
 
 
-def _all_grey(splits: dict[str, Split]) -> bool:
+def _all_grey(splits: dict[str, Split], max_megapixels: float | None) -> bool:
     """Return whether every image is stored as grey; reads headers up to the first colour image."""
     for split in splits.values():
         for i in range(len(split.labels)):
             try:
-                with decoding.open_image(*split.images([i])) as image:
+                with decoding.open_image(*split.images([i]), max_megapixels) as image:
                     if image.mode not in decoding.GREY:
                         return False
             except Exception:  # damaged or too large: reported when it is decoded

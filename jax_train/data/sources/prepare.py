@@ -17,6 +17,7 @@ import shlex
 import shutil
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -226,7 +227,7 @@ def _download(tfds, name: str, root: Path, infos: dict) -> dict[str, Path]:
     urls = {url.rpartition("/")[2]: url for url in infos}
     folder = root / "downloads"
     new_parents = [path for path in (folder, root) if not path.exists()]
-    before = set(folder.rglob("*"))
+    before, own = set(folder.rglob("*")), []
     manager = tfds.download.DownloadManager(
         download_dir=folder, url_infos=infos, dataset_name=name, force_checksums_validation=True
     )
@@ -234,8 +235,10 @@ def _download(tfds, name: str, root: Path, infos: dict) -> dict[str, Path]:
     stop = threading.Event()  # else its threads would finish their files after Ctrl-C
     sizes = {url: int(info.size) for url, info in infos.items()}
     opener = functools.partial(_open_url, downloader._open_url, stop, sizes)
+    patched = _replaced(downloader, _open_url=opener, MAX_RETRIES=_RETRIES)
+    named = _replaced(download_manager, uuid=SimpleNamespace(uuid4=lambda: _noted(own)))
     try:
-        with _replaced(downloader, _open_url=opener, MAX_RETRIES=_RETRIES):
+        with patched, named:
             return {file: Path(path) for file, path in manager.download(urls).items()}
     except (tfds.download.DownloadError, requests.RequestException) as error:
         reason = _plain_reason(error, next(iter(infos)))
@@ -246,15 +249,26 @@ def _download(tfds, name: str, root: Path, infos: dict) -> dict[str, Path]:
         raise UserError(missing_message(name, root, reason)) from error
     finally:
         stop.set()
-        _remove_partial(set(folder.rglob("*")) - before, new_parents)
+        _remove_partial(set(folder.rglob("*")) - before, own, new_parents)
 
 
-def _remove_partial(created: set[Path], parents: list[Path]) -> None:
-    """Remove what an interrupted download left, and the folders that are empty for it."""
+def _noted(own: list[uuid.UUID]) -> uuid.UUID:
+    """A new end for the name of an incomplete file, which is added to the list."""
+    own.append(uuid.uuid4())
+    return own[-1]
+
+
+def _remove_partial(created: set[Path], own: list[uuid.UUID], parents: list[Path]) -> None:
+    """Remove what an interrupted download left, and the folders that are empty for it.
+
+    Incomplete files of other processes, which fetch the same archives, are left alone.
+    """
     for path in created:
-        if ".tmp." in path.name:
+        if path.name.endswith(tuple(f".tmp.{number.hex}" for number in own)):
             shutil.rmtree(path, ignore_errors=True)
     for path in (*sorted(created, reverse=True), *parents):
+        if ".tmp." in path.name:
+            continue
         with contextlib.suppress(OSError):
             path.rmdir()  # succeeds for empty folders only
 

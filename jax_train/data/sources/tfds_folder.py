@@ -53,10 +53,10 @@ def find_prepared(
     """
     folder = Path(root) / name
     if config is None:
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             recorded = json.loads((folder / ".config" / "metadata.json").read_text("utf-8"))
             config = recorded["default_config_name"]
-    if config is not None:
+    if isinstance(config, str):
         folder = folder / config
     found = []
     with contextlib.suppress(OSError):

@@ -147,6 +147,12 @@ def test_grey_images_have_one_channel_unless_one_is_coloured(tmp_path):
     assert loaded.images[:, 0, 0].tolist() in ([[77] * 3, [255] * 3], [[255] * 3, [77] * 3])
 
 
+def test_colours_are_seen_in_images_above_pillows_limit(tmp_path, monkeypatch):
+    _numbered(tmp_path, ["1.png"])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # 48 pixels; it refuses twice its limit
+    assert _load(tmp_path, max_megapixels=0.001).image_shape == (6, 8, 3)
+
+
 @pytest.mark.parametrize("file", ["1.png", "1.tif"])
 def test_16_bit_grey_keeps_its_upper_byte(tmp_path, file):
     save(tmp_path / "a" / file, np.array([[0x0000, 0x1234], [0x80FF, 0xFFFF]], np.uint16))
@@ -348,6 +354,18 @@ def test_image_size_must_be_a_positive_whole_number(tmp_path, size):
         _load(tmp_path, image_size=size)
 
 
+@pytest.mark.parametrize("size", [10**7, 10**10])  # beyond all addresses, and beyond counting
+def test_a_size_that_no_memory_has_room_for_is_refused(tmp_path, size):
+    _numbered(tmp_path, ["1.png"])
+    with pytest.raises(UserError, match=r"2 images of .*Let them stream .*image_size=64"):
+        _load(tmp_path, image_size=size)
+    streamed = _load(tmp_path, image_size=size, memory_limit=0)
+    with pytest.raises(
+        UserError, match=r"1 images? of .*Take fewer at once, .*data\.image_size=64"
+    ):
+        streamed.take(np.array([0]))
+
+
 def test_cached_until_a_file_changes(tmp_path, monkeypatch):
     calls = []
     real = decoding.decode_image
@@ -514,6 +532,21 @@ def test_the_limit_can_be_set(tmp_path, monkeypatch):
         _load(tmp_path, image_size=10, max_megapixels=0.0008)
 
 
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_a_limit_that_is_set_is_not_that_of_other_data(tmp_path, monkeypatch):
+    for name in ("cat", "dog"):
+        _photo(tmp_path / "d" / name / "1.jpg", 40)
+        _photo(tmp_path / "other" / name / "1.png", 40, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    how = {"image_size": 10, "memory_limit": 0}
+    before = _load(tmp_path / "d", **how).take(np.arange(2))[0]
+    whole = _load(tmp_path / "d", max_megapixels=1, **how).take(np.arange(2))[0]
+    assert (before != whole).any()  # halved while decoding
+    np.testing.assert_array_equal(_load(tmp_path / "d", **how).take(np.arange(2))[0], before)
+    with pytest.raises(UserError, match="40x40 pixels; expected up to 1,000"):
+        _load(tmp_path / "other", image_size=10)
+
+
 # Damaged files
 
 
@@ -550,6 +583,26 @@ def test_damaged_files_are_looked_for_once(tmp_path, monkeypatch):
     assert len(_load(tmp_path, on_damaged="skip")) == 4
     monkeypatch.setattr(decoding, "decode_image", lambda *_: pytest.fail("decoded again"))
     assert len(_load(tmp_path, on_damaged="skip")) == 4
+
+
+def test_a_damaged_file_has_no_say_in_the_channels_of_the_others(tmp_path):
+    for name in ("cat", "dog"):
+        save(tmp_path / name / "1.png", _flat((77,)))
+    coloured = save(tmp_path / "cat" / "2.png", _flat((1, 2, 3)))
+    coloured.write_bytes(coloured.read_bytes()[:45])
+    for _ in range(2):  # tried, and known from before
+        loaded = _load(tmp_path, on_damaged="skip", memory_limit=0)
+        assert (len(loaded), loaded.image_shape) == (2, (6, 8, 1))
+
+
+def test_damaged_files_are_tried_again_by_new_readers(tmp_path, monkeypatch):
+    make(tmp_path, {"cat": 3, "dog": 2})
+    with monkeypatch.context() as before:
+        before.setattr(decoding, "formats", lambda suffix="": ("JPEG",))
+        Image.new("RGB", (8, 6)).save(tmp_path / "cat" / "3.jpg")
+        Image.new("RGB", (8, 6)).save(tmp_path / "dog" / "3.jpg")
+        assert len(_load(tmp_path, on_damaged="skip")) == 2
+    assert len(_load(tmp_path, on_damaged="skip")) == 7
 
 
 def test_a_class_of_damaged_files_alone_is_refused(tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from configs import common
 from jax_train import data
-from jax_train.data import given_images
+from jax_train.data import decoding, given_images
 from jax_train.errors import UserError
 from jax_train.runs import trained
 
@@ -134,6 +134,15 @@ def test_extreme_sizes(size, tmp_path):
     for shape in ((8, 8, 3), (5, 7, 3)):
         read = given_images.read_images([tmp_path / "a.png"], shape)
         np.testing.assert_array_equal(read, np.broadcast_to(np.uint8([9, 80, 200]), (1, *shape)))
+
+
+def test_large_images_are_no_warning_after_given_ones(tmp_path, monkeypatch):
+    Image.new("L", (12, 12)).save(tmp_path / "a.png")
+    decoding.formats.cache_clear()  # as in a new process
+    given_images.read_images([tmp_path / "a.png"], (2, 2, 1))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Image.DecompressionBombError):  # refused where it is decoded, not warned of
+        decoding.open_image(tmp_path / "a.png")
 
 
 def test_the_order_is_that_of_the_paths(tmp_path):

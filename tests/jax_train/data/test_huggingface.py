@@ -142,6 +142,15 @@ def test_columns_are_named_where_several_can_be(tmp_path):
         load(tmp_path, image_column="other", label_column="image")
 
 
+def test_another_column_of_labels_is_not_answered_from_the_cache(tmp_path):
+    coarse = {"coarse": (datasets.ClassLabel(names=["x", "y"]), [0, 1] * 3)}
+    table(6, **coarse).to_parquet(str(tmp_path / "train.parquet"))
+    assert load(tmp_path, label_column="label").class_names == tuple(NAMES)
+    found = load(tmp_path, label_column="coarse")
+    assert found.class_names == ("x", "y")
+    assert found.labels.tolist() == [n % 2 for n in numbers(load(tmp_path, label_column="label"))]
+
+
 def test_splits_without_labels_are_told_and_not_used(tmp_path):
     table(6).to_parquet(str(tmp_path / "train.parquet"))
     features = table(1).features
@@ -152,6 +161,36 @@ def test_splits_without_labels_are_told_and_not_used(tmp_path):
     assert any("split test is not used: 3 images have the label -1" in n for n in train.notes)
     with pytest.raises(UserError, match=r"has no split test: .*the label -1"):
         load(tmp_path, "test")
+
+
+def test_a_missing_label_is_no_class_called_none(tmp_path):
+    images = [encoded(i, 6, 6) for i in range(4)]
+    for split, missing in (("train", "None"), ("test", None)):
+        plain = {"image": images, "label": ["None", "cat", missing, "cat"]}
+        datasets.Dataset.from_dict(plain).to_parquet(str(tmp_path / f"{split}.parquet"))
+    train = load(tmp_path)
+    assert train.class_names == ("None", "cat")
+    assert np.bincount(train.labels).tolist() == [2, 2]
+    assert any("test is not used: 1 image has the label None, which" in n for n in train.notes)
+
+
+def test_names_of_files_are_taken_as_they_are(tmp_path):
+    for name, start in (("a[1]*", 0), ("a1x", 50)):  # the first as a pattern fits the second
+        (tmp_path / name).mkdir()
+        table(6, start).to_parquet(str(tmp_path / name / "train[0].parquet"))
+    assert sorted(numbers(load(tmp_path / "a[1]*"))) == list(range(6))
+
+
+def test_only_files_that_are_meant_are_read(tmp_path):
+    (tmp_path / "train.parquet").mkdir()  # as Spark writes them
+    table(6).to_parquet(str(tmp_path / "train.parquet" / "part-0.parquet"))
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    table(6, 50).to_parquet(str(tmp_path / ".ipynb_checkpoints" / "train-checkpoint.parquet"))
+    (tmp_path / "._train.parquet").write_bytes(b"\0\5\x16\7")  # in zip files of a Mac
+    table(6, 70).to_parquet(str(tmp_path / "more.parquet"))
+    found = load(tmp_path)
+    assert sorted(numbers(found)) == list(range(6))
+    assert found.notes == ("left out, being named like no split: more.parquet",)
 
 
 def test_damaged_rows_are_named_or_left_out(tmp_path):
@@ -174,8 +213,9 @@ def test_what_is_no_data_of_images_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no column of images; its columns are: a, b"):
         load(tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(UserError, match=r"parquet:.*, which cannot be read: "):
+    with pytest.raises(UserError, match=r"parquet:.*, which cannot be read: ") as caught:
         load(tmp_path)
+    assert str(caught.value).endswith("Expected whole parquet files of the same columns.")
 
 
 # The hub

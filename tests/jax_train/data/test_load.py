@@ -11,6 +11,7 @@ import pytest
 from jax_train import data
 from jax_train.data.sources import tfds_folder
 from jax_train.errors import UserError
+from tests.pictures import make
 
 SLICES = {
     "train": slice(None),
@@ -190,6 +191,25 @@ def test_default_data_dir_is_that_of_tfds(cifar10, monkeypatch):
     assert len(data.load("cifar10", "test")) == 20
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("interpolation", "bicubc", "Did you mean bicubic?"),
+        ("on_damaged", "ignore", "expected one of stop, skip"),
+        ("max_megapixels", -1, "expected "),
+        ("threads", 0, "expected "),
+        ("label_column", "", "expected "),
+        ("download", "no", "expected "),
+    ],
+)
+def test_wrong_options_are_refused_before_an_image_is_read(tmp_path, option, value, words):
+    make(tmp_path, {"cat": 2, "dog": 2})
+    with pytest.raises(UserError) as caught:
+        data.load(f"folder:{tmp_path}", "train", image_size=4, **{option: value})
+    assert f"data.{option}={value!r}" in str(caught.value)
+    assert words in str(caught.value)
+
+
 def test_image_size_is_for_folders():
     with pytest.raises(UserError, match=r"config\.data\.image_size is 16") as caught:
         data.load("digits", "train", image_size=16)
@@ -213,6 +233,9 @@ def test_versions_and_configs_on_disk(cifar10, tmp_path):
     recorded = json.dumps({"default_config_name": "plain"})
     (root / "other" / ".config" / "metadata.json").write_text(recorded)
     assert find("other", root).parent.name == "plain"
+    for damaged in ("[]", "null", '{"default_config_name": 5}', '{"default'):
+        (root / "other" / ".config" / "metadata.json").write_text(damaged)
+        assert find("other", root) is None
 
 
 def _set_format(info):

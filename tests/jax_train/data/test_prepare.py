@@ -1,5 +1,6 @@
 """From original archives to records that TFDS reads, with nothing left by halves."""
 
+import contextlib
 import gzip
 import shutil
 import socket
@@ -428,6 +429,26 @@ def test_a_changed_or_missing_download_is_refused(small, tmp_path, serve, cifar1
     assert not list(tmp_path.rglob("*.tar.gz*"))
     with pytest.raises(UserError, match="HTTP status 404"):
         prepare.prepare("cifar10", tmp_path / "d", url_base=address + "nowhere/")
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_download_leaves_that_of_another_process_alone(
+    small, tmp_path, serve, monkeypatch, wrong
+):
+    paths, _ = small.write_mnist(tmp_path / "files")
+    address, _ = serve(tmp_path / "files")
+    sums = small.checksums(*paths) | ({paths[0].name: (5, "0" * 64)} if wrong else {})
+    downloads, real = tmp_path / "data" / "downloads", prepare._probe
+    theirs = downloads / "train.gz.tmp.0123"
+
+    def probe(url):
+        theirs.mkdir(parents=True, exist_ok=True)  # nothing in it yet
+        real(url)
+
+    monkeypatch.setattr(prepare, "_probe", probe)
+    with pytest.raises(UserError) if wrong else contextlib.nullcontext():
+        prepare.prepare("mnist", tmp_path / "data", url_base=address, checksums=sums)
+    assert list(downloads.glob("*.tmp.*")) == [theirs]
 
 
 def test_first_load_downloads_by_itself(small, tmp_path, serve, monkeypatch):

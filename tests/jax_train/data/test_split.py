@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jax_train import data
+from jax_train.data.source import Source
 from jax_train.data.sources.folder import folder_source
 from jax_train.data.split import automatic, is_split, with_view
 from jax_train.errors import UserError
@@ -53,8 +54,6 @@ def test_parts_of_any_class_are_disjoint_and_none_is_empty_without_need(count):
 
 
 def folder_source_of(counts):
-    from jax_train.data.source import Source
-
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
     sizes = {"train": (len(labels),)}
     return Source(
@@ -135,6 +134,12 @@ def test_auto_is_the_folders_own_splits_or_slices_by_class(counts, wanted, expec
     assert tuple(texts.values()) == expected
     loaded = [_load(tmp_path, text) for text in expected if text]
     assert all(np.bincount(part.labels, minlength=2).all() for part in loaded)
+
+
+def test_auto_is_the_datas_own_split_by_whatever_name():
+    sizes = {"train": (9,), "validation": (4,)}  # as TFDS calls it
+    source = Source("x", "x", sizes, None, None, None, aliases={"val": "validation"})
+    assert tuple(automatic(source, AUTO).values()) == ("train[:90%]", "val", "train[90%:]")
 
 
 def test_auto_of_other_data_is_its_test_split_and_a_tenth_of_train(cifar10):

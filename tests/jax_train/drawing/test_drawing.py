@@ -15,7 +15,7 @@ from jax_train import data
 from jax_train.__main__ import main
 from jax_train.analysis import explain
 from jax_train.commands.explain import check_stage
-from jax_train.drawing import canvas
+from jax_train.drawing import canvas, results
 from jax_train.drawing import cnn as drawing_cnn
 from jax_train.drawing import vit as drawing_vit
 from jax_train.drawing.canvas import Example
@@ -25,6 +25,7 @@ from jax_train.engine.parallel import Layout
 from jax_train.engine.state import cast
 from jax_train.errors import UserError
 from jax_train.pages import pictures
+from jax_train.runs.history import History
 from jax_train.runs.trained import TrainedRun, open_run
 from jax_train.train import train
 from tests.jax_models import small
@@ -439,8 +440,31 @@ def test_verdicts_and_names():
     assert dataclasses.replace(example, truth="cat").verdict == "cat (61 %), right"
     assert dataclasses.replace(example, truth=None).verdict_lines == "cat\n61 %"
     assert canvas.short("a\nb " + 30 * "c") == "a b cccccccccccccc…"[:17] + "…"
+    assert canvas.short_name("a b.jpg", 7) == "a b.jpg"
+    assert canvas.short_name("a/b c.jpg", 7) == "… c.jpg"
+    assert canvas.short_name(9 * "猫" + ".jpg", 14) == "…猫猫猫猫.jpg"  # each as wide as two
     names = ["a/b c.png", "test[:9] 3", "x.jpg", "x.png", "…", "Ünï.gif"]
     assert pictures.slugs(names) == ["b-c", "test-9-3", "x", "x-2", "image", "Ünï"]
+    assert pictures.slugs(["X.jpg", "x.jpg"]) == ["X", "x-2"]  # one file on some systems
+
+
+@pytest.mark.filterwarnings("error")  # it warns where the axes have no room left
+@pytest.mark.parametrize(
+    "names", [("_old", "new"), (90 * "a", 90 * "b"), (f"{60 * 'a'}1{60 * 'a'}", 121 * "a")]
+)
+def test_names_of_any_form_stand_in_the_legend_and_leave_room(names):
+    rows = np.array([[1, 0.5, 0.5], [2, 0.4, 0.6]])
+    drawn = results.curves(dict.fromkeys(names, History(rows, rows, rows[:0])))
+    drawn.append(results.accuracy_by_class(dict.fromkeys(names, np.ones(3)), "abc"))
+    for picture in drawn:
+        axes = picture.figure.axes[0]
+        picture.figure.draw_without_rendering()
+        texts = [text.get_text().strip() for text in axes.get_legend().get_texts()]
+        assert len(set(texts)) == 2
+        place = axes.get_legend().get_window_extent()
+        assert place.x0 >= 0
+        assert place.x1 <= picture.figure.bbox.x1
+        assert axes.get_window_extent().width > 0.3 * picture.figure.bbox.width
 
 
 def test_query_positions_lie_in_the_image():

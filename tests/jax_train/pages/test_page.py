@@ -17,7 +17,8 @@ from jax_models.cpu import onednn
 from jax_train.analysis import comparison as compare
 from jax_train.analysis import costs
 from jax_train.data import load_split
-from jax_train.pages import facts, page
+from jax_train.drawing import results
+from jax_train.pages import comparison, facts, page, run
 from jax_train.runs import folder as run_folder
 from jax_train.runs import trained
 from jax_train.runs.history import History, read_history
@@ -230,6 +231,24 @@ def test_agreement_is_counted_and_tested_as_by_hand():
 )
 def test_p_values_are_readable(value, text):
     assert compare.p_text(value) == text
+
+
+def test_a_class_without_images_has_no_figures():
+    by_class = {"images": np.array([2, 0])} | dict.fromkeys(
+        ("precision", "recall", "f1"), np.ones(2)
+    )
+    confused = np.array([1, 0]), np.array([0, 0])
+    names = "cat", "dog"
+    found = SimpleNamespace(by_class=by_class, most_confused=confused, class_names=names)
+    figures = [[row[key] for key in ("recall", "precision", "f1")] for row in run.class_rows(found)]
+    assert figures == [[page.percent(1)] * 3, ["–"] * 3]
+    recalls = {"a": comparison._recalls(found)}
+    rows = comparison.class_rows(names, recalls, by_class["images"])
+    assert [row["cells"] for row in rows] == [
+        [(page.percent(1), False)],
+        [(page.percent(np.nan), False)],
+    ]
+    assert results.accuracy_by_class(recalls, names).alt.endswith("mean: a 100.0 %.")
 
 
 def test_groups_hold_every_image_once(compared_runs):

@@ -153,6 +153,17 @@ def test_a_kill_between_checkpoints_goes_back_to_the_last(unbroken, tmp_path, mo
     assert state_of(tmp_path / "run") == unbroken()
 
 
+def test_a_signal_that_is_sent_double_is_one(monkeypatch):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with stopping.StopSignals() as signals:
+        for seconds, expected in ((60, []), (60, []), (0, [128 + signal.SIGTERM])):
+            monkeypatch.setattr(stopping, "_DOUBLE_SECONDS", seconds, raising=False)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.asked
+            assert codes == expected
+
+
 def test_a_second_signal_ends_at_once(monkeypatch, capfd):
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
