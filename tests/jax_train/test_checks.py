@@ -392,6 +392,13 @@ SGD = {"optim__name": "sgd"}
             r"'nrom' is in no",
         ),
         (
+            {
+                "optim__decay_exclude": ("nrom",),
+                "optim__groups": (("^head", {"weight_decay": 0.1}),),
+            },
+            r"'nrom' is in no",
+        ),
+        (
             {"train__freeze": ("",)},
             r"train.freeze=\('',\): .*match all 80 parameters.*'\^\(\?!head\)'",
         ),
