@@ -1,9 +1,10 @@
 """Mixup and CutMix: images and targets of pairs, blended or cut together.
 
 Papers: https://arxiv.org/abs/1710.09412 and https://arxiv.org/abs/1905.04899; the draws are those
-of `timm.data.Mixup`. There a batch is paired with itself turned round; here two neighbours are a
-pair, which of examples in random order is as good, and each pair is in one part of a batch and on
-one device: how a batch is spread changes nothing, and nothing is sent.
+of `timm.data.Mixup`, boxes to a pixel (see `_box`). There a batch is paired with itself turned
+round; here two neighbours are a pair, which of examples in random order is as good, and each pair
+is in one part of a batch and on one device: how a batch is spread changes nothing, and nothing is
+sent.
 """
 
 from collections.abc import Callable
@@ -111,7 +112,10 @@ def _between(table: jax.Array, place: jax.Array) -> jax.Array:
 
 
 def _box(share, centre, whole: np.ndarray):
-    """timm's `rand_bbox`: of the area 1 - share, cut off at the border; [4] as of `paint`."""
+    """Of the area 1 - share, cut off at the border; [4] as of `paint`.
+
+    timm's `rand_bbox`, but that an odd side stays odd: there it is a pixel shorter.
+    """
     sides = jnp.floor(whole * jnp.sqrt(1 - share)).astype(jnp.int32)
     centre = jnp.minimum(jnp.floor(centre * whole).astype(jnp.int32), whole - 1)
     start = jnp.clip(centre - sides // 2, 0, whole)

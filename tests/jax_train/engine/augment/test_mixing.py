@@ -73,20 +73,24 @@ def test_images_and_targets_are_mixed_as_by_timm(mode, alphas):
 
 
 def bounds_by_timm(share, centre):
-    """`timm.data.mixup.rand_bbox` with the centre that it would draw."""
+    """`timm.data.mixup.rand_bbox` with the centre that it would draw: (box, what ours adds to it).
+
+    There both ends lie half a side away, rounded down.
+    """
     whole, centre = np.array([HEIGHT, WIDTH]), np.array(centre)
     sides = (whole * np.sqrt(1 - share)).astype(int)
-    low, high = np.clip(centre - sides // 2, 0, whole), np.clip(centre + (sides + 1) // 2, 0, whole)
-    return [*low, *(high - low)]
+    low, high = np.clip(centre - sides // 2, 0, whole), np.clip(centre + sides // 2, 0, whole)
+    return np.array([*low, *(high - low)]), np.array([0, 0, *(sides % 2) * (high < whole)])
 
 
-def test_a_box_is_timms():
+def test_a_box_is_timms_but_for_odd_sides_which_it_cuts_by_a_pixel():
     random = np.random.default_rng(2)
     whole = np.array([HEIGHT, WIDTH], np.int32)
     box = jax.jit(functools.partial(mixing._box, whole=whole))
     for share, *centre in random.random((200, 3), np.float32):
         place = [int(c * side) for c, side in zip(centre, whole, strict=True)]
-        np.testing.assert_array_equal(box(share, jnp.array(centre)), bounds_by_timm(share, place))
+        timms, longer = bounds_by_timm(share, place)
+        np.testing.assert_array_equal(box(share, jnp.array(centre)), timms + longer)
     assert not box(np.float32(1), jnp.array([0.3, 0.6]))[2:].any()
 
 
