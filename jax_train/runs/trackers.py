@@ -19,7 +19,10 @@ _SHOWN_EVERY = 30  # seconds after which TensorBoard sees what came
 
 
 class Tracker(Protocol):
-    """Something that takes the figures of a run; both raise an OSError where files cannot be."""
+    """Something that takes the figures of a run.
+
+    Its methods raise an OSError where files cannot be written.
+    """
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Take figures, such as {'train/loss': 0.3}, after a number of steps."""
