@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import machine, race
 from jax_train.files import json_text, write_atomically
-from jax_train.printing import counted
+from jax_train.printing import counted, significant
 
 RECORDS = Path(__file__).parent / "records"
 STEADY = 0.1  # the largest spread of a row that something can be concluded from
@@ -93,16 +93,12 @@ def header(sides: Iterable[str], what: bool = False) -> list[str]:
 
 def line(row: Row, sides: Iterable[str]) -> str:
     """A row of that table, the sides in that order."""
-    cells = [_number(row.figures[name]) if name in row.figures else "–" for name in sides]
+    cells = [significant(row.figures[name], 3) if name in row.figures else "–" for name in sides]
     return f"| {' | '.join([*_labels(row), *cells, row.verdict()])} |"
 
 
 def _labels(row: Row) -> list[str]:
     return [f"`{row.case}`", str(row.batch), *([row.what] if row.what else []), row.dtype]
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def told(rows: Sequence[Row]) -> str:
@@ -173,7 +169,8 @@ def page(part: str) -> str:
 def _cell(row: Row | None) -> str:
     if row is None:
         return "–"
-    return f"{row.verdict()} ({_number(row.figures[JAX])} / {_number(row.others)})"
+    ours, best = (significant(value, 3) for value in (row.figures[JAX], row.others))
+    return f"{row.verdict()} ({ours} / {best})"
 
 
 def _below(found: list[tuple[dict, list[Row], str]]) -> Iterator[str]:

@@ -172,6 +172,11 @@ def figure(value: float | None, form: str) -> str:
     return "–".rjust(int(re.split(r"\D", form)[0] or 0))
 
 
+def significant(value: float, digits: int) -> str:
+    """A number to so many digits, of a larger one all before the point: '0.99', '12', '1,234'."""
+    return f"{value:,.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
 def progress_bar(total: int, what: str, show: bool = True):
     """Return a tqdm bar on stderr that shows up after 2 s, and only on a terminal."""
     from tqdm import tqdm

@@ -15,7 +15,17 @@ from jax_train.engine.program import Program
 from jax_train.errors import UserError
 from jax_train.files import check_folder
 from jax_train.machine import processes
-from jax_train.printing import WIDTH, columns, counted, figure, pad, say, shorten, shorten_middle
+from jax_train.printing import (
+    WIDTH,
+    columns,
+    counted,
+    figure,
+    pad,
+    say,
+    shorten,
+    shorten_middle,
+    significant,
+)
 from jax_train.runs import data_record, entry, initial
 from jax_train.runs import folder as run_folder
 from jax_train.runs.history import read_history
@@ -152,7 +162,7 @@ def _comparison_table(compared) -> list[str]:
             f"  {name} {top1} "
             f"{figure(100 * low, '5.1f')} – {figure(100 * high, '4.1f')} % "
             f"{figure(one.run.results['parameters'], '11,')} "
-            f"{one.flops.forward / 1e6:7.4g} {one.evaluation.images_per_sec:8,.0f} "
+            f"{significant(one.flops.forward / 1e6, 4):>7} {one.evaluation.images_per_sec:8,.0f} "
             f"{figure(seconds_per_epoch(one), '7.1f')}"
         )
     return lines

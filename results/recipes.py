@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from jax_train.files import json_text, write_atomically
-from jax_train.printing import say
+from jax_train.printing import say, significant
 from results import runs
 from results.runs import ROOT, Run
 
@@ -170,11 +170,11 @@ def _row(name: str, found: list[dict]) -> str:
     cells = [
         f"`{name}`",
         str(first["epochs"]),
-        f"{first['train_flops'] / 1e15:.3g}",
+        significant(first["train_flops"] / 1e15, 3),
         RECIPES[name].source,
         f"**{reached}**",
         str(len(found)),
-        f"{fmean(one['seconds'] for one in found) / 60:.2g}",
+        significant(fmean(one["seconds"] for one in found) / 60, 2),
         _memory([one["peak_bytes"] for one in found]),
     ]
     return f"| {' | '.join(cells)} |"

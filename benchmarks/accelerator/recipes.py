@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.accelerator.pieces import Job, State, Unfinished
+from jax_train.printing import significant
 from jax_train.runs.history import read_metrics
 from results import recipes, runs
 
@@ -65,8 +66,8 @@ def text(name: str, states: dict[str, State], device: dict) -> str:
     for name, found in state.figures.items():
         work = found["train_flops"]
         cells = [f"`{name}`", str(found["epochs"]), recipes.RECIPES[name].source]
-        cells += [f"**{found['top1']:.2%}**", f"{found['seconds']:,.0f}", f"{work / 1e15:.3g}"]
-        cells.append(f"{work / found['seconds'] / 1e12:.3g}")
+        cells += [f"**{found['top1']:.2%}**", f"{found['seconds']:,.0f}"]
+        cells += [significant(work / many, 3) for many in (1e15, 1e12 * found["seconds"])]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [f"| `{name}` | {far} | | | | | |" for name, far in state.paused.items()]
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from benchmarks.accelerator import flops
 from benchmarks.accelerator.pieces import Job, State
 from benchmarks.rows import JAX
 from jax_train.engine import parallel
+from jax_train.printing import significant
 
 # Precision -> JAX's of products of float32 numbers, and the dtype of the recipe.
 PRECISIONS = {
@@ -150,7 +151,7 @@ def _utilisation(found: dict, precision: str, device: dict) -> str:
     """The model's operations in a second, as a share of what the device can do."""
     peak = flops.peak(device["kind"], precision)
     done = found["images_per_sec"] * found["flops"]
-    return f"{done / peak:.1%}" if peak else f"{done / 1e12:.3g} TFLOP/s"
+    return f"{done / peak:.1%}" if peak else f"{significant(done / 1e12, 3)} TFLOP/s"
 
 
 def _beside(found: dict, others: list[dict]) -> list[str]:

@@ -39,9 +39,12 @@ def flops(run: TrainedRun, image_shape: tuple[int, int, int]) -> Flops:
     """
     config = run.config.copy_and_resolve_references()
     batch = config.train.batch_size
-    # One device and one part: the work on an image is the same however a batch is spread.
-    config.train.accumulate_steps = 1
-    recipe = create_recipe(config, optim.schedule_tables(config, 1), Layout(), 1)
+    # One device, one part and no loop, of which XLA counts one turn: the work on an image is the
+    # same however a batch is spread and the blocks are compiled.
+    config.train.accumulate_steps, config.model.scan_layers = 1, False
+    layout = Layout(jax.local_devices()[:1])
+    epoch = config.optim.lookahead_steps or 1  # any length will do in which all happens once
+    recipe = create_recipe(config, optim.schedule_tables(config, epoch), layout, epoch)
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.uint8)
     labels = jax.ShapeDtypeStruct((1, batch), jnp.int32)
     state = jax.eval_shape(functools.partial(initial_state, config, recipe.optimizer))

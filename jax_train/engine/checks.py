@@ -49,6 +49,10 @@ def check(config: ConfigDict) -> None:
     if repeats > batch:
         expected = f"at most config.train.batch_size={batch}, so that a batch has other images too"
         raise ranges.refusal("augment.repeats", repeats, expected)
+    if config.augment.flip_mode != "random" and not config.augment.flip:
+        cure = "Images are mirrored with --config.augment.flip=true."
+        expected = "'random' without config.augment.flip"
+        raise ranges.refusal("augment.flip_mode", config.augment.flip_mode, expected, cure)
     side = config.augment.resize or config.data.image_size
     if side:
         output_size(config.augment, side, side)
@@ -130,8 +134,12 @@ def _check_optimizer(config: ConfigDict) -> None:
 
 
 def _check_average(config: ConfigDict) -> None:
-    """Refuse two averages of the weights at once."""
+    """Refuse two averages of the weights at once, and the warm-up of none."""
     optim, decay = config.optim, config.train.ema_decay
+    if config.train.ema_warmup != "none" and not decay:
+        cure = "The average is on with --config.train.ema_decay=0.9998, for example."
+        expected = "'none' without config.train.ema_decay"
+        raise ranges.refusal("train.ema_warmup", config.train.ema_warmup, expected, cure)
     if optim.name == SCHEDULE_FREE and optim.lookahead_steps:
         expected = f"0 with {SCHEDULE_FREE}, which averages by itself"
         raise ranges.refusal("optim.lookahead_steps", optim.lookahead_steps, expected)

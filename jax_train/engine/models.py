@@ -9,6 +9,7 @@ from jax_models.registry import OF_ANY_MODEL
 from jax_train.config import ranges
 from jax_train.data.split import AUTO
 from jax_train.engine import trainable
+from jax_train.engine.checks import group_configs
 from jax_train.engine.recipe import NO_KEYWORDS, abstract_weights
 from jax_train.engine.state import leaf_paths
 
@@ -39,7 +40,7 @@ def check(config: ConfigDict) -> None:
             raise ranges.refusal(f"model.{field}", value, expected, "Leave it unset.")
     for own in configs:
         paths = leaf_paths(abstract_weights(_with_a_size(own)).params)
-        if config.optim.weight_decay > 0:
+        if any(one.optim.weight_decay > 0 for one in (own, *group_configs(own))):
             trainable.check_patterns("optim.decay_exclude", config.optim.decay_exclude, paths)
         trainable.plan(own, paths)
 

@@ -22,6 +22,7 @@ from jax_train.engine.recipe import (
 from jax_train.engine.state import Progress, TrainState, Weights, part
 from jax_train.errors import UserError
 from jax_train.machine import allocator
+from jax_train.printing import significant
 
 
 class Call(NamedTuple):
@@ -226,4 +227,4 @@ class Program:
 
 
 def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.2g} MB"
+    return f"{significant(count / 1e6, 2)} MB"

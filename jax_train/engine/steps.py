@@ -23,7 +23,8 @@ from jax_train.engine.state import Data, TrainState, merged, part
 def epoch_order(recipe: Recipe, epoch: jax.Array, num_examples: int) -> jax.Array:
     """Indices of an epoch's batches, cut into the parts of a batch.
 
-    None is repeated but within a batch, `recipe.repeats` times, and then not by a neighbour.
+    None is repeated but within a batch, `recipe.repeats` times, and then not by a neighbour. Where
+    that does not divide the batch, the last of its examples goes on in the next one.
 
     Returns:
       int32 [steps_per_epoch, accumulate_steps, batch_size / accumulate_steps].

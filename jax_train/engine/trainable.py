@@ -122,7 +122,8 @@ def _groups(config: ConfigDict, paths: Sequence[str], trained: Paths) -> tuple[P
     """Of each parameter the first group whose pattern matches its path."""
     patterns = [pattern for pattern, _ in config.optim.groups]
     check_patterns("optim.groups", patterns, paths, trained)
-    if any(own.optim.name == "muon" for own in (config, *group_configs(config))):
+    owns = (*group_configs(config), config)
+    if any(own.optim.name == "muon" for own in owns):
         check_patterns("optim.muon_match", config.optim.muon_match, paths, trained)
     left, groups = frozenset(paths), []
     for pattern in patterns:
@@ -132,7 +133,19 @@ def _groups(config: ConfigDict, paths: Sequence[str], trained: Paths) -> tuple[P
             expected = f"patterns of groups, but all that {pattern!r} finds is in groups before it"
             cure = "The first pattern counts: put the narrower one first."
             raise ranges.refusal("optim.groups", patterns, expected, cure)
+    names = [*(f"the group {pattern!r}" for pattern in patterns), "what is in no group"]
+    for own, members, name in zip(owns, (*groups, left), names, strict=True):
+        if own.optim.name == "muon":
+            _check_muon(config.optim.muon_match, members & trained, name)
     return (*groups, left) if groups else ()
+
+
+def _check_muon(patterns: Sequence[str], paths: Paths, whose: str) -> None:
+    """Refuse muon where it would leave all that it is given to adamw."""
+    if paths and not matched(paths, patterns):
+        expected = f"regexes of what muon trains, and they find nothing of {whose}"
+        cure = "adamw would train all of that: say so in its name, or match more."
+        raise ranges.refusal("optim.muon_match", patterns, expected, cure)
 
 
 def _head(config: ConfigDict, paths: Iterable[str], field: str, value: object) -> Paths:

@@ -44,9 +44,16 @@ def start(
             "--process_id belong together, the same command with another --process_id for each "
             "process. Leave all three out where JAX finds them by itself (--distributed)."
         )
+    if count is not None and count < 1:
+        raise UserError(
+            f"--num_processes={count}: expected a whole number of at least 1. Start as many "
+            "processes, each with another --process_id."
+        )
     if count is not None and index is not None and not 0 <= index < count:
         of = counted(count, "process", "processes")
-        raise UserError(f"--process_id={index}: expected 0 to {count - 1} of {of}.")
+        raise UserError(
+            f"--process_id={index}: expected 0 to {count - 1} of {of}. Give each another one."
+        )
     try:
         jax.distributed.initialize(coordinator, count, index, initialization_timeout=120)
     except (RuntimeError, ValueError) as error:

@@ -16,7 +16,7 @@ import numpy as np
 from jax_train.drawing.canvas import Picture
 from jax_train.errors import UserError
 from jax_train.files import write_atomically
-from jax_train.printing import figure, printable
+from jax_train.printing import figure, printable, significant
 
 _SPACE = "\N{NO-BREAK SPACE}"
 _SMALL = 96  # pixels along the longer side of a thumbnail
@@ -184,8 +184,8 @@ def metric(number: float, unit: str) -> str:
     """182185136, 'FLOP' -> '182 MFLOP'."""
     for power, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= power:
-            return f"{number / power:.3g}{_SPACE}{prefix}{unit}"
-    return f"{number:.3g}{_SPACE}{unit}"
+            return f"{significant(number / power, 3)}{_SPACE}{prefix}{unit}"
+    return f"{significant(number, 3)}{_SPACE}{unit}"
 
 
 def fields(flat: dict[str, object]) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """What a run leaves behind: metrics.csv, results.json, curves.png; and what it prints."""
 
+import contextlib
 import csv
 import math
 import os
@@ -116,7 +117,7 @@ class RunLog:
         return self
 
     def __exit__(self, *_) -> None:
-        if self._csv:
-            self._csv.file.close()
-        for part in (self._bar, *self._trackers):
-            part.close()
+        files = [self._csv.file] if self._csv else []
+        with contextlib.ExitStack() as stack:  # one that cannot be written keeps none open
+            for part in (*self._trackers, self._bar, *files):
+                stack.callback(part.close)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import time
 import uuid
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +15,14 @@ from jax_train.errors import UserError
 from jax_train.files import write_atomically
 from jax_train.printing import readable
 
+_SHOWN_EVERY = 30  # seconds after which TensorBoard sees what came
+
 
 class Tracker(Protocol):
-    """Something that takes the figures of a run."""
+    """Something that takes the figures of a run.
+
+    Its methods raise an OSError where files cannot be written.
+    """
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Take figures, such as {'train/loss': 0.3}, after a number of steps."""
@@ -28,24 +34,41 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in the folder `tensorboard` of a run: `tensorboard --logdir runs`.
 
+    This thread writes them. `SummaryWriter` has another one do it, and where that one has failed,
+    as on a full disk, waits for it for ever.
+
     Args:
       workdir: the run folder.
       step: steps done before; figures after it that are there already are hidden.
     """
 
     def __init__(self, workdir: Path, step: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
 
-        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        folder = workdir / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        self._events, self._shown_at = EventsWriter(str(folder / "events")), 0.0
+        self._write(step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def _write(self, step: int, **content) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._events.write_event(Event(step=step, wall_time=time.time(), **content))
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """See `Tracker`."""
+        from tensorboardX.summary import scalar
+
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._write(step, summary=scalar(name, value))
+        if (now := time.monotonic()) - self._shown_at > _SHOWN_EVERY:
+            self._events.flush()
+            self._shown_at = now
 
     def close(self) -> None:
         """See `Tracker`."""
-        self._writer.close()
+        self._events.close()
 
 
 class WandB:

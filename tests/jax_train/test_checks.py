@@ -392,6 +392,13 @@ SGD = {"optim__name": "sgd"}
             r"'nrom' is in no",
         ),
         (
+            {
+                "optim__decay_exclude": ("nrom",),
+                "optim__groups": (("^head", {"weight_decay": 0.1}),),
+            },
+            r"'nrom' is in no",
+        ),
+        (
             {"train__freeze": ("",)},
             r"train.freeze=\('',\): .*match all 80 parameters.*'\^\(\?!head\)'",
         ),
@@ -437,6 +444,21 @@ SGD = {"optim__name": "sgd"}
             r"optim.muon_match=\('kernel\$',\): expected .* all that 'kernel\$' finds is frozen",
         ),
         (
+            {
+                "optim__groups": (("^head", {"name": "muon", "momentum": 0.9}),),
+                "optim__muon_match": (r"^blocks.*kernel$",),
+            },
+            r"muon_match=.*: expected regexes .* find nothing of the group '\^head'. adamw would",
+        ),
+        (
+            {
+                "optim__name": "muon",
+                "optim__momentum": 0.9,
+                "optim__groups": (("kernel$", {"name": "adamw"}),),
+            },
+            "expected regexes of what muon trains, and they find nothing of what is in no group",
+        ),
+        (
             {"train__freeze": ("^head",), "optim__lr_scale": (("^head", 9.0),)},
             r"optim.lr_scale=\['\^head'\]: .*all that '\^head' finds is frozen. Remove it, or fre",
         ),
@@ -460,6 +482,14 @@ SGD = {"optim__name": "sgd"}
         (
             {"optim__lookahead_steps": 5, "train__ema_decay": 0.9},
             r"train.ema_decay=0.9: expected 0.0 with config.optim.lookahead_steps",
+        ),
+        (
+            {"train__ema_warmup": "timm"},
+            "ema_warmup='timm': expected 'none' without config.train.ema_decay. The average is on",
+        ),
+        (
+            {"augment__flip_mode": "alternating"},
+            "flip_mode='alternating': expected 'random' without config.augment.flip. Images are",
         ),
         ({"schedule__name": "trapezoid"}, r"cooldown_epochs=0.0: .*above 0 up to 20.0.*A fifth to"),
         (

@@ -21,6 +21,7 @@ from jax_train.printing import (
     say,
     shorten,
     shorten_middle,
+    significant,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,6 +151,21 @@ def test_a_mistake_is_told_whatever_it_holds(capsys):
         "error: config.data.name='folder:caf\\xe9': nothing there \\x1b[2J"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.0123, 2, "0.012"),
+        (7, 3, "7"),
+        (9.96, 2, "10"),
+        (99.6, 2, "100"),
+        (999.96, 3, "1,000"),
+        (35_126.4, 4, "35,126"),
+    ],
+)
+def test_no_figure_is_written_in_powers_of_ten(value, digits, text):
+    assert significant(value, digits) == text
 
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}

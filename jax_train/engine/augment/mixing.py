@@ -111,11 +111,14 @@ def _between(table: jax.Array, place: jax.Array) -> jax.Array:
 
 
 def _box(share, centre, whole: np.ndarray):
-    """timm's `rand_bbox`: of the area 1 - share, cut off at the border; [4] as of `paint`."""
-    sides = jnp.floor(whole * jnp.sqrt(1 - share)).astype(jnp.int32)
+    """timm's `rand_bbox`: of the area 1 - share, cut off at the border; [4] as of `paint`.
+
+    Both ends lie half a side away, rounded down, so that an odd side loses a pixel.
+    """
+    half = jnp.floor(whole * jnp.sqrt(1 - share)).astype(jnp.int32) // 2
     centre = jnp.minimum(jnp.floor(centre * whole).astype(jnp.int32), whole - 1)
-    start = jnp.clip(centre - sides // 2, 0, whole)
-    return jnp.concatenate([start, jnp.clip(centre + (sides + 1) // 2, 0, whole) - start])
+    start = jnp.clip(centre - half, 0, whole)
+    return jnp.concatenate([start, jnp.clip(centre + half, 0, whole) - start])
 
 
 def _swapped(array: jax.Array) -> jax.Array:

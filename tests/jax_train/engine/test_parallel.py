@@ -90,6 +90,8 @@ def test_processes_need_all_three_flags():
         processes.start(coordinator="127.0.0.1:1234")
     with pytest.raises(UserError, match="--process_id=4: expected 0 to 3"):
         processes.start("127.0.0.1:1234", 4, 4)
+    with pytest.raises(UserError, match="--num_processes=0: expected a whole number of at least 1"):
+        processes.start("127.0.0.1:1234", 0, 0)
 
 
 def test_one_process_does_its_own_work():

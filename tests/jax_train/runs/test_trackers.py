@@ -4,6 +4,8 @@ import csv
 import importlib.util
 import json
 import struct
+import subprocess
+import sys
 
 import pytest
 
@@ -89,6 +91,45 @@ def test_wandb_gets_every_figure_offline(tmp_path, monkeypatch):
     assert len(runs) == 2
     assert all(f"-{name}" in path.name for path in runs)  # the second goes on with the first
     assert all(list(path.glob("*.wandb")) for path in runs)
+
+
+_ON_A_FULL_DISK = """
+import contextlib, resource, sys
+from pathlib import Path
+from jax_train.runs.trackers import TensorBoard
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+board = TensorBoard(Path(sys.argv[1]), 0)
+try:
+    for step in range(1000):
+        board.log(step, {"train/loss": 0.5})
+except OSError as error:
+    print("told:", error)
+with contextlib.suppress(OSError):
+    board.close()
+"""
+
+
+def test_tensorboard_tells_of_a_full_disk_and_waits_for_nothing(tmp_path):
+    command = [sys.executable, "-c", _ON_A_FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "told: [Errno 27]" in done.stdout
+
+
+def test_all_of_a_log_is_closed_though_a_part_cannot_be(tmp_path, monkeypatch):
+    closed = []
+
+    class Full:
+        def close(self):
+            closed.append(self)
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trackers, "start", lambda *_: [Full(), Full()])
+    log = report.RunLog(common.get_config(), tmp_path, 0, 12, active=True)
+    with pytest.raises(OSError, match="No space left"), log:
+        pass
+    assert len(closed) == 2
+    assert log._csv.file.closed
 
 
 @pytest.mark.parametrize(("field", "value"), [("tensorboard", True), ("wandb", "digits")])

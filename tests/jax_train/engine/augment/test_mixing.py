@@ -76,8 +76,8 @@ def bounds_by_timm(share, centre):
     """`timm.data.mixup.rand_bbox` with the centre that it would draw."""
     whole, centre = np.array([HEIGHT, WIDTH]), np.array(centre)
     sides = (whole * np.sqrt(1 - share)).astype(int)
-    low, high = np.clip(centre - sides // 2, 0, whole), np.clip(centre + (sides + 1) // 2, 0, whole)
-    return [*low, *(high - low)]
+    low, high = np.clip(centre - sides // 2, 0, whole), np.clip(centre + sides // 2, 0, whole)
+    return np.array([*low, *(high - low)])
 
 
 def test_a_box_is_timms():
