@@ -68,8 +68,8 @@ def test_images_and_targets_are_mixed_as_by_timm(mode, alphas):
         assert ours.dtype == jnp.float32
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
     np.testing.assert_allclose(got[1].sum(-1), 1, rtol=1e-6)
-    if mode != "batch":
-        assert len({float(x) for x in share}) > (6 if mode == "pair" else 15)
+    if mode != "batch":  # small boxes of even sides have few different areas
+        assert len({float(x) for x in share}) > (6 if mode == "pair" else 12)
 
 
 def bounds_by_timm(share, centre):
