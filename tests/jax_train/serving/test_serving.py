@@ -517,21 +517,20 @@ def test_files_can_be_dropped_and_pasted(tab, address):
 def test_the_command_serves_until_it_is_interrupted(compared_runs, capsys):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    found = []
+    found, ended = [], threading.Event()
 
     def visit():
-        for _ in range(600):
+        while not found and not ended.wait(0.05):
             with contextlib.suppress(OSError):
                 with urllib.request.urlopen(f"{LOCAL}:{port}/healthz", timeout=5) as answer:
                     found.append(json.load(answer))
-                break
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
 
     visitor = threading.Thread(target=visit)
     visitor.start()
     folders = [str(compared_runs[0] / name) for name in ("vit", "vit")]
     code = __main__.main(["serve", *folders, "--port", str(port), "--batch", "1"])
+    ended.set()
     visitor.join()
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
