@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -74,10 +74,11 @@ def serve(runs: Sequence[TrainedRun], bound: socket.socket, batch: int, limits: 
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # broken forms are told anyway
     host, port = bound.getsockname()[:2]
     local = hosts.is_loopback(host)
-    with Batcher() as batcher:
+    with Batcher() as batcher, _logged_to_stderr("uvicorn"):
         app = Server(models, batcher, limits).app(hosts.local_names(host) if local else None)
         config = uvicorn.Config(
             app,
+            log_config=None,  # it would close the handlers that others have, and their streams
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -89,6 +90,20 @@ def serve(runs: Sequence[TrainedRun], bound: socket.socket, batch: int, limits: 
         if not local:
             say("note: whoever reaches this machine can ask; --host 127.0.0.1 keeps it to itself")
         uvicorn.Server(config).run(sockets=[bound])
+
+
+@contextlib.contextmanager
+def _logged_to_stderr(name: str) -> Iterator[None]:
+    """Have what a library logs printed line by line, with tracebacks."""
+    logger, handler = logging.getLogger(name), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 def _allow_many_files() -> None:
