@@ -2,7 +2,8 @@
 
 python train_jax.py --config configs/vit_mnist.py
 
-Time: 5 minutes on 2 CPU cores. Result: test top-1 97.8 % (seed 0; its source printed 90 %).
+Time: 5 minutes on 2 CPU cores. Result: test top-1 97.6 %, the mean of 3 seeds; its source printed
+90 %.
 """
 
 from jax_train.recipes import cnn_mnist
