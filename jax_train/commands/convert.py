@@ -70,9 +70,10 @@ def run(args: argparse.Namespace) -> str:
     state = _asked(option, export, model, args.layout)
     state, described = state if beside else (state, None)
     try:
-        torch_weights.files.write(state, target)
         if beside:
-            write_atomically(beside, json_text(described, indent=2))
+            _write_both(beside, described, lambda: torch_weights.files.write(state, target))
+        else:
+            torch_weights.files.write(state, target)
     except ImportError as error:
         raise UserError(f"--to {error}") from None
     except (OSError, RuntimeError) as error:
@@ -83,6 +84,17 @@ def run(args: argparse.Namespace) -> str:
         f"{target}: {counted(len(state), 'tensor')} of {model_name}, {counted(values, 'value')}."
     )
     return "\n".join([*(f"note: {note}" for note in notes), written])
+
+
+def _write_both(path: Path, config: object, write_other: Callable[[], None]) -> None:
+    """Write a config and another file; neither is replaced before both have found room."""
+
+    def content(file) -> None:
+        file.write(json_text(config, indent=2).encode())
+        file.flush()
+        write_other()
+
+    write_atomically(path, content)
 
 
 def _check_adapter(args: argparse.Namespace) -> Path:

@@ -39,7 +39,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="a single try, as in kills/3")
     parser.add_argument("--folder", type=Path, help="for the runs (default: a temporary one)")
     parser.add_argument("--record", action="store_true", help=f"rewrite {PAGE.name}")
-    return parser.parse_args()
+    wanted = parser.parse_args()
+    if wanted.only and wanted.only.partition("/")[0] not in GROUPS:
+        parser.error(f"--only {wanted.only}: expected GROUP/TRY, a group of {', '.join(GROUPS)}")
+    return wanted
 
 
 def main() -> int:
