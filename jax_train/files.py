@@ -194,6 +194,26 @@ def write_atomically(
     output.write(path, content)
 
 
+def write_both(path: str | os.PathLike, text: str, write_other: Callable[[], object]) -> None:
+    """Write a text beside another file; neither is replaced before both have found room.
+
+    Args:
+      path: of the text.
+      text: as of `write_atomically`.
+      write_other: writes the other file, whole or not at all.
+
+    Raises:
+      OSError: the text cannot be written; and what `write_other` raises.
+    """
+
+    def content(file: BinaryIO) -> None:
+        file.write(text.encode("utf-8", "surrogateescape"))
+        file.flush()
+        write_other()
+
+    write_atomically(path, content)
+
+
 def check_new_folder(option: str, path: str | os.PathLike) -> None:
     """Check, before anything slow starts, that the folder an option names can be made.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from jax_train.commands.options import add_img_size, check_no_img_size
 from jax_train.errors import UserError
-from jax_train.files import check_output, json_text, write_atomically
+from jax_train.files import check_output, json_text, write_both
 from jax_train.printing import counted
 
 HELP = "convert weights between PyTorch (.pt), .safetensors and .npz"
@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> str:
     state, described = state if beside else (state, None)
     try:
         if beside:
-            _write_both(beside, described, lambda: torch_weights.files.write(state, target))
+            text = json_text(described, indent=2)
+            write_both(beside, text, lambda: torch_weights.files.write(state, target))
         else:
             torch_weights.files.write(state, target)
     except ImportError as error:
@@ -84,17 +85,6 @@ def run(args: argparse.Namespace) -> str:
         f"{target}: {counted(len(state), 'tensor')} of {model_name}, {counted(values, 'value')}."
     )
     return "\n".join([*(f"note: {note}" for note in notes), written])
-
-
-def _write_both(path: Path, config: object, write_other: Callable[[], None]) -> None:
-    """Write a config and another file; neither is replaced before both have found room."""
-
-    def content(file) -> None:
-        file.write(json_text(config, indent=2).encode())
-        file.flush()
-        write_other()
-
-    write_atomically(path, content)
 
 
 def _check_adapter(args: argparse.Namespace) -> Path:

@@ -13,7 +13,7 @@ from jax_train.errors import UserError
 from jax_train.export import model_folder, onnx_file, stablehlo_file
 from jax_train.export.check import Compared, Images, compare
 from jax_train.export.graph import Graph
-from jax_train.files import json_text, new_folder, write_atomically
+from jax_train.files import json_text, new_folder, write_atomically, write_both
 from jax_train.runs.results import versions
 from jax_train.runs.trained import TrainedRun
 
@@ -49,14 +49,10 @@ def to_file(run: TrainedRun, graph: Graph, target: Path, images: Images) -> Comp
         opened = format.open_file(Path(file.name))
         found.append(compare(str(target), opened, expected, inputs))
 
-    def write_both(file) -> None:
-        file.write(f"{json_text(facts, indent=2)}\n".encode())
-        file.flush()  # neither is replaced before both have found room
-        write_atomically(target, write)
-
     with _told(target):
         if other := beside(target):
-            write_atomically(other, write_both)
+            text = f"{json_text(facts, indent=2)}\n"
+            write_both(other, text, lambda: write_atomically(target, write))
         else:
             write_atomically(target, write)
     return found[0]

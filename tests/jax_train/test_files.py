@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from jax_models import torch_weights
 from jax_train.drawing.canvas import Picture
 from jax_train.errors import UserError
-from jax_train.files import check_output, csv_text, write_atomically, write_csv
+from jax_train.files import check_output, csv_text, write_atomically, write_both, write_csv
 from jax_train.pages.page import Page
 
 
@@ -161,3 +161,21 @@ def test_bytes_that_are_no_text_are_kept(tmp_path):
     name = os.fsdecode(b"caf\xe9 \xff")
     write_atomically(tmp_path / "out.csv", csv_text([[name, "日本"]]))
     assert (tmp_path / "out.csv").read_bytes() == b"caf\xe9 \xff,\xe6\x97\xa5\xe6\x9c\xac\r\n"
+
+
+def test_neither_of_two_files_is_replaced_without_the_other(tmp_path):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    config, folder, called = tmp_path / "config.json", tmp_path / "folder", []
+    config.write_text("before")
+    folder.mkdir()
+    with pytest.raises(OSError, match="No space"):
+        write_both(config, "after", full)
+    assert config.read_text() == "before"
+    with pytest.raises(OSError, match="folder"):
+        write_both(folder, "after", lambda: called.append(1))
+    assert not called
+    assert sorted(tmp_path.iterdir()) == [config, folder]
+    write_both(config, "after", lambda: called.append(1))
+    assert (called, config.read_text()) == ([1], "after")

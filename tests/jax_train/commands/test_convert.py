@@ -346,22 +346,6 @@ def test_endings_of_any_case_and_of_others(ending, source, tmp_path):
     assert_same_state(read(second), source_state())
 
 
-def test_neither_file_of_adapters_is_replaced_without_the_other(tmp_path):
-    def full():
-        raise OSError(28, "No space left on device")
-
-    config, folder, called = tmp_path / "config.json", tmp_path / "folder", []
-    config.write_text("before")
-    folder.mkdir()
-    with pytest.raises(OSError, match="No space"):
-        convert._write_both(config, {"r": 2}, full)
-    assert config.read_text() == "before"
-    with pytest.raises(OSError, match="folder"):
-        convert._write_both(folder, {"r": 2}, lambda: called.append(1))
-    assert not called
-    assert sorted(tmp_path.iterdir()) == [config, folder]
-
-
 def test_a_run_with_adapters_is_written_whole_or_apart(tmp_path, capsys):
     run = tmp_path / "run"
     small = {"model.lora_rank": 2, "train.epochs": 1, "train.freeze": ("bias$",)}
