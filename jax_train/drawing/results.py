@@ -184,7 +184,7 @@ def accuracy_by_class(shares: dict[str, np.ndarray], class_names: Sequence[str])
     for values, label, style, aside in zip(shares.values(), labels, styles, apart, strict=True):
         axes.scatter(100 * values, places + aside, label=label, zorder=2, s=36, **style)
     axes.set_yticks(places, [canvas.short(name) for name in class_names], parse_math=False)
-    axes.invert_yaxis()
+    axes.set_ylim(len(places) - 0.5, -0.5)  # also of classes that have no mark
     canvas.name_axes(axes, "images of the class that are classified right (%)")
     axes.grid(alpha=0.3, axis="x")
     _legend(axes, loc="upper left", bbox_to_anchor=(1, 1))

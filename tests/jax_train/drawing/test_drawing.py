@@ -575,3 +575,9 @@ def test_other_misuse_is_refused(finished, tmp_path, capsys):
     bad.params["head"]["layers"][0]["bias"] = np.full(19, np.nan, np.float32)
     with pytest.raises(UserError, match="not finite"):
         list(pictures.pictures(bad, chosen_images("simple_cnn")))
+
+
+def test_a_class_without_images_has_as_much_room_as_others():
+    shares = {"vit": np.array([0.4, np.nan]), "simple_cnn": np.array([0.6, np.nan])}
+    [axes] = results.accuracy_by_class(shares, ["cat", "dog"]).figure.axes
+    assert axes.get_ylim() == (1.5, -0.5)
