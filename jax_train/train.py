@@ -402,9 +402,8 @@ def write_run(
     workdir: str | os.PathLike, results: dict, confusion, class_names: Sequence[str]
 ) -> None:
     """Write the files of a finished run; results.json comes last and marks it as finished."""
-    from jax_train.drawing.results import (
-        draw_curves,
-    )  # a second, which the first step need not wait
+    # A second, for which the first step need not wait.
+    from jax_train.drawing.results import draw_curves
 
     workdir = Path(workdir)
     write_confusion(workdir / "confusion.csv", confusion, class_names)
