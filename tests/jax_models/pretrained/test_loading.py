@@ -156,11 +156,16 @@ def test_the_eps_and_the_rule_of_a_file_are_its_librarys(tmp_path):
         ("vit_tiny_patch16_224", "timm", "timm", None),
         ("vit_small_patch14_dinov2", "huggingface", "Hugging Face", None),
         ("vit_small_patch14_reg4_dinov2", "huggingface", "timm", None),
+        ("convnext_tiny", "huggingface", "timm", 1e-12),
+        ("convnext_tiny", "timm", "timm", None),
     ):
-        sizes = folders.VIT | {"num_classes": 0}
-        torch_weights.save_safetensors(folders.build(name, **sizes), path, layout)
-        found = open_pretrained(path, name=name, **folders.VIT).description
-        assert (found.rule, found.settings.get("norm_eps")) == (rule, eps)
+        sizes, field = folders.VIT, "norm_eps"
+        if name == "convnext_tiny":
+            sizes, field = folders.CONVNEXT, "head_norm_eps"
+        model = folders.build(name, **sizes, num_classes=0)
+        torch_weights.save_safetensors(model, path, layout)
+        found = open_pretrained(path, name=name, **sizes).description
+        assert (found.rule, found.settings.get(field)) == (rule, eps)
         assert found.settings["num_classes"] == 0
 
 
