@@ -269,6 +269,16 @@ def test_positions_of_few_patches_and_more_registers_are_resized():
     assert loaded.model(folders.images(side=32)).shape == (2, 3)
 
 
+@pytest.mark.parametrize("change", [{"img_size": 30}, {"in_channels": 1}])
+def test_tokens_that_are_runs_of_memory_are_those_of_one_size(change):
+    name, steps = "raster_vit", Preprocessing(15, None, mean=(0.5,) * 2, std=(0.5,) * 2)
+    found = Description(name, small.SMALL[name].settings, steps)
+    opened = Opened("here", found, small.shared(name))
+    assert len(opened.at(num_classes=3).class_names) == 3
+    with pytest.raises(ValueError, match=f"raster_vit cannot go to {min(change)}=.*Keep the size"):
+        opened.at(**change)
+
+
 def test_dinov2_is_shown_what_its_preprocessing_gives(tmp_path):
     given = {"size": {"shortest_edge": 18}, "crop_size": {"height": 16, "width": 16}}
     given |= {"image_processor_type": "BitImageProcessor", "resample": 3}
