@@ -154,7 +154,7 @@ def merged(model: nnx.Module) -> nnx.Module:
     for layer in adapters(model).values():
         kernel, a, b = (v.get_value() for v in (layer.kernel, layer.lora_a, layer.lora_b))
         if not isinstance(kernel, jax.ShapeDtypeStruct):
-            product = layer.lora_scale * (a @ b)
+            product = layer.lora_scale * jnp.matmul(a, b, precision="highest")
             layer.kernel.set_value(kernel + product.reshape(kernel.shape).astype(kernel.dtype))
         del layer.lora_a, layer.lora_b, layer.lora_scale
     return model

@@ -16,12 +16,17 @@ from jax_models.cpu import functions, kernels
 from jax_models.dropout import Drop
 
 
+def _alike(*arrays: Array | None) -> bool:
+    """Whether all that there are have one dtype: the CPU's ways read memory as if they had."""
+    return len({array.dtype for array in arrays if array is not None}) == 1
+
+
 def linear(x: Array, weights: Sequence[Array], biases: Sequence[Array | None]) -> tuple[Array, ...]:
     """x [..., D] @ kernel [D,F] + bias [F] -> [..., F], for each kernel and bias.
 
     Biases are all None where there are none.
     """
-    if cpu.active() and kernels.linear_fits(x, *weights):
+    if cpu.active() and _alike(*weights, *biases) and kernels.linear_fits(x, *weights):
         return kernels.linear(x, tuple(weights), tuple(biases))
     pairs = zip(weights, biases, strict=True)
     return tuple(x @ kernel if bias is None else x @ kernel + bias for kernel, bias in pairs)
@@ -35,7 +40,7 @@ def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
     """
     if cpu.active() and kernels.layer_norm_fits(x):
         return kernels.layer_norm(x, scale, bias, epsilon)
-    if cpu.active() and x.dtype == scale.dtype != jnp.bfloat16:
+    if cpu.active() and _alike(x, scale, bias) and x.dtype.itemsize >= 4:
         return functions.layer_norm(x, scale, bias, epsilon)
     x, scale, bias = promote_dtype((x, scale, bias))
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -67,8 +72,9 @@ def batch_norm(
 
     mean = average(wide)
     # The variance does not change with the mean to first order; leaving that zero out of the
-    # gradient saves a pass, and on many devices a message.
-    var = average(jnp.square(wide - jax.lax.stop_gradient(mean)))
+    # gradient saves a pass, and on many devices a message. To second order it does.
+    still = jax.lax.stop_gradient(mean)
+    var = average(jnp.square(wide - still)) - jnp.square(mean - still)
     return normalise(x, mean, var, scale, bias, epsilon), mean, var
 
 
@@ -94,7 +100,8 @@ def convolution(
     about three times as much.
     """
     how = padding, stride, groups
-    if not exact and cpu.active() and kernels.convolution_fits(x, kernel, *how):
+    fits = not exact and cpu.active() and _alike(kernel, bias)
+    if fits and kernels.convolution_fits(x, kernel, *how):
         return kernels.convolution(x, kernel, bias, *how)
     x, kernel, bias = promote_dtype((x, kernel, bias))
     sides, layout = ((padding, padding),) * 2, ("NHWC", "HWIO", "NHWC")
@@ -126,7 +133,7 @@ def convolution_affine(
       [B,H',W',D]; None where it takes several operations.
     """
     how = padding, stride, groups
-    if not (cpu.active() and kernels.affine_fits(x, kernel, *how)):
+    if not (cpu.active() and _alike(x, added) and kernels.affine_fits(x, kernel, *how)):
         return None
     rows = (row.astype(jnp.float32) for row in affine())
     return kernels.convolution_affine(x, kernel, *rows, added, how, relu)
@@ -161,7 +168,8 @@ def attention(
         factor = d**-0.5
     else:
         factor = jnp.repeat(scale, d)
-    if not maps and queries is None and cpu.active() and kernels.self_attention_fits(x, num_heads):
+    fits = not maps and queries is None and cpu.active() and _alike(x, kernel, bias, added, scale)
+    if fits and kernels.self_attention_fits(x, num_heads):
         how = drop, added, factor, others_only
         return kernels.self_attention(x, kernel, bias, num_heads, *how), None
     if queries is None:

@@ -128,12 +128,23 @@ def _first_largest(values):
 def _max_backward(place, gradient):
     numbers = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
     chosen = place[:, :, None, :, None, :] == numbers
-    # As whole numbers: XLA would turn each bfloat16 into a float32 and back to select it.
-    words = jax.lax.bitcast_convert_type(gradient, f"uint{8 * gradient.dtype.itemsize}")
-    spread = jnp.where(chosen, words[:, :, None, :, None, :], 0)
+    spread = _where(chosen, gradient[:, :, None, :, None, :])
     b, h, _, w, _, c = spread.shape
-    spread = spread.reshape(b, 2 * h, 2 * w, c)
-    return (jax.lax.bitcast_convert_type(spread, gradient.dtype),)
+    return (spread.reshape(b, 2 * h, 2 * w, c),)
+
+
+@jax.custom_jvp
+def _where(chosen, values):
+    """The values that are chosen, and 0 in place of the others.
+
+    As whole numbers: XLA would turn each bfloat16 into a float32 and back to select it. These have
+    no derivative, so it is written below, for gradients of gradients.
+    """
+    words = jax.lax.bitcast_convert_type(values, f"uint{8 * values.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(jnp.where(chosen, words, 0), values.dtype)
+
+
+_where.defjvps(None, lambda tangent, _, chosen, values: jnp.where(chosen, tangent, 0))
 
 
 max_pool2x2.defvjp(_max_and_place, _max_backward)

@@ -32,13 +32,15 @@ def adapt(
     changed = registry.abstract_model(found.name, **settings)
     old, new = (dict(nnx.to_flat_state(nnx.state(one))) for one in (model, changed))
     fresh = []
+    # Tokens that are runs of an image's memory are of other places in another image.
+    is_bound = getattr(getattr(model, "patch_embed", None), "raster", False)
     for path, variable in new.items():
         before = old.get(path)
         if before is not None and before.shape == variable.shape:
             variable.set_value(before.get_value())
-        elif path[-1] == "pos_embed":
+        elif path[-1] == "pos_embed" and not is_bound:
             variable.set_value(_positions(before, model, changed, found))
-        elif before is not None and _is_input(path, before, variable, changes):
+        elif before is not None and not is_bound and _is_input(path, before, variable, changes):
             variable.set_value(jnp.asarray(_channels(before, changes, found)))
         else:
             _check_is_head(path, before, variable, found, changes)

@@ -46,8 +46,13 @@ def describe(
             f"{path}: {name} has no keyword {min(unknown)!r}. It takes: {', '.join(keywords)}."
         )
     read: dict[str, Any] = {}
-    tokens = _size(names, _POSITIONS, 1) if "img_size" in keywords else None
+    notes = [_TANH] if _is_googles(path) else []
     patch = given.get("patch_size", keywords.get("patch_size"))
+    if notes and "class_token" in keywords and _size(names, _POSITIONS, 1) is None:
+        grid = given.get("img_size", keywords["img_size"]) // patch
+        names["pos_embed"] = google.fixed_positions(grid, names["patch_embed.proj.weight"].shape[0])
+        notes.append(_FIXED)
+    tokens = _size(names, _POSITIONS, 1) if "img_size" in keywords else None
     if tokens is not None and patch is not None:
         read["img_size"] = math.isqrt(tokens) * patch
     read |= _counted(name, read | dict(given), keywords, names)
@@ -55,15 +60,12 @@ def describe(
         read |= _tokens(names, tokens)
         if _is_hugging_faces(names) and "dinov2" not in name:
             read["norm_eps"] = 1e-12  # as transformers' configs of ViT and DeiT have it
+    if "head_norm_eps" in keywords and any("layer_scale_parameter" in key for key in names):
+        read["head_norm_eps"] = 1e-12  # as those of ConvNeXt
     settings = read | dict(given)
     side = settings.get("img_size", keywords.get("img_size", 224))
     channels = settings.get("in_channels", 3)
     steps, rule = _preprocessing(path, name, names, side)
-    notes = [_TANH] if _is_googles(path) else []
-    if _is_googles(path) and "class_token" in keywords and tokens is None:
-        width = names["patch_embed.proj.weight"].shape[0]
-        names["pos_embed"] = google.fixed_positions(side // patch, width)
-        notes.append(_FIXED)
     note = f"A file does not say how images are prepared: {steps.interpolation}, mean "
     note += f"{steps.mean}, std {steps.std} is what {name} usually takes."
     return Description(

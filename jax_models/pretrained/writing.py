@@ -1,7 +1,7 @@
 """Folders as transformers and timm save them: what `huggingface` and `timm` read, written."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flax import nnx
@@ -188,6 +188,7 @@ def _timm(
     model: nnx.Module, found: Description, settings: Settings, steps: Preprocessing
 ) -> dict[str, Any]:
     classes, arguments = settings["num_classes"], _arguments(found, settings)
+    first, heads = (_weights(model, paths) for paths in (_FIRST, _HEADS))
     squash = isinstance(steps.resize, tuple)
     resize = steps.resize[0] if isinstance(steps.resize, tuple) else steps.resize or steps.size
     share = steps.size / resize
@@ -204,23 +205,20 @@ def _timm(
         "mean": [value / (255 * steps.scale) for value in steps.mean],
         "std": [value / (255 * steps.scale) for value in steps.std],
         "num_classes": classes,
-        "first_conv": _weight(model, "patch_embed.projection", "stem.conv"),
-        "classifier": _weight(model, "head.layers.0", "head.heads.0.layers.0"),
+        "first_conv": first[0],
+        "classifier": heads if len(heads) > 1 else next(iter(heads), None),
     }
     config = {"architecture": found.name, "num_classes": classes, "model_args": arguments}
     named = {"label_names": list(found.class_names)} if found.class_names else {}
     return config | named | {"pretrained_cfg": pretrained}
 
 
-def _weight(model: nnx.Module, *paths: str) -> str | None:
-    """What timm calls the first of these layers that a model has."""
+def _weights(model: nnx.Module, paths: Sequence[str]) -> list[str]:
+    """What timm calls those of these layers that a model has."""
     known = tables.written(model, "timm")
     there = {".".join(map(str, path[:-1])) for path, _ in nnx.to_flat_state(nnx.state(model))}
-    path = next((path for path in paths if path in there), None)
-    if path is None:
-        return None
-    place = known.find(path, known.root)
-    return str(place.name) if place else path
+    places = ((path, known.find(path, known.root)) for path in paths if path in there)
+    return [str(place.name) if place else path for path, place in places]
 
 
 def _arguments(found: Description, settings: Settings) -> dict[str, Any]:
@@ -258,6 +256,8 @@ def _ratio(width: int, embed_dim: int) -> float:
     return ratio if int(embed_dim * ratio) == width else math.nextafter(ratio, math.inf)
 
 
+_FIRST = ("patch_embed.projection", "stem.conv")
+_HEADS = ("head.layers.0", "head.heads.0.layers.0", "head.heads.1.layers.0")
 _STEM = 64  # of timm's ResNets, whatever their stages have
 _IN_TRAINING = ("dropout", "drop_path")
 _TIMM = {

@@ -48,7 +48,8 @@ def read(path: str | os.PathLike, beside: Collection[str] = ()) -> dict[str, Any
 
     Args:
       path: a file that ends in one of `ENDINGS`, in any case. A PyTorch file may hold the state
-        dict under one of `STATE_DICT_KEYS`, beside an optimizer's and other things.
+        dict under one of `STATE_DICT_KEYS`, beside an optimizer's and other things; a warning
+        names other state dicts beside it.
       beside: names that are taken too where they stand beside the state dict.
 
     Returns:
@@ -281,9 +282,18 @@ def _unwrap(loaded: Any, path: Path, beside: Collection[str]) -> dict[str, Any]:
 
 
 def _state_dict_in(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
-    held = (loaded[key] for key in STATE_DICT_KEYS if isinstance(loaded.get(key), Mapping))
-    inner = next(held, None)
-    return loaded if inner is None else _state_dict_in(inner)
+    taken = next((k for k in STATE_DICT_KEYS if isinstance(loaded.get(k), Mapping)), None)
+    if taken is None:
+        return loaded
+    if others := [repr(k) for k, v in loaded.items() if k != taken and _is_state_dict(v)]:
+        told = f"{taken!r} of the file is read, and {', '.join(others)} beside it not"
+        warnings.warn(f"{told}; to take another, save it alone.", stacklevel=4)
+    return _state_dict_in(loaded[taken])
+
+
+def _is_state_dict(value: Any) -> bool:
+    values = value.values() if isinstance(value, Mapping) else ()
+    return bool(values) and all(hasattr(one, "shape") for one in values)
 
 
 def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:

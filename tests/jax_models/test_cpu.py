@@ -137,6 +137,38 @@ def test_layer_norm(scale):
     assert_close(ours, plain, 1e-5)
 
 
+def test_layer_norm_of_float16_has_wide_statistics():
+    x, row = 300 * draw(7, 59).astype(jnp.float16), jnp.ones(59, jnp.float16)  # squares overflow
+    plain = functions.layer_norm(*(a.astype(jnp.float32) for a in (x, row, row)), 1e-5)
+    y = ops.layer_norm(x, row, row, 1e-5)
+    assert y.dtype == jnp.float16
+    np.testing.assert_allclose(y, plain, atol=2e-3)
+
+
+SECOND_ORDER = {
+    "GELU": ops.gelu,
+    "layer norm": lambda x: ops.layer_norm(x, 1 + x[0, 0, 0], x[0, 0, 0], 1e-5),
+    "batch norm": lambda x: ops.batch_norm(x, 1 + x[0, 0, 0], x[0, 0, 0], 1e-5)[0],
+    "2x2 pool": ops.max_pool2x2,
+    "3x3 pool": ops.max_pool3x3,
+}
+
+
+@pytest.mark.parametrize("name", SECOND_ORDER)
+def test_gradients_of_gradients(name):
+    x, direction = draw(2, 6, 4, 5), draw(2, 6, 4, 5, seed=1)
+
+    def slope(x):
+        gradient = jax.grad(lambda x: (SECOND_ORDER[name](x) ** 3).sum())(x)
+        return (gradient * direction).sum()
+
+    ours = jax.grad(slope)(x)
+    with cpu.using(False):
+        plain = jax.grad(slope)(x)
+    assert float(jnp.abs(ours).max()) > 1
+    assert_close([ours], [plain], 1e-5)
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 12, 5), (2, 7, 9, 3), (1, 2, 2, 1)])
 def test_max_pool(shape):
     x = draw(*shape).round(1)  # with ties
@@ -342,6 +374,51 @@ def test_bfloat16_follows_float32(name):
         assert float(jnp.linalg.norm(a.astype(jnp.float32) - b)) <= 5e-3 * float(jnp.linalg.norm(b))
 
 
+# As where matrices are bfloat16 and the other parameters float32, or weights and images differ.
+IN_SEVERAL = {
+    "linear": (IN_BFLOAT16["linear"], "bbf"),
+    "convolution": (IN_BFLOAT16["convolution"], "bbf"),
+    "attention of wide tokens": (
+        (
+            lambda x, *weights: ops.attention(x, *weights, 3, maps=False)[0],
+            [(97, 37, 48), (48, 144), (144,)],
+        ),
+        "fbb",
+    ),
+    "attention with a wide scale": (
+        (
+            lambda x, w, scale: ops.attention(x, w, None, 3, maps=False, scale=scale / 999)[0],
+            [(97, 37, 48), (48, 144), (3,)],
+        ),
+        "bbf",
+    ),
+}
+
+
+@with_bfloat16
+@pytest.mark.parametrize("name", IN_SEVERAL)
+def test_arrays_of_several_dtypes_are_computed_with_as_they_are(name):
+    (function, shapes), dtypes = IN_SEVERAL[name]
+    dtypes = [{"b": jnp.bfloat16, "f": jnp.float32}[letter] for letter in dtypes]
+    args = [draw(*shape, seed=i).astype(dtypes[i]) for i, shape in enumerate(shapes)]
+    found = jax.jit(function)(*args)
+    with cpu.using(False):
+        plain = jax.jit(lambda *args: function(*args))(*(a.astype(jnp.float32) for a in args))
+    gap = float(jnp.linalg.norm(found.astype(jnp.float32) - plain))
+    assert gap <= 5e-3 * float(jnp.linalg.norm(plain))
+
+
+@with_bfloat16
+def test_a_wide_shortcut_is_added_by_itself():
+    x, kernel = (draw(*s).astype(jnp.bfloat16) for s in ((16, 13, 11, 17), (3, 3, 17, 23)))
+    affine = functools.partial(map, jnp.ones, (23, 23))
+    how = {"stride": 1, "groups": 1, "relu": True}
+    for dtype, fits in ((jnp.bfloat16, True), (jnp.float32, False)):
+        added = draw(16, 13, 11, 23).astype(dtype)
+        y = ops.convolution_affine(x, kernel, affine, 1, added=added, **how)
+        assert (y is not None) == fits
+
+
 @with_bfloat16
 def test_attention_with_dropout_in_bfloat16():
     args = [draw(97, 37, 3, 16, seed=i).astype(jnp.bfloat16) for i in range(3)]
@@ -394,6 +471,7 @@ def test_where_xla_has_another_interface_it_computes(monkeypatch):
 
 def test_small_work_is_left_to_xla():
     assert not kernels.convolution_fits(draw(1, 5, 5, 2), draw(3, 3, 2, 3), 1)
+    assert not kernels.convolution_fits(draw(999, 1, 1, 32), draw(3, 3, 32, 64), 0)  # fits nowhere
     assert not kernels.linear_fits(draw(5, 7), draw(7, 3))
     assert not kernels.attention_fits(*[draw(2, 5, 2, 7)] * 3)
     assert not kernels.layer_norm_fits(draw(5, 7))

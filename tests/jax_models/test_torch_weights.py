@@ -175,6 +175,16 @@ def test_what_a_wrapper_adds_to_names_is_taken_off_and_told(wrapper):
     assert_same_state(torch_weights.export(model), as_numpy(state))
 
 
+def test_of_several_state_dicts_in_a_file_the_others_are_told(tmp_path):
+    path, state = tmp_path / "checkpoint.pth", {"weight": torch.ones(2)}
+    others = {"epoch": 3, "optimizer": {"state": {}}, "args": {}}
+    torch.save(others | {"model": state}, path)
+    assert list(torch_weights.files.read(path)) == ["weight"]
+    torch.save(others | {"model": state, "model_ema": {"weight": torch.zeros(2)}}, path)
+    with pytest.warns(UserWarning, match="'model' of the file is read, and 'model_ema' beside"):
+        assert torch_weights.files.read(path)["weight"].all()
+
+
 @pytest.mark.filterwarnings("ignore:.*of a wrapped model")
 def test_wrapped_names_are_taken_as_strictly_as_others():
     state = renamed(build_mirror("simple_cnn").state_dict(), lambda name: f"model.{name}")

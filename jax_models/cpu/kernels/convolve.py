@@ -26,7 +26,8 @@ class _Geometry(NamedTuple):
     def convolved(self, x: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the result."""
         sides = zip(x[1:3], kernel[:2], strict=True)
-        h, w = ((side + 2 * self.padding - k) // self.stride + 1 for side, k in sides)
+        places = ((side + 2 * self.padding - k) // self.stride + 1 for side, k in sides)
+        h, w = (max(0, count) for count in places)
         return x[0], h, w, kernel[-1]
 
 

@@ -69,8 +69,9 @@ def test_positions_may_be_those_of_the_patches_alone(tmp_path):
     assert bits(loaded.model) == bits(model)
 
 
-def test_positions_that_are_in_no_file_are_worked_out(tmp_path):
-    model = folders.build(NAME, **folders.VIT, **GAP)
+@pytest.mark.parametrize("settings", [GAP, {"cover_prefix": False}])
+def test_positions_that_are_in_no_file_are_worked_out(settings, tmp_path):
+    model = folders.build(NAME, **folders.VIT, **settings)
 
     def without(state):
         del state["pos_embedding"]
@@ -79,6 +80,7 @@ def test_positions_that_are_in_no_file_are_worked_out(tmp_path):
     path = _saved(tmp_path / "sincos.npz", model, without)
     loaded = load_pretrained(path, name=NAME, **SIZES)  # at the 224 pixels of the name
     assert any("fixed ones of big_vision" in note for note in loaded.notes)
+    assert {key: loaded.settings[key] for key in settings} == settings
     found = np.asarray(loaded.model.pos_embed[...])[0].reshape(28, 28, 24)
     for y, x, k in [(0, 0, 0), (27, 1, 5), (2, 13, 2)]:
         angles = [place * 10_000 ** (-k / 5) for place in (x, y)]

@@ -156,11 +156,16 @@ def test_the_eps_and_the_rule_of_a_file_are_its_librarys(tmp_path):
         ("vit_tiny_patch16_224", "timm", "timm", None),
         ("vit_small_patch14_dinov2", "huggingface", "Hugging Face", None),
         ("vit_small_patch14_reg4_dinov2", "huggingface", "timm", None),
+        ("convnext_tiny", "huggingface", "timm", 1e-12),
+        ("convnext_tiny", "timm", "timm", None),
     ):
-        sizes = folders.VIT | {"num_classes": 0}
-        torch_weights.save_safetensors(folders.build(name, **sizes), path, layout)
-        found = open_pretrained(path, name=name, **folders.VIT).description
-        assert (found.rule, found.settings.get("norm_eps")) == (rule, eps)
+        sizes, field = folders.VIT, "norm_eps"
+        if name == "convnext_tiny":
+            sizes, field = folders.CONVNEXT, "head_norm_eps"
+        model = folders.build(name, **sizes, num_classes=0)
+        torch_weights.save_safetensors(model, path, layout)
+        found = open_pretrained(path, name=name, **sizes).description
+        assert (found.rule, found.settings.get(field)) == (rule, eps)
         assert found.settings["num_classes"] == 0
 
 
@@ -262,6 +267,16 @@ def test_positions_of_few_patches_and_more_registers_are_resized():
     assert loaded.model.pos_embed.shape[1] == 5 + 4 * 4
     assert "from 2x2 to 4x4 patches" in " ".join(loaded.notes)
     assert loaded.model(folders.images(side=32)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("change", [{"img_size": 30}, {"in_channels": 1}])
+def test_tokens_that_are_runs_of_memory_are_those_of_one_size(change):
+    name, steps = "raster_vit", Preprocessing(15, None, mean=(0.5,) * 2, std=(0.5,) * 2)
+    found = Description(name, small.SMALL[name].settings, steps)
+    opened = Opened("here", found, small.shared(name))
+    assert len(opened.at(num_classes=3).class_names) == 3
+    with pytest.raises(ValueError, match=f"raster_vit cannot go to {min(change)}=.*Keep the size"):
+        opened.at(**change)
 
 
 def test_dinov2_is_shown_what_its_preprocessing_gives(tmp_path):

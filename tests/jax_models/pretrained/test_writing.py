@@ -57,6 +57,9 @@ def test_a_folder_of_timm_is_written_as_it_was_read(name, tmp_path):
     model, found = read(tmp_path)
     assert "timm" in writing.formats_of(model)
     assert_same(rewritten(model, found, "timm", tmp_path), found)
+    told = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]["classifier"]
+    several = ["head", "head_dist"] if "distilled" in name else "head"  # what timm leaves out
+    assert told == ("head.fc" if name == "convnext_tiny" else several)
 
 
 @pytest.mark.parametrize("resize", [None, 32, 37, (32, 32)])
