@@ -86,7 +86,7 @@ class Evaluation:
 
     @cached_property
     def by_class(self) -> dict[str, np.ndarray]:
-        """`images`, `precision`, `recall`, `f1`: [K] each; a ratio 0/0 counts as 0.
+        """`images`, and `precision`, `recall`, `f1` as of `metrics.class_figures`: [K] each.
 
         The macro figures are the means over the classes that have images.
         """

@@ -165,9 +165,7 @@ def _table(evaluation) -> list[str]:
         if often[k] and (ties := (evaluation.mistakes[k] == often[k]).sum() - 1):
             taken_for = f"{taken_for} and {ties} more"
         cells = {"precision": 10, "recall": 8, "f1": 8}
-        figures = " ".join(f"{by_class[key][k]:{room}.2%}" for key, room in cells.items())
-        if not by_class["images"][k]:  # nothing could be right
-            figures = " ".join(f"{'-':>{room}}" for room in cells.values())
+        figures = " ".join(figure(by_class[key][k], f"{room}.2%") for key, room in cells.items())
         start = f"  {pad(shorten(names[k], width), width)} {by_class['images'][k]:7,}"
         lines.append(f"{start} {figures}  {taken_for}")
     return lines
