@@ -205,7 +205,7 @@ def as_run(loaded: Pretrained) -> PretrainedRun:
     source, steps, size = loaded.source, loaded.preprocessing, loaded.preprocessing.size
     config = recipes.defaults()
     config.model.name = loaded.name
-    config.data.update(name=source, mean=steps.mean, std=steps.std)
+    config.data.update(name=source, **steps.statistics)
     config.eval.batch_size = _EVAL_BATCH
     config.augment.flip = True  # as far as is known: all of these are trained on mirror images
     graphdef, weights = split(loaded.model)
