@@ -203,8 +203,7 @@ def _some(names: Sequence[str], most: int = 10) -> str:
 
 def notes(run: TrainedRun, evaluation: Evaluation) -> list[str]:
     """What the figures have to be read with, besides what `training_overlap` says."""
-    found = tta_notes(run, evaluation.tta)
-    found += [run.unfinished] if run.unfinished else []
+    found = [*tta_notes(run, evaluation.tta), *run.notes]
     if not np.isfinite(evaluation.confidences).all():
         found.append("some logits are no finite numbers: the training did not converge")
     return found

@@ -59,8 +59,7 @@ def run(args: argparse.Namespace) -> str:
     lines = [f"{readable(str(args.to))}: {run.config.model.name} of {readable(str(run.folder))}"]
     lines += [] if is_folder else _signature(exported)
     lines.append(as_paragraph(_told(found, images)))
-    notes = (*run.notes, *filter(None, [run.unfinished, note]))
-    lines += [as_paragraph(f"note: {note}") for note in notes]
+    lines += [as_paragraph(f"note: {note}") for note in (*run.notes, *filter(None, [note]))]
     return "\n".join(lines)
 
 

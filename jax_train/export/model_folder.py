@@ -118,11 +118,11 @@ def _origin(run: TrainedRun) -> str:
     steps = run.description.preprocessing
     size = f"{steps.size}×{steps.size} pixels, {counted(steps.channels, 'channel')}"
     if run.results is None:
-        where = run.unfinished or f"The weights are those of {readable(str(run.folder))}"
-        return f"{where[0].upper()}{where[1:]}. Images of {size}."
+        return f"The weights are those of {readable(str(run.folder))}. Images of {size}."
     results = run.results
+    epochs = counted(results["epochs"], "epoch")
     return (
-        f"Trained on {results['data']} by jax-vit-cnn, {counted(results['epochs'], 'epoch')}; "
+        f"Trained on {readable(results['data'])} by jax-vit-cnn, {epochs}; "
         f"{figure(results['parameters'], ',.0f')} parameters; images of {size}. The weights are "
         f"those of epoch {results['reported_epoch']}."
     )

@@ -40,7 +40,6 @@ class PretrainedRun(TrainedRun):
     """
 
     description: Description | None = None
-    unfinished = ""
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -244,6 +244,9 @@ def test_notes(folders, tmp_path, capsys):
     assert "note: the run is not finished; these weights are of step 20" in text
     assert "note: 10 of these images are among the training images" in text
     assert max(map(len, text.splitlines())) <= 80
+    few = "--train_split=train[:30]", "--split=test[:5]", "--k=3"
+    assert run(tmp_path / "run", "--knn", *few) == 0
+    assert "note: the run is not finished; these weights are of step 20" in capsys.readouterr().out
 
 
 # Other data

@@ -424,6 +424,7 @@ def test_files_that_are_none(tmp_path, capsys):
         (["evaluate", "{root}/vit", "--knn", "--temperature", "nan"], ["above 0"]),
         (["evaluate", "a.npz", "--knn"], ["two files of features"]),
         (["evaluate", "a.npz", "b.npz", "--knn", "--split", "test"], ["--split test"]),
+        (["evaluate", "a.npz", "b.npz", "--knn", "--model", "vit"], ["--model vit"]),
     ],
 )
 def test_refusals(arguments, words, place, tmp_path, capsys):
