@@ -192,9 +192,9 @@ def open_source(
     loaded = load(source, name, img_size=img_size)
     if needs_head and not loaded.class_names:
         raise UserError(
-            f"{source} is a {loaded.name} without a head: it knows no classes. features, convert "
-            "and evaluate --knn or --linear take it; in Python load_pretrained(…, num_classes=K) "
-            "gives it a head."
+            f"{source} is a {loaded.name} without a head: it knows no classes. features, export, "
+            "convert and evaluate --knn or --linear take it; in Python "
+            "load_pretrained(…, num_classes=K) gives it a head."
         )
     return as_run(loaded)
 
