@@ -54,6 +54,12 @@ class Preprocessing:
         """C, of the model's images."""
         return len(self.mean)
 
+    @property
+    def statistics(self) -> dict[str, tuple[float, ...]]:
+        """`mean` and `std` of levels scaled to [0, 1]."""
+        unit = 255 * self.scale  # what the largest level becomes
+        return {key: tuple(x / unit for x in getattr(self, key)) for key in ("mean", "std")}
+
     def __call__(
         self, images: np.ndarray | str | os.PathLike | Sequence[str | os.PathLike]
     ) -> np.ndarray:

@@ -189,8 +189,10 @@ def _timm(
 ) -> dict[str, Any]:
     classes, arguments = settings["num_classes"], _arguments(found, settings)
     first, heads = (_weights(model, paths) for paths in (_FIRST, _HEADS))
-    squash = isinstance(steps.resize, tuple)
-    resize = steps.resize[0] if isinstance(steps.resize, tuple) else steps.resize or steps.size
+    sides = steps.resize if isinstance(steps.resize, tuple) else (steps.resize or steps.size,)
+    if len({*sides}) > 1:
+        raise Unwritable("it resizes images to squares")
+    resize = sides[0]
     share = steps.size / resize
     if math.floor(steps.size / share) != resize:  # as timm reckons it
         share = math.nextafter(share, 0)
@@ -201,9 +203,8 @@ def _timm(
         "fixed_input_size": "img_size" in settings,
         "interpolation": steps.interpolation,
         "crop_pct": share,
-        "crop_mode": "squash" if squash else "center",
-        "mean": [value / (255 * steps.scale) for value in steps.mean],
-        "std": [value / (255 * steps.scale) for value in steps.std],
+        "crop_mode": "squash" if len(sides) > 1 else "center",
+        **{key: list(values) for key, values in steps.statistics.items()},
         "num_classes": classes,
         "first_conv": first[0],
         "classifier": heads if len(heads) > 1 else next(iter(heads), None),

@@ -86,7 +86,7 @@ class Evaluation:
 
     @cached_property
     def by_class(self) -> dict[str, np.ndarray]:
-        """`images`, `precision`, `recall`, `f1`: [K] each; a ratio 0/0 counts as 0.
+        """`images`, and `precision`, `recall`, `f1` as of `metrics.class_figures`: [K] each.
 
         The macro figures are the means over the classes that have images.
         """
@@ -203,8 +203,7 @@ def _some(names: Sequence[str], most: int = 10) -> str:
 
 def notes(run: TrainedRun, evaluation: Evaluation) -> list[str]:
     """What the figures have to be read with, besides what `training_overlap` says."""
-    found = tta_notes(run, evaluation.tta)
-    found += [run.unfinished] if run.unfinished else []
+    found = [*tta_notes(run, evaluation.tta), *run.notes]
     if not np.isfinite(evaluation.confidences).all():
         found.append("some logits are no finite numbers: the training did not converge")
     return found

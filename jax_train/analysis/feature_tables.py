@@ -54,7 +54,7 @@ def write(file: BinaryIO, names, labels, more: dict, blocks: Iterator[np.ndarray
             "features": arrow.FixedSizeListArray.from_arrays(flat, total),
         }
         if labels is not None:
-            of_rows = [more["class_names"][label] for label in labels[here]]
+            of_rows = [readable(more["class_names"][label]) for label in labels[here]]
             columns |= {"label": arrow.array(labels[here]), "class_name": arrow.array(of_rows)}
         metadata = {_ARRAYS: json.dumps(more)}
         table = arrow.table(columns).replace_schema_metadata(metadata)

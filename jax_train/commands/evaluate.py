@@ -58,8 +58,9 @@ def run(args: argparse.Namespace) -> str:
     check_output("--csv", args.csv, args.overwrite)
     if of_features:
         unread: dict[str, str] = {}
-        about, evaluation = on_features.evaluate(args, unread)
-        found = [*evaluation.notes, *absent_classes(evaluation)]
+        told: list[str] = []
+        about, evaluation = on_features.evaluate(args, unread, told)
+        found = [*told, *evaluation.notes, *absent_classes(evaluation)]
         text = _told(args, about, evaluation, found)
         if unread:
             text = Incomplete("\n".join([text, "", *unread_files(unread)]))
@@ -80,7 +81,7 @@ def _told(args: argparse.Namespace, about: Sequence[str], evaluation, notes: Seq
 
 
 def _of_source(args: argparse.Namespace):
-    """A pretrained model, the examples to evaluate it on, and notes."""
+    """A pretrained model, the examples to evaluate it on, and notes on these."""
     if args.data is None:
         raise UserError(
             f"{args.run_folder} is a pretrained model, which has no data of its own: say which, as "
@@ -88,7 +89,7 @@ def _of_source(args: argparse.Namespace):
         )
     subset = args.classes == "subset"
     run, examples = open_source(args).on(args.data, args.data_dir, args.split, subset=subset)
-    return run, examples, run.notes
+    return run, examples, []
 
 
 def _of_run(args: argparse.Namespace):
@@ -165,9 +166,7 @@ def _table(evaluation) -> list[str]:
         if often[k] and (ties := (evaluation.mistakes[k] == often[k]).sum() - 1):
             taken_for = f"{taken_for} and {ties} more"
         cells = {"precision": 10, "recall": 8, "f1": 8}
-        figures = " ".join(f"{by_class[key][k]:{room}.2%}" for key, room in cells.items())
-        if not by_class["images"][k]:  # nothing could be right
-            figures = " ".join(f"{'-':>{room}}" for room in cells.values())
+        figures = " ".join(figure(by_class[key][k], f"{room}.2%") for key, room in cells.items())
         start = f"  {pad(shorten(names[k], width), width)} {by_class['images'][k]:7,}"
         lines.append(f"{start} {figures}  {taken_for}")
     return lines

@@ -49,9 +49,8 @@ def run(args: argparse.Namespace) -> str:
     format = model_folder.choose_format(run, args.format) if is_folder else None
     images, note = _images(args, run)
     with graph.in_float32():
-        uint8 = args.uint8 or is_folder
         outputs = {"features": args.features, "attention": args.attention}
-        exported = graph.build(run, uint8=uint8, **outputs)
+        exported = graph.build(run, uint8=args.uint8, **outputs)
         if format is not None:
             found = writing.to_folder(run, exported, format, args.to, images)
         else:
@@ -59,8 +58,7 @@ def run(args: argparse.Namespace) -> str:
     lines = [f"{readable(str(args.to))}: {run.config.model.name} of {readable(str(run.folder))}"]
     lines += [] if is_folder else _signature(exported)
     lines.append(as_paragraph(_told(found, images)))
-    notes = (*run.notes, *filter(None, [run.unfinished, note]))
-    lines += [as_paragraph(f"note: {note}") for note in notes]
+    lines += [as_paragraph(f"note: {note}") for note in (*run.notes, *filter(None, [note]))]
     return "\n".join(lines)
 
 

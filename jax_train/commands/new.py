@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> str:
 
     source = recipes.path_of(args.source or recipes.DEFAULT)
     name = Path(args.name).name.removesuffix(".py")
-    if not name or name.startswith("."):
+    if not name or name.startswith(".") or not name.isprintable() or {*name} & {*'":\\'}:
         raise UserError(f"NAME {args.name!r}: expected a name such as my_recipe.")
     path = Path(args.name).with_name(f"{name}.py")
     if path.stem in (*recipes.names(), recipes.COMMON):

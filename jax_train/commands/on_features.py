@@ -65,7 +65,7 @@ def _check_settings(args: argparse.Namespace, given: dict[str, object]) -> None:
             raise UserError(f"--temperature {args.temperature:g} is for --votes weighted.")
         if not (math.isfinite(args.temperature) and args.temperature > 0):
             raise UserError(f"--temperature {args.temperature:g}: expected a number above 0.")
-    of_images = ("split", "train_split", "data", "data_dir", "img_size")
+    of_images = ("split", "train_split", "data", "data_dir", "img_size", "model")
     places = [name for name in of_images if getattr(args, name)]
     if args.test_features is not None and places:
         raise UserError(
@@ -74,8 +74,13 @@ def _check_settings(args: argparse.Namespace, given: dict[str, object]) -> None:
         )
 
 
-def evaluate(args: argparse.Namespace, unread: dict[str, str]):
-    """Evaluate the classifier that was asked for; `unread` takes the files that cannot be read.
+def evaluate(args: argparse.Namespace, unread: dict[str, str], notes: list[str]):
+    """Evaluate the classifier that was asked for.
+
+    Args:
+      args: of the command.
+      unread: takes the files that cannot be read.
+      notes: takes what has to be told of the model and the images.
 
     Returns:
       (the lines that say what the figures are of, the evaluation).
@@ -90,7 +95,7 @@ def evaluate(args: argparse.Namespace, unread: dict[str, str]):
         train, test = map(feature_files.read, names)
     else:
         names = "The training split", "the test split"
-        train, test = _extracted(args, unread)
+        train, test = _extracted(args, unread, notes)
     probes.check(train, test, names)
     if args.linear:
         found = probes.linear(train, test)
@@ -105,7 +110,7 @@ def evaluate(args: argparse.Namespace, unread: dict[str, str]):
     ], found
 
 
-def _extracted(args: argparse.Namespace, unread: dict[str, str]):
+def _extracted(args: argparse.Namespace, unread: dict[str, str], notes: list[str]):
     """Features of the training and the test split of a model's data."""
     if args.run_folder.endswith((".npz", ".parquet")) and args.data is None:
         raise UserError(
@@ -117,5 +122,6 @@ def _extracted(args: argparse.Namespace, unread: dict[str, str]):
     run, other = open_with_data(args)
     for split in features.splits(run, other, args.train_split, args.split):
         images = features.of_split(run, split, other)
+        notes += [note for note in (*run.notes, *images.notes) if note not in notes]
         parts = features.extract(run, images, unread, progress=True)
         yield features.gather(run, images, parts)

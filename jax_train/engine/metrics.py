@@ -200,9 +200,13 @@ def reported_figures(sums: EvalSums) -> dict[str, float]:
 
 
 def class_figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Precision, recall and F1 [K] of a confusion matrix [true, predicted]; 0/0 counts as 0."""
-    right = np.diag(confusion).astype(np.float64)
+    """Precision, recall and F1 [K] of a confusion matrix [true, predicted].
+
+    They are nan of a class without a true example, where nothing could be right; else the precision
+    of a class that is never predicted counts as 0.
+    """
     predicted, true = confusion.sum(axis=0), confusion.sum(axis=1)
+    right = np.where(true > 0, np.diag(confusion), np.nan)
     return {
         "precision": right / np.maximum(predicted, 1),
         "recall": right / np.maximum(true, 1),

@@ -9,8 +9,8 @@ import jax_models
 from jax_models import torch_weights
 from jax_models.pretrained import SourceError, writing
 from jax_train.errors import UserError
-from jax_train.export.check import Runtime
-from jax_train.export.graph import FEATURES, LOGITS, Graph
+from jax_train.export.check import TOLERANCE, Runtime
+from jax_train.export.graph import FEATURES, LOGITS
 from jax_train.files import json_text, write_atomically
 from jax_train.printing import counted, figure, readable
 from jax_train.runs.trained import TrainedRun
@@ -18,8 +18,8 @@ from jax_train.runs.trained import TrainedRun
 _USE = {
     "huggingface": """from transformers import pipeline
 
-classify = pipeline("image-classification", "PATH")
-classify("photo.jpg")""",
+model = pipeline("TASK", "PATH")
+model("photo.jpg")""",
     "timm": """import timm
 
 model = timm.create_model("local-dir:PATH", pretrained=True).eval()
@@ -73,11 +73,11 @@ def write(run: TrainedRun, format: str, folder: Path) -> None:
     torch_weights.files.write(state, folder / writing.WEIGHTS_FILE)
 
 
-def open_folder(run: TrainedRun, format: str, graph: Graph, folder: Path) -> Runtime:
-    """Read a folder as `jax_models.load_pretrained` does.
+def open_folder(run: TrainedRun, format: str, folder: Path) -> Runtime:
+    """Read a folder as `jax_models.load_pretrained` does; what is run takes prepared images.
 
     Raises:
-      UserError: it cannot be read, or has other classes.
+      UserError: it cannot be read, has other classes, or prepares images in another way.
     """
     try:
         loaded = jax_models.load_pretrained(folder)
@@ -85,13 +85,17 @@ def open_folder(run: TrainedRun, format: str, graph: Graph, folder: Path) -> Run
         raise UserError(f"--format {format}: what was written is not read: {error}") from None
     if loaded.class_names != run.class_names:
         raise UserError(f"--format {format}: the names of the classes are not read as written.")
-    compiled, steps = jax.jit(lambda images: loaded.model(images)), loaded.preprocessing
+    levels = np.arange(256, dtype=np.uint8)[:, None]
+    ours, theirs = (
+        steps.normalise(levels) for steps in (run.description.preprocessing, loaded.preprocessing)
+    )
+    if not np.allclose(theirs, ours, atol=TOLERANCE):
+        raise UserError(f"--format {format}: what is done to images is not read as written.")
+    compiled = jax.jit(lambda images: loaded.model(images))
     name = LOGITS if run.class_names else FEATURES
 
     def run_model(images: np.ndarray) -> dict[str, np.ndarray]:
-        fits = images.shape[1:3] == (steps.size, steps.size)
-        inputs = steps(images) if fits else graph.inputs(images)
-        return {name: np.asarray(compiled(inputs))}
+        return {name: np.asarray(compiled(images))}
 
     return Runtime(f"the reader of {writing.FORMATS[format]}' layout", run_model)
 
@@ -103,10 +107,11 @@ def _dtype(array: np.ndarray) -> np.dtype:
 def _card(run: TrainedRun, format: str) -> str:
     """The model card: what the model is, what it reached, how it is used."""
     library = "transformers" if format == "huggingface" else format
-    lines = ["---", f"library_name: {library}", "pipeline_tag: image-classification", "---", ""]
+    task = "image-classification" if run.class_names else "image-feature-extraction"
+    lines = ["---", f"library_name: {library}", f"pipeline_tag: {task}", "---", ""]
     lines += [f"# {run.config.model.name}", "", _origin(run), ""]
     lines += _figures(run)
-    lines += ["## Use", "", "```python", _USE[format], "```", ""]
+    lines += ["## Use", "", "```python", _USE[format].replace("TASK", task), "```", ""]
     if run.notes:
         lines += ["## Notes", "", *(f"- {note}" for note in run.notes), ""]
     if names := run.class_names:
@@ -118,11 +123,11 @@ def _origin(run: TrainedRun) -> str:
     steps = run.description.preprocessing
     size = f"{steps.size}×{steps.size} pixels, {counted(steps.channels, 'channel')}"
     if run.results is None:
-        where = run.unfinished or f"The weights are those of {readable(str(run.folder))}"
-        return f"{where[0].upper()}{where[1:]}. Images of {size}."
+        return f"The weights are those of {readable(str(run.folder))}. Images of {size}."
     results = run.results
+    epochs = counted(results["epochs"], "epoch")
     return (
-        f"Trained on {results['data']} by jax-vit-cnn, {counted(results['epochs'], 'epoch')}; "
+        f"Trained on {readable(results['data'])} by jax-vit-cnn, {epochs}; "
         f"{figure(results['parameters'], ',.0f')} parameters; images of {size}. The weights are "
         f"those of epoch {results['reported_epoch']}."
     )

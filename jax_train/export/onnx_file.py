@@ -22,6 +22,7 @@ from jax_train.errors import UserError
 from jax_train.export.check import Runtime
 from jax_train.export.graph import Graph
 from jax_train.files import json_text
+from jax_train.printing import readable
 
 # What ONNX 1.16 and onnxruntime 1.18 know, of 2024: it has GELU, and no operation here is newer.
 OPSET = 21
@@ -82,7 +83,10 @@ def encode(graph: Graph, name: str, facts: Mapping[str, object]) -> bytes:
     made = facts["versions"] | {package: version(package) for package in _PACKAGES}
     model.producer_name, model.producer_version = "jax-vit-cnn", made.get("jax-vit-cnn", "")
     facts = facts | {"versions": made, "opset": OPSET}
-    props = {key: fact if isinstance(fact, str) else json_text(fact) for key, fact in facts.items()}
+    props = {
+        key: readable(fact) if isinstance(fact, str) else json_text(fact)
+        for key, fact in facts.items()
+    }
     onnx.helper.set_model_props(model, props)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
@@ -95,7 +99,8 @@ def open_file(path: Path, threads: int = 1) -> Runtime:
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, threads
     providers = ["CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    # By its bytes: onnxruntime opens no file whose name is no text.
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=providers)
     outputs = [output.name for output in session.get_outputs()]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:

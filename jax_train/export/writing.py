@@ -40,8 +40,7 @@ def to_file(run: TrainedRun, graph: Graph, target: Path, images: Images) -> Comp
     """
     format, facts, found = FILES[target.suffix], describe(run, graph), []
     content = format.encode(graph, run.config.model.name, facts)
-    inputs = np.asarray(graph.inputs(images.pixels))
-    expected = _expected(run, graph, inputs)
+    inputs, expected = _expected(run, graph, images)
 
     def write(file) -> None:
         file.write(content)
@@ -59,12 +58,12 @@ def to_file(run: TrainedRun, graph: Graph, target: Path, images: Images) -> Comp
 
 
 def to_folder(run: TrainedRun, graph: Graph, format: str, target: Path, images: Images) -> Compared:
-    """Write a folder, as `to_file` does; `format` is one of `model_folder.FORMATS`."""
-    expected = _expected(run, graph, images.pixels)
+    """Write a folder, as `to_file` does; `format` as of `model_folder.choose_format`."""
+    inputs, expected = _expected(run, graph, images)
     with _told(target), new_folder(target) as folder:
         model_folder.write(run, format, folder)
-        opened = model_folder.open_folder(run, format, graph, folder)
-        return compare(str(target), opened, expected, images.pixels)
+        opened = model_folder.open_folder(run, format, folder)
+        return compare(str(target), opened, expected, inputs)
 
 
 def describe(run: TrainedRun, graph: Graph) -> dict[str, object]:
@@ -85,11 +84,15 @@ def describe(run: TrainedRun, graph: Graph) -> dict[str, object]:
     }
 
 
-def _expected(run: TrainedRun, graph: Graph, inputs: np.ndarray) -> dict[str, np.ndarray]:
+def _expected(
+    run: TrainedRun, graph: Graph, images: Images
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What a graph takes of images, and what it gives of it."""
+    inputs = np.asarray(graph.inputs(images.pixels))
     expected = graph(inputs)
     for name, values in expected.items():
         check_finite(run, values, name)
-    return expected
+    return inputs, expected
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import numpy as np
 
 from jax_train.analysis import comparison as compare
 from jax_train.analysis.comparison import Compared, Group, agreement, p_text, seconds_per_epoch
-from jax_train.analysis.evaluation import Evaluation
 from jax_train.drawing import results
 from jax_train.engine.feed import even_batch
 from jax_train.pages.facts import data_name, notes, splits
@@ -23,7 +22,7 @@ def write(compared: Sequence[Compared], page: Page) -> str:
     """Write the page; return a line that says where it is."""
     first, names = compared[0], [one.name for one in compared]
     found = compare.groups(compared)
-    by_class = {one.name: _recalls(one.evaluation) for one in compared}
+    by_class = {one.name: one.evaluation.by_class["recall"] for one in compared}
     class_names = first.evaluation.class_names
     class_picture = None
     if len(class_names) <= results.MOST_NAMED:
@@ -48,11 +47,6 @@ def write(compared: Sequence[Compared], page: Page) -> str:
         looks=[_looks(page, compared, group) for group in to_explain],
         differences=compare.config_differences(compared),
     )
-
-
-def _recalls(evaluation: Evaluation) -> np.ndarray:
-    """The share of each class that is classified right; nan of a class without images."""
-    return np.where(evaluation.by_class["images"] > 0, evaluation.by_class["recall"], np.nan)
 
 
 def _accuracy(one: Compared) -> tuple[str, str, str]:

@@ -103,17 +103,14 @@ def mistakes(page: Page, evaluation: Evaluation, split) -> list[dict]:
 
 
 def class_rows(evaluation: Evaluation) -> list[dict]:
-    """The table by class; without images of a class nothing could be right."""
+    """The table by class."""
     by_class, (wrong, often) = evaluation.by_class, evaluation.most_confused
-    names, there = evaluation.class_names, evaluation.by_class["images"] > 0
+    names = evaluation.class_names
     return [
         {
             "name": name,
             "images": int(by_class["images"][k]),
-            **{
-                key: percent(by_class[key][k]) if there[k] else "–"
-                for key in ("precision", "recall", "f1")
-            },
+            **{key: percent(by_class[key][k]) for key in ("precision", "recall", "f1")},
             "taken_for": f"{names[wrong[k]]} ({often[k]})" if often[k] else "–",
         }
         for k, name in enumerate(names)

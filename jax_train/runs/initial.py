@@ -52,9 +52,7 @@ class Source:
 
     def statistics(self, channels: int) -> dict[str, tuple[float, ...]]:
         """`mean` and `std` of pixels scaled to [0, 1] that the weights expect."""
-        steps = self.found.opened.description.preprocessing.with_channels(channels)
-        unit = 255 * steps.scale  # what the largest level becomes
-        return {key: tuple(x / unit for x in getattr(steps, key)) for key in ("mean", "std")}
+        return self.found.opened.description.preprocessing.with_channels(channels).statistics
 
     def weights(self, config: ConfigDict, class_names: Iterable[str]) -> tuple[Weights, list[str]]:
         """What a run starts from, on the host, and lines for people.

@@ -40,7 +40,6 @@ class PretrainedRun(TrainedRun):
     """
 
     description: Description | None = None
-    unfinished = ""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -193,9 +192,9 @@ def open_source(
     loaded = load(source, name, img_size=img_size)
     if needs_head and not loaded.class_names:
         raise UserError(
-            f"{source} is a {loaded.name} without a head: it knows no classes. features, convert "
-            "and evaluate --knn or --linear take it; in Python load_pretrained(…, num_classes=K) "
-            "gives it a head."
+            f"{source} is a {loaded.name} without a head: it knows no classes. features, export, "
+            "convert and evaluate --knn or --linear take it; in Python "
+            "load_pretrained(…, num_classes=K) gives it a head."
         )
     return as_run(loaded)
 
@@ -205,7 +204,7 @@ def as_run(loaded: Pretrained) -> PretrainedRun:
     source, steps, size = loaded.source, loaded.preprocessing, loaded.preprocessing.size
     config = recipes.defaults()
     config.model.name = loaded.name
-    config.data.update(name=source, mean=steps.mean, std=steps.std)
+    config.data.update(name=source, **steps.statistics)
     config.eval.batch_size = _EVAL_BATCH
     config.augment.flip = True  # as far as is known: all of these are trained on mirror images
     graphdef, weights = split(loaded.model)

@@ -65,12 +65,6 @@ class TrainedRun:
     notes: tuple[str, ...] = ()
 
     @property
-    def unfinished(self) -> str:
-        """What to tell where the weights are not those that training ends with; else ''."""
-        told = f"the run is not finished; these weights are of step {self.step:,}"
-        return told if self.results is None else ""
-
-    @property
     def whose_weights(self) -> str:
         """Which weights they are, for a report."""
         return f"weights of step {self.step:,}"
@@ -201,8 +195,10 @@ def open_run(
     if how:
         side = config.data.image_size
         fit = functools.partial(fitted, size=(side, side), interpolation=how)
-    state = progress.state.reported
-    return TrainedRun(folder, config, results, model, *state, step, record, fit)
+    state, told = progress.state.reported, ()
+    if results is None:
+        told = (f"the run is not finished; these weights are of step {step:,}",)
+    return TrainedRun(folder, config, results, model, *state, step, record, fit, told)
 
 
 def _set_place(config: ConfigDict, record: DataRecord | None, name, data_dir) -> None:

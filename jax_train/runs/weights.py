@@ -102,8 +102,8 @@ def _of_run(place: str) -> Found:
     finally:  # whether this run is in float64 is not for that one to say
         jax.config.update("jax_enable_x64", wide)
     model = nnx.merge(graphdef, *values)
-    notes = (run.unfinished,) if run.unfinished else ()
-    return Found(Opened(place, run.description, model), _of_arrays(arrays(nnx.state(model))), notes)
+    checksum = _of_arrays(arrays(nnx.state(model)))
+    return Found(Opened(place, run.description, model), checksum, run.notes)
 
 
 def of_files(files: Iterable[Path]) -> str:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from jax_train.data.decoding import Encoded
 from jax_train.errors import UserError, nearest
-from jax_train.printing import counted, readable, shorten
+from jax_train.printing import counted, printable, readable, shorten
 from jax_train.serving import description, page
 from jax_train.serving.batching import Batcher, Work
 from jax_train.serving.hosts import OnlyNames
@@ -177,7 +177,7 @@ async def _refusal(request: Request, error: Exception) -> Response:
 
 
 async def _failure(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 500)
+    return JSONResponse({"error": printable(str(error))}, 500)
 
 
 async def _unknown_failure(request: Request, error: Exception) -> Response:

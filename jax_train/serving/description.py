@@ -6,7 +6,7 @@ from typing import Any
 
 from jax_train.serving.uploads import Limits
 
-_ERROR = {"$ref": "#/components/schemas/Error"}
+_FOUND = {"200": "the answer"}
 _CLASSES = {"type": "array", "items": {"$ref": "#/components/schemas/Class"}}
 _TEXT, _NUMBER = {"type": "string"}, {"type": "number"}
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
@@ -102,7 +102,7 @@ def of(models: Sequence[dict[str, Any]], limits: Limits) -> dict[str, Any]:
             names, refusals, "Explanation", f"The same of one image, and where it looks, {limited}"
         ),
         "/models": _get("Models", "The models that are served"),
-        "/healthz": _get("Health", "Whether the server works", {"503": "it does not"}),
+        "/healthz": _get("Health", "Whether the server works", _FOUND | {"503": "it does not"}),
     }
     return {
         "openapi": "3.1.1",
@@ -119,16 +119,14 @@ def _version() -> str:
         return "0"
 
 
-def _answers(schema: str, refusals: dict[str, str]) -> dict[str, Any]:
-    def answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
-        return {"description": text, "content": {"application/json": {"schema": schema}}}
-
-    found = {"200": answer("the answer", {"$ref": f"#/components/schemas/{schema}"})}
-    return found | {code: answer(text, _ERROR) for code, text in refusals.items()}
+def _answers(schema: str, texts: dict[str, str]) -> dict[str, Any]:
+    """Answers of one form, by their status."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {code: {"description": text, "content": content} for code, text in texts.items()}
 
 
-def _get(schema: str, summary: str, refusals: dict[str, str] | None = None) -> dict[str, Any]:
-    return {"get": {"summary": summary, "responses": _answers(schema, refusals or {})}}
+def _get(schema: str, summary: str, texts: dict[str, str] = _FOUND) -> dict[str, Any]:
+    return {"get": {"summary": summary, "responses": _answers(schema, texts)}}
 
 
 def _post(
@@ -149,6 +147,6 @@ def _post(
                 "required": True,
                 "content": {"image/*": binary, "multipart/form-data": {"schema": form}},
             },
-            "responses": _answers(schema, refusals),
+            "responses": _answers(schema, _FOUND) | _answers("Error", refusals),
         }
     }

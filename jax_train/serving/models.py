@@ -94,7 +94,7 @@ class ServedModel:
             "image": {"width": width, "height": height, "channels": channels},
             "classes": [readable(name) for name in self._run.class_names],
             "maps": [kind.WHAT for kind in self._kinds],
-            "notes": list(filter(None, [*self._run.notes, self._run.unfinished])),
+            "notes": [readable(note) for note in self._run.notes],
         }
 
     def likeliest(self, probabilities: np.ndarray, top: int) -> list[dict[str, Any]]:

@@ -24,16 +24,17 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that is bound and does not yet listen.
 
     Raises:
-      UserError: the place is taken, or none of this machine's.
+      UserError: the place is taken, none of this machine's, or no place at all.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # that of what can be no name of a host
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--host {host} --port {port}: nobody can listen there: {error.strerror or error}. "
+            f"--host {host} --port {port}: nobody can listen there: {reason}. "
             "Choose another --port; 0 takes any that is free."
         ) from error
     return bound

@@ -96,8 +96,8 @@ async def _form(request: Request, most: int, images: int) -> list[Encoded]:
     parser.spool_max_size = most + 1  # in memory
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        text = f"The form cannot be read: {error.message} {_HOW}"
+    except (MultiPartException, ValueError) as error:  # a charset may raise any of these
+        text = f"The form cannot be read: {str(error).rstrip('.')}. {_HOW}"
         raise HTTPException(422, text) from None
     try:
         return [await _file(field, value) for field, value in form.multi_items()]

@@ -77,6 +77,14 @@ def test_what_is_done_to_images_comes_back(format, resize, tmp_path):
     assert back == replace(wanted, rounds_up=back.rounds_up)
 
 
+def test_timm_resizes_to_squares(tmp_path):
+    folders.timm(tmp_path)
+    model, found = read(tmp_path)
+    found.preprocessing = replace(found.preprocessing, resize=(37, 41))
+    with pytest.raises(writing.Unwritable, match="to squares"):
+        writing.files(model, found, "timm")
+
+
 def test_timm_rounds_the_ratio_of_an_mlp_to_its_width():
     settings = {"embed_dim": 88, "num_heads": 8, "mlp_dim": 120}
     assert int(88 * (120 / 88)) == 119

@@ -11,8 +11,11 @@ from flax import nnx
 from jax_models.cnn import ConvNet
 from jax_models.conv_layers import ConvStage
 from jax_models.layers import Head, PatchEmbed
+from jax_models.pretrained import Preprocessing, Pretrained
 from jax_train.analysis import explain
+from jax_train.runs import pretrained
 from tests.jax_models import small
+from tests.jax_train.export.exporting import run_of
 
 CNNS = [name for name in small.COVERED if "num_heads" not in small.SMALL[name].settings]
 
@@ -34,6 +37,18 @@ def test_the_class_tokens_attention_is_the_first_row_without_the_class_token():
     attention = np.stack(draw_attention(2, 5, 7, 7))
     found = explain.of_patches(attention, 6)
     np.testing.assert_array_equal(found, attention[:, :, :, 0, 1:])
+
+
+def test_pixels_are_levels_from_0_to_1_whatever_the_scale_of_the_model():
+    run = run_of("simple_cnn")
+    *side, channels = run.record.image_shape
+    steps = Preprocessing(side[0], None, mean=(3.0,) * channels, std=(7.0,) * channels, scale=1.0)
+    names, settings = run.class_names, run.description.settings
+    loaded = Pretrained(run.model, steps, names, "a folder", "simple_cnn", settings)
+    images = np.random.default_rng(0).integers(0, 256, (2, *side, channels), np.uint8)
+    seen = explain.forward(pretrained.as_run(loaded), images)
+    np.testing.assert_allclose(seen.pixels, images / 255, atol=1e-5)
+    np.testing.assert_allclose(seen.logits, run.model(steps.normalise(images)), rtol=1e-4)
 
 
 def test_without_a_class_token_the_mean_of_the_patches_looks():

@@ -164,9 +164,9 @@ def test_figures_by_class():
     found = evaluation_of([[3, 2, 0, 0], [1, 5, 4, 0], [0, 0, 0, 0], [7, 0, 1, 2]])
     by_class = found.by_class
     np.testing.assert_array_equal(by_class["images"], [5, 10, 0, 10])
-    np.testing.assert_allclose(by_class["recall"], [3 / 5, 5 / 10, 0, 2 / 10])
-    np.testing.assert_allclose(by_class["precision"], [3 / 11, 5 / 7, 0, 1])
-    np.testing.assert_allclose(by_class["f1"], [6 / 16, 10 / 17, 0, 4 / 12])
+    np.testing.assert_allclose(by_class["recall"], [3 / 5, 5 / 10, np.nan, 2 / 10])
+    np.testing.assert_allclose(by_class["precision"], [3 / 11, 5 / 7, np.nan, 1])
+    np.testing.assert_allclose(by_class["f1"], [6 / 16, 10 / 17, np.nan, 4 / 12])
     wrong, often = found.most_confused
     np.testing.assert_array_equal(often, [2, 4, 0, 7])
     np.testing.assert_array_equal(wrong[[0, 1, 3]], [1, 2, 0])
@@ -210,7 +210,7 @@ def test_many_classes_with_long_names_fit_80_columns():
 def test_classes_without_images_have_no_figures():
     found = evaluation_of([[5, 2, 0], [0, 0, 0], [1, 1, 6]], ["cat", "cow", "dog"])
     line = evaluate.report([], found).splitlines()[-2]
-    assert line.split() == ["cow", "0", "-", "-", "-", "-"]
+    assert line.split() == ["cow", "0", "–", "–", "–", "-"]
     note = "1 of 3 classes have no image: macro figures are of the others"
     assert evaluation.absent_classes(found) == [note]
     assert evaluation.absent_classes(evaluation_of(np.eye(3, dtype=int))) == []
@@ -244,6 +244,9 @@ def test_notes(folders, tmp_path, capsys):
     assert "note: the run is not finished; these weights are of step 20" in text
     assert "note: 10 of these images are among the training images" in text
     assert max(map(len, text.splitlines())) <= 80
+    few = "--train_split=train[:30]", "--split=test[:5]", "--k=3"
+    assert run(tmp_path / "run", "--knn", *few) == 0
+    assert "note: the run is not finished; these weights are of step 20" in capsys.readouterr().out
 
 
 # Other data

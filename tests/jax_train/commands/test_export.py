@@ -1,5 +1,6 @@
 """`python -m jax_train export`: files and folders that others run, or one paragraph and nothing."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -67,6 +68,20 @@ def test_a_run_becomes_a_folder(format, run, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert export(run, target, "--format", format) == 2
     check_refusal(capsys, 2, "exists already", "never replaced")
+
+
+@pytest.mark.parametrize("format", ["huggingface", "timm"])
+def test_a_pretrained_model_becomes_a_folder_with_its_own_preprocessing(format, tmp_path, capsys):
+    from tests.jax_models.pretrained import folders
+
+    folders.timm(tmp_path / "vit", crop_pct=0.8)
+    assert export(tmp_path / "vit", tmp_path / "model", "--format", format) == 0
+    before, after = map(jax_models.load_pretrained, (tmp_path / "vit", tmp_path / "model"))
+    assert dataclasses.replace(after.preprocessing, rounds_up=True) == before.preprocessing
+    assert before.preprocessing.resize == 40
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    found, wanted = (one.model(before.preprocessing(images)) for one in (after, before))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 REFUSED = {

@@ -267,7 +267,7 @@ def write(path, found):
 @pytest.mark.parametrize(("end", "first"), [("npz", os.fsdecode(b"a \xff.png")), ("parquet", "a")])
 def test_a_file_is_read_as_it_was_written(end, first, tmp_path):
     names = (first, *(f"ein Bild \u00fc {i}.png" for i in range(29)))
-    made = draw(30, names=names)
+    made = draw(30, names=names, classes=("a", os.fsdecode(b"caf\xe9"), "c"))
     found = feature_files.read(write(tmp_path / f"a.{end}", made))
     jax.tree.map(np.testing.assert_array_equal, vars(found), vars(made))
     again = write(tmp_path / f"b.{end}", made)
@@ -424,6 +424,7 @@ def test_files_that_are_none(tmp_path, capsys):
         (["evaluate", "{root}/vit", "--knn", "--temperature", "nan"], ["above 0"]),
         (["evaluate", "a.npz", "--knn"], ["two files of features"]),
         (["evaluate", "a.npz", "b.npz", "--knn", "--split", "test"], ["--split test"]),
+        (["evaluate", "a.npz", "b.npz", "--knn", "--model", "vit"], ["--model vit"]),
     ],
 )
 def test_refusals(arguments, words, place, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Recipes by name: listed, printed, copied and trained by, in a checkout and out of a package."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -92,6 +93,10 @@ def test_new_writes_a_recipe_once(capsys, elsewhere, monkeypatch):
         (["mine", "--from", "cnn_digit"], "There is no recipe 'cnn_digit' (did you mean cnn_digi"),
         (["nowhere/mine"], "the folder"),
         ([".py"], "expected a name such as my_recipe"),
+        ([r"my\xrecipe"], "expected a name such as my_recipe"),  # its first line would be no Python
+        (['my"""recipe'], "expected a name such as my_recipe"),
+        (["my:recipe"], "expected a name such as my_recipe"),  # train takes the end for an argument
+        ([os.fsdecode(b"caf\xe9")], "expected a name such as my_recipe"),
     ],
 )
 def test_new_refuses_what_it_cannot_do(arguments, message, capsys, elsewhere):

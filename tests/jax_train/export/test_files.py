@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from configs import common
 from jax_train.engine import augment
 from jax_train.engine.state import cast
 from jax_train.errors import UserError
-from jax_train.export import check, graph, onnx_file, writing
+from jax_train.export import check, graph, model_folder, onnx_file, writing
 from tests.jax_train.export.exporting import MODELS, run_of
 
 FORMATS = {".onnx": ("jax2onnx", "onnxruntime"), ".stablehlo": ("flatbuffers",)}
@@ -55,12 +56,14 @@ def test_features_and_attention_of_raw_images(ending, name, tmp_path):
 
 
 def test_a_file_of_onnx_says_what_it_holds(tmp_path):
-    run = run_of("simple_cnn")
-    export(run, tmp_path / "model.onnx", uint8=True)
+    target = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+    run = dataclasses.replace(run_of("simple_cnn"), folder=Path(os.fsdecode(b"runs/caf\xe9")))
+    export(run, target, uint8=True)
     import onnx
 
-    model = onnx.load(tmp_path / "model.onnx")
+    model = onnx.load_from_string(target.read_bytes())
     facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["source"] == r"runs/caf\xe9"
     assert json.loads(facts["class_names"]) == list(run.class_names)
     assert int(facts["opset"]) == model.opset_import[0].version == onnx_file.OPSET
     assert {"jax", "flax", "jax2onnx", "onnxruntime"} <= json.loads(facts["versions"]).keys()
@@ -109,12 +112,36 @@ def test_what_differs_is_not_kept(ending, tmp_path, monkeypatch):
         return {"logits": plain(self, images)["logits"] * 1.01}
 
     monkeypatch.setattr(graph.Graph, "plain", wrong)
-    with pytest.raises(
-        UserError, match=r"differs from the model by .* in logits, more than 0\.0001"
-    ):
+    with pytest.raises(UserError, match=r"differs from the model by .* in logits, more than 0\."):
         export(run, target)
     assert target.read_bytes() == b"an older file"
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+@pytest.mark.parametrize(("size", "allowed"), [(0.01, 1e-4), (1.0, 1e-4), (1000.0, 0.1)])
+def test_what_may_differ_grows_with_large_outputs(size, allowed):
+    expected = {"logits": size * np.linspace(-1, 0.5, 15, dtype=np.float32).reshape(3, 5)}
+    inputs = np.arange(3)
+
+    def compare(error):
+        runtime = check.Runtime("it", lambda at: {"logits": expected["logits"][at] + error})
+        return check.compare("model.onnx", runtime, expected, inputs)
+
+    assert compare(0.9 * allowed).largest == pytest.approx(0.9 * allowed, rel=1e-3)
+    for error in (1.1 * allowed, np.nan):
+        with pytest.raises(UserError, match=f"in logits, more than {allowed:g}. Nothing is kept"):
+            compare(error)
+
+
+def test_images_of_a_run_that_cannot_be_read_are_told(monkeypatch):
+    def read(places):
+        return np.empty((0, 8, 8, 1), np.uint8), None, {0: "empty: 0 bytes"}
+
+    images = check.features.Images("test of pets", ["cat/1.png"], (), read)
+    monkeypatch.setattr(check.features, "of_split", lambda *_: images)
+    record = SimpleNamespace(image_shape=(8, 8, 1))
+    with pytest.raises(UserError, match=r"cat/1\.png \(empty: 0 bytes\)"):
+        check.choose_images(SimpleNamespace(record=record, config=common.get_config()))
 
 
 def test_without_room_for_the_facts_the_older_files_stay(tmp_path, monkeypatch):
@@ -140,6 +167,20 @@ def test_one_image_is_compared_alone(tmp_path):
     found = writing.to_file(run, graph.build(run), target, alone)
     assert (found.equal, found.count) == (1, 1)
     assert found.largest < 2e-5
+
+
+def test_a_folder_holds_a_model_whose_images_are_resized_before(tmp_path):
+    run, config = run_of("resnet18"), common.get_config().augment
+    side, _, channels = run.record.image_shape
+    config.update(resize=side)
+    steps = augment.build(config, run.config.data.mean, run.config.data.std)
+    recipe, record = dataclasses.replace(run.recipe, augmentation=steps), run.record
+    record = record._replace(image_shape=(side + 2, side + 2, channels))
+    run = dataclasses.replace(run, recipe=recipe, record=record)
+    made, images = graph.build(run), check.random_images(run)
+    found = writing.to_folder(run, made, "huggingface", tmp_path / "model", images)
+    assert found.largest < 2e-5
+    assert found.equal == found.count
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -189,6 +230,7 @@ def test_a_model_without_a_head_gives_features(tmp_path):
     made, found = export(run, tmp_path / "model.stablehlo")
     assert list(made.outputs) == ["features"]
     assert found.equal is None
+    assert "classification" not in model_folder._card(run, "huggingface")
 
 
 def test_jax_keeps_its_own_functions(capfd):

@@ -18,6 +18,7 @@ from jax_train.analysis import comparison as compare
 from jax_train.analysis import costs
 from jax_train.data import load_split
 from jax_train.drawing import results
+from jax_train.engine import metrics
 from jax_train.pages import comparison, facts, page, run
 from jax_train.runs import folder as run_folder
 from jax_train.runs import trained
@@ -160,9 +161,9 @@ def test_images_that_serve_twice_are_noted_once(compared_runs):
     assert facts.notes(finished, evaluation, split) == [
         "3 test images are among the training images"
     ]
-    stopped = dataclasses.replace(run, results=None)
+    stopped = dataclasses.replace(run, results=None, notes=("the run is not finished",))
     assert facts.notes(stopped, evaluation, split) == [
-        f"the run is not finished; these weights are of step {run.step}",
+        "the run is not finished",
         "3 of these images are among the training images",
     ]
 
@@ -234,15 +235,13 @@ def test_p_values_are_readable(value, text):
 
 
 def test_a_class_without_images_has_no_figures():
-    by_class = {"images": np.array([2, 0])} | dict.fromkeys(
-        ("precision", "recall", "f1"), np.ones(2)
-    )
+    by_class = {"images": np.array([2, 0])} | metrics.class_figures(np.array([[2, 0], [0, 0]]))
     confused = np.array([1, 0]), np.array([0, 0])
     names = "cat", "dog"
     found = SimpleNamespace(by_class=by_class, most_confused=confused, class_names=names)
     figures = [[row[key] for key in ("recall", "precision", "f1")] for row in run.class_rows(found)]
-    assert figures == [[page.percent(1)] * 3, ["–"] * 3]
-    recalls = {"a": comparison._recalls(found)}
+    assert figures == [[page.percent(1)] * 3, [page.percent(np.nan)] * 3]
+    recalls = {"a": by_class["recall"]}
     rows = comparison.class_rows(names, recalls, by_class["images"])
     assert [row["cells"] for row in rows] == [
         [(page.percent(1), False)],

@@ -29,6 +29,7 @@ from starlette.testclient import TestClient
 
 from jax_train import __main__
 from jax_train.analysis.prediction import predict
+from jax_train.errors import UserError
 from jax_train.runs import trained
 from jax_train.serving.app import Server
 from jax_train.serving.batching import Batcher, Work, batch_sizes
@@ -134,8 +135,15 @@ def pixels_of(src):
         return np.asarray(image)
 
 
-def test_answers_are_as_the_description_says(client):
+def check_described(described, path, method, code, said):
+    """Check an answer against the description."""
     validators = pytest.importorskip("jsonschema.validators")
+    content = described["paths"][path][method]["responses"][code]["content"]
+    schema = content["application/json"]["schema"] | {"components": described["components"]}
+    validators.validator_for(schema, validators.Draft202012Validator)(schema).validate(said)
+
+
+def test_answers_are_as_the_description_says(client):
     described = client.get("/openapi.json").json()
     assert described["openapi"].startswith("3.1")
     asked = {
@@ -150,10 +158,7 @@ def test_answers_are_as_the_description_says(client):
     assert {path for path, _, _ in asked} == set(described["paths"])
     for (path, method, code), answer in asked.items():
         assert str(answer.status_code) == code, (path, answer.text)
-        content = described["paths"][path][method]["responses"][code]["content"]
-        schema = content["application/json"]["schema"] | {"components": described["components"]}
-        validator = validators.validator_for(schema, validators.Draft202012Validator)
-        validator(schema).validate(answer.json())
+        check_described(described, path, method, code, answer.json())
     assert client.get("/healthz").json() == {"status": "ok", "models": NAMES, "requests": 0}
     assert client.get("/models").json()["models"][0]["maps"] == ["attention"]
 
@@ -305,6 +310,43 @@ def test_a_slow_upload_makes_room_for_others(served):
         assert asyncio.run(ask(app, body=photo()))[0] == 200
 
 
+def bare_app(batcher=None, **model):
+    """A server of a model that was never trained; `model` are its parts."""
+    facts = {"name": "any", "image": {"width": 8, "height": 8, "channels": 3}, "classes": ["a"]}
+    facts |= {"family": "vit", "maps": [], "notes": []}
+    model = SimpleNamespace(**{"name": "any", "predict": None, "facts": lambda: facts} | model)
+    return Server([model], batcher, LIMITS).app()
+
+
+def test_a_server_that_cannot_compute_says_so():
+    with Batcher() as ended:
+        pass
+    app = bare_app(ended)
+    code, said = asyncio.run(ask(app, "/healthz", method="GET"))
+    assert (code, said["status"]) == (503, "failed")
+    _, described = asyncio.run(ask(app, "/openapi.json", method="GET"))
+    check_described(described, "/healthz", "get", "503", said)
+
+
+@pytest.mark.parametrize("charset", [b"undefined", b"punycode", b"none"])
+def test_a_form_may_say_any_charset(charset):
+    form = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nabc\r\n--x--\r\n'
+    headers = [(b"content-type", b"multipart/form-data; boundary=x; charset=" + charset)]
+    code, said = asyncio.run(ask(bare_app(), body=form, headers=headers))
+    assert code == 422
+    assert "form" in said["error"]
+
+
+def test_a_failure_is_told_in_signs_that_json_holds():
+    def fail(file):
+        raise UserError(os.fsdecode(b"The logits of runs/caf\xe9 are not finite."))
+
+    with Batcher() as batcher:
+        app = bare_app(batcher, decode=fail)
+        told = {"error": r"The logits of runs/caf\xe9 are not finite."}
+        assert asyncio.run(ask(app, body=photo())) == (500, told)
+
+
 @pytest.mark.parametrize("kind", [b"image/png", b"multipart/form-data; boundary=x"])
 def test_an_upload_that_is_broken_off_is_no_failure_of_the_server(kind):
     async def upload():
@@ -312,10 +354,7 @@ def test_an_upload_that_is_broken_off_is_no_failure_of_the_server(kind):
         headers = [(b"content-type", kind)]
         return await ask(app, body=begun, ends=False, headers=headers)
 
-    facts = {"name": "any", "image": {"width": 8, "height": 8, "channels": 3}, "classes": ["a"]}
-    facts |= {"family": "vit", "maps": [], "notes": []}
-    model = SimpleNamespace(name="any", predict=None, facts=lambda: facts)
-    app = Server([model], None, LIMITS).app()
+    app = bare_app()
     # Raised, it would be printed as an error of the program.
     told = {"error": "The upload was broken off. Send it again."}
     assert asyncio.run(upload()) == (400, told)
@@ -547,6 +586,7 @@ def test_the_command_serves_until_it_is_interrupted(compared_runs, capsys):
         (["--batch", "0"], ["--batch 0", "1 to 1024"]),
         (["--max_mb", "nan"], ["--max_mb nan"]),
         (["--host", "192.0.2.1"], ["nobody can listen there"]),
+        (["--host", "a" * 70], ["nobody can listen there", "too long"]),
         (["--port", "0"], ["none"]),
     ],
 )
