@@ -6,6 +6,7 @@ A page needs no network and no other file; it may be sent around and is opened f
 import base64
 import functools
 import io
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -165,8 +166,8 @@ def _shown(value: object) -> object:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """0.981 -> '98.1 %', which is not broken into two lines."""
-    return f"{figure(100 * share, f'.{digits}f')}{_SPACE}%"
+    """0.981 -> '98.1 %', which is not broken into two lines; '–' of no number."""
+    return figure(100 * share, f".{digits}f") + f"{_SPACE}%" * math.isfinite(share)
 
 
 def count(number: float | None) -> str:
