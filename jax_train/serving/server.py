@@ -21,7 +21,7 @@ _END_SECONDS = 30  # for what is being worked on when the server is to end
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound and does not yet listen.
+    """A socket at which clients wait until the server takes them; nobody else can have its place.
 
     Raises:
       UserError: the place is taken, none of this machine's, or no place at all.
@@ -31,6 +31,7 @@ def listen(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen()  # else another could bind the same place until this one serves
     except (OSError, UnicodeError) as error:  # that of what can be no name of a host
         reason = getattr(error, "strerror", None) or error
         raise UserError(

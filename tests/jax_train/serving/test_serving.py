@@ -35,6 +35,7 @@ from jax_train.serving.app import Server
 from jax_train.serving.batching import Batcher, Work, batch_sizes
 from jax_train.serving.hosts import OnlyNames, local_names
 from jax_train.serving.models import ServedModel
+from jax_train.serving.server import listen
 from jax_train.serving.uploads import Limits
 from tests.jax_train.commands.refusals import check_refusal
 from tests.jax_train.pages import hostile
@@ -595,7 +596,7 @@ def test_wrong_arguments_are_refused(capsys, tmp_path, flags, words):
 
 
 def test_a_taken_port_is_told(capsys, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with listen("127.0.0.1", 0) as taken:  # as a server does that has not begun yet
         port = str(taken.getsockname()[1])
         check_refusal(
             capsys, __main__.main(["serve", str(tmp_path), "--port", port]), "nobody can listen"
