@@ -55,8 +55,9 @@ def run(args: argparse.Namespace) -> str:
         check_folder("--out", args.out)
     run = open_run_or_source(args)
     check_stage(run.model, run.config.model.name, args.stage)
-    chosen = choose_files(run, paths) if paths else choose_examples(run, args.split, args.index)
     out = run.pictures_folder if args.out is None else Path(args.out)
+    check_folder("--out", out)
+    chosen = choose_files(run, paths) if paths else choose_examples(run, args.split, args.index)
     lines = [str(picture.save(out)) for picture in pictures(run, chosen, args.stage)]
     return "\n".join(lines + remarks(run) + [as_paragraph(f"note: {note}") for note in run.notes])
 

@@ -1,6 +1,7 @@
 """Pictures hold what the model returned, and every model gets its pictures."""
 
 import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -562,6 +563,15 @@ def test_a_bad_argument_is_named(arguments, words, finished, capsys):
     assert main(["explain", str(finished), *arguments]) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert all(word in error for word in words), error
+
+
+def test_where_pictures_go_by_default_is_checked_before_they_are_made(
+    finished, monkeypatch, capsys
+):
+    monkeypatch.setattr(TrainedRun, "pictures_folder", Path("/dev/null/x"))
+    monkeypatch.setattr(pictures, "pictures", None)
+    assert main(["explain", str(finished)]) == 2
+    assert "--out /dev/null/x" in capsys.readouterr().err
 
 
 def test_other_misuse_is_refused(finished, tmp_path, capsys):
