@@ -2,8 +2,8 @@
 
 python train_jax.py --config configs/attention_cnn_cifar10.py
 
-Time: about 17 minutes an epoch on 2 CPU cores, 10 epochs. Result: not run to the end
-yet; its source printed 68 %.
+Time: about 14 minutes an epoch on 2 CPU cores with --config.dtype=bfloat16, 17 without, 10
+epochs. Result: test top-1 68.3 % (last weights, in bfloat16); its source printed 68 %.
 """
 
 from jax_train.recipes import common
