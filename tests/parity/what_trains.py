@@ -34,8 +34,8 @@ MATCHERS = {
 
 def config_of(name: str, **changes):
     """A recipe of a small model, for 6 steps, in float64 and without dropout."""
-    settings = SMALL[name].settings
-    settings |= {key: 0.0 for key in ("dropout", "drop_path") if key in settings}
+    own = SMALL[name].settings
+    settings = own | {key: 0.0 for key in ("dropout", "drop_path") if key in own}
     config = tiny.config("simple_cnn", **{"model.name": name, "model.widths": None})
     config.update_from_flattened_dict({f"model.{key}": value for key, value in settings.items()})
     channels = settings["in_channels"]
