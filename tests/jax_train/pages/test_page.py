@@ -240,12 +240,12 @@ def test_a_class_without_images_has_no_figures():
     names = "cat", "dog"
     found = SimpleNamespace(by_class=by_class, most_confused=confused, class_names=names)
     figures = [[row[key] for key in ("recall", "precision", "f1")] for row in run.class_rows(found)]
-    assert figures == [[page.percent(1)] * 3, [page.percent(np.nan)] * 3]
+    assert figures == [[page.percent(1)] * 3, ["–"] * 3]
     recalls = {"a": by_class["recall"]}
     rows = comparison.class_rows(names, recalls, by_class["images"])
     assert [row["cells"] for row in rows] == [
         [(page.percent(1), False)],
-        [(page.percent(np.nan), False)],
+        [("–", False)],
     ]
     assert results.accuracy_by_class(recalls, names).alt.endswith("mean: a 100.0 %.")
 
