@@ -191,7 +191,7 @@ def _timm(
     first, heads = (_weights(model, paths) for paths in (_FIRST, _HEADS))
     sides = steps.resize if isinstance(steps.resize, tuple) else (steps.resize or steps.size,)
     if len({*sides}) > 1:
-        raise Unwritable("it resizes images to squares")
+        raise Unwritable("it resizes images to squares, not to {}x{} pixels".format(*sides))
     resize = sides[0]
     share = steps.size / resize
     if math.floor(steps.size / share) != resize:  # as timm reckons it

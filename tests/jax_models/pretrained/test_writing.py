@@ -81,7 +81,7 @@ def test_timm_resizes_to_squares(tmp_path):
     folders.timm(tmp_path)
     model, found = read(tmp_path)
     found.preprocessing = replace(found.preprocessing, resize=(37, 41))
-    with pytest.raises(writing.Unwritable, match="to squares"):
+    with pytest.raises(writing.Unwritable, match="to squares, not to 37x41"):
         writing.files(model, found, "timm")
 
 
