@@ -3,8 +3,9 @@
 python train_jax.py --config configs/airbench94_cifar10.py --workdir runs/airbench94
 python -m jax_train evaluate runs/airbench94 --tta airbench
 
-Time: not measured yet. Result: not run yet; its source reports 94.01 % (mean of 1,000 runs) with
-those views, after 9.9 epochs where here are 10.
+Time: 15 seconds on an NVIDIA H200 in bfloat16. Result: test top-1 93.49 % in one view (seed 0, in
+bfloat16); its source reports 94.01 % (mean of 1,000 runs) with the views of `airbench`, after 9.9
+epochs where here are 10.
 
 Operations, counted as two a multiplication with its addition, padding too, the backward pass as
 twice the forward one: 118.1 M multiplications an image, so 0.348 PFLOP for 10 epochs of 48 steps,

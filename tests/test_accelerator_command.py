@@ -15,7 +15,7 @@ import benchmarks.__main__
 import benchmarks.accelerator.__main__
 import jax_models
 from benchmarks import accelerator, tasks
-from benchmarks.accelerator import command, flops, page, pieces
+from benchmarks.accelerator import command, flops, page, pieces, speed
 from benchmarks.accelerator.pieces import Job, Piece, State, Unfinished
 from benchmarks.accelerator.plan import PIECES
 from jax_train.errors import Incomplete, UserError
@@ -81,6 +81,21 @@ def test_speed_and_utilisation_are_measured(measured):
     assert flops.peak("NVIDIA L40S", "float32") is None
 
 
+@pytest.mark.parametrize("precision", speed.PRECISIONS)
+def test_pytorch_computes_with_all_that_it_has(precision):
+    import torch
+
+    cudnn, before = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    with speed._torch_products(precision):
+        assert cudnn.enabled
+        assert cudnn.benchmark
+        assert cudnn.allow_tf32 == (precision == "tf32")
+        inside = torch.get_float32_matmul_precision()
+    assert inside == ("high" if precision == "tf32" else "highest")
+    assert not cudnn.benchmark
+    assert torch.get_float32_matmul_precision() == before
+
+
 def test_the_page_tells_what_was_measured(measured):
     text = page.text(measured)
     assert "Measured on 1 × **cpu** (cpu); PyTorch sees cpu; jax" in text
@@ -116,10 +131,11 @@ def test_the_host_and_the_recipes_have_their_tables():
     assert "| `airbench94_muon_cifar10` | epoch 3 of 8 |" in text
 
 
-def test_the_documentation_is_the_page_of_what_is_known(tmp_path):
-    kept = page.PAGE.read_text()
-    if "No device has been measured yet." in kept:
-        assert kept == page.text(tmp_path)
+def test_the_documentation_is_such_a_page(tmp_path):
+    kept, empty = page.PAGE.read_text(), page.text(tmp_path)
+    for part in empty.split("\n\n"):
+        if not part.startswith(("No device", "Not measured")):
+            assert part in kept
 
 
 # Pieces

@@ -50,7 +50,7 @@ def text_of_parity(states: dict[str, State], device: dict) -> str:
 
     found = states["parity"].figures
     above = [
-        f"`{name}`, {rung}: {error:.0e} (allowed {allowed:.0e})"
+        f"`{name}`, {rung}: {error:.2g} (allowed {allowed:g})"
         for name, errors in found.items()
         for rung, error in errors.items()
         if (allowed := bar(name, rung, "float32")) is not None and error > allowed

@@ -120,8 +120,10 @@ def _torch_products(precision: str):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
-        # Of several algorithms the fastest is chosen, as XLA does.
-        with torch.backends.cudnn.flags(benchmark=True, allow_tf32=precision == "tf32"):
+        # Of several algorithms the fastest is chosen, as XLA does. `flags` leaves cuDNN off unless
+        # it is told.
+        how = {"enabled": True, "benchmark": True, "allow_tf32": precision == "tf32"}
+        with torch.backends.cudnn.flags(**how):
             yield
     finally:
         torch.set_float32_matmul_precision(before)

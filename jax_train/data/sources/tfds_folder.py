@@ -108,7 +108,11 @@ def has_photos(folder: str | os.PathLike) -> bool:
 
 @contextlib.contextmanager
 def quiet_tfds():
-    """Import TFDS and keep its log lines below errors away from the user."""
+    """Import TFDS and keep its log lines below errors away from the user.
+
+    Raises:
+      UserError: what it needs is not there; it logs why and comes half imported.
+    """
     from absl import logging
 
     before = logging.get_verbosity()
@@ -116,6 +120,11 @@ def quiet_tfds():
     try:
         import tensorflow_datasets as tfds
 
+        if not hasattr(tfds, "builder_from_directory"):
+            raise UserError(
+                "tensorflow-datasets cannot be imported; why stands above. Install it with all it "
+                "needs: pip install --force-reinstall tensorflow-datasets"
+            )
         yield tfds
     finally:
         logging.set_verbosity(before)

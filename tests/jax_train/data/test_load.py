@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -216,6 +217,15 @@ def test_image_size_is_for_folders():
     assert "--config.augment.resize=64" in str(caught.value)
 
 
+def test_a_tfds_that_is_half_there_is_no_fault_of_the_data(cifar10, monkeypatch):
+    """It logs what it lacks and comes without its functions."""
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", ModuleType("tensorflow_datasets"))
+    with pytest.raises(UserError, match="tensorflow-datasets cannot be imported") as caught:
+        data.load("cifar10", "train", data_dir=str(cifar10))
+    assert "pip install" in str(caught.value)
+    assert "emove" not in str(caught.value)
+
+
 def test_versions_and_configs_on_disk(cifar10, tmp_path):
     root = _copy(cifar10, tmp_path)
     for version in ("3.0.1", "3.0.10"):
@@ -335,6 +345,7 @@ def test_damaged_records(cifar10, tmp_path, damage):
 
 BLOCKER = """
 import sys
+from types import ModuleType
 from importlib.machinery import PathFinder
 class Without(PathFinder):  # as if the packages were not installed
     @classmethod
