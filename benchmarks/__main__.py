@@ -30,7 +30,7 @@ from benchmarks import (
     tasks,
     world,
 )
-from jax_train.errors import run_command
+from jax_train.errors import UserError, run_command
 from jax_train.printing import say
 from tests.parity.measure import ROOT, rewrite
 
@@ -73,7 +73,11 @@ def speeds(task: str, args: argparse.Namespace, rounds: int, **changes) -> Itera
         sides = {name: side for name, side in SIDES.items() if name not in _absent(task, case)}
         fields = changes.get("changes", {}) | {"dtype": dtype}
         job = changes | {"case": case, "task": task, "changes": fields}
-        got = race.race({name: side | job for name, side in sides.items()}, rounds)
+        try:
+            got = race.race({name: side | job for name, side in sides.items()}, rounds)
+        except UserError as error:  # the other rows are to be measured
+            say(f"{case}, {dtype}: {error}", error=True)
+            continue
         config = tasks.config_of(case, **fields)
         batch = (config.eval if task == "eval" else config.train).batch_size
         yield rows.of_race(got, case=case, batch=batch, dtype=dtype)

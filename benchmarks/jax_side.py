@@ -24,6 +24,15 @@ def dataset(images, labels, num_classes: int) -> Dataset:
     return Dataset(**facts, ranges=(("train", 0, len(labels)),), labels=labels, images=images)
 
 
+def splits_of(config: ConfigDict, images, labels) -> Splits:
+    """All of some images to train on, and a fifth to validate on."""
+    data, few = (
+        dataset(images[:count], labels[:count], config.model.num_classes)
+        for count in (len(images), len(images) // 5)
+    )
+    return Splits(data, few, data)
+
+
 class Training:
     """The compiled steps of a recipe and their state, on one device.
 
@@ -37,11 +46,8 @@ class Training:
     """
 
     def __init__(self, config: ConfigDict, images, labels):
-        data, few = (
-            dataset(images[:count], labels[:count], config.model.num_classes)
-            for count in (len(images), len(images) // 5)
-        )
-        self.splits = Splits(data, few, data)
+        self.splits = splits_of(config, images, labels)
+        data = self.splits.train
         self.config = config = resolve(config, self.splits)
         self.program = Program(config, data, Layout(jax.devices()[:1]))
         self.layout, self.per_epoch = self.program.layout, self.program.steps_per_epoch

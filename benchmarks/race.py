@@ -80,6 +80,13 @@ def races(
         else:
             racer.wait()
             say(f"{name} did not start", error=True)
+    if len(ready) == 1 < len(jobs):
+        _end(ready)
+        [name] = ready
+        raise UserError(
+            f"{name} alone started, and has nothing to be compared with. BENCH_VERBOSE=1 before "
+            "the command shows what the others said."
+        )
     for i, change in enumerate(changes):
         for racer in ready.values() if i else ():
             print(json.dumps(change), file=racer.stdin, flush=True)
@@ -89,7 +96,11 @@ def races(
             for name, racer in ready.items():
                 _sample(racer, samples[name], jobs[name].get("one_core"))
         yield samples
-    for racer in ready.values():
+    _end(ready)
+
+
+def _end(racers):
+    for racer in racers.values():
         racer.stdin.close()
         racer.wait()
 

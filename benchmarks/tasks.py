@@ -93,6 +93,13 @@ def _completed(config, changes):
     return config
 
 
+def image_shape(config: ConfigDict) -> tuple[int, int, int]:
+    """[H,W,C] of the images that the recipe's model takes."""
+    (height, width, channels), _ = _IMAGES[config.data.name]
+    side = config.augment.resize
+    return side or height, side or width, channels
+
+
 def random_images(config: ConfigDict, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [count,H,W,C] and labels int32 [count] shaped as the recipe's data set."""
     shape, num_classes = _IMAGES[config.data.name]

@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 import jax_models
 import torch_ref
+from benchmarks import tasks
 from torch_ref import layers
 
 
@@ -42,8 +43,9 @@ def create_model(config: ConfigDict, *, fused_attention: bool = True) -> torch.n
     name, model = config.model.name, config.model
     known = jax_models.model_keywords(name)  # the sizes of a name are not those of its family
     given = known | {key: model[key] for key in known if model[key] is not None}
-    if config.data.name == "mnist":
-        given["in_channels"] = 1
+    height, _, channels = tasks.image_shape(config)
+    facts = {"img_size": height, "in_channels": channels}
+    given |= {key: value for key, value in facts.items() if key in known}
     return torch_ref.create_model(jax_models.family(name), **given)
 
 

@@ -1,8 +1,11 @@
 """Every benchmark runs, and prints figures; what they are made of, and how they are kept."""
 
+import argparse
+import io
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -10,9 +13,10 @@ from flax import nnx
 
 import benchmarks.__main__
 import jax_models
-from benchmarks import machine, race, rows, steady, tasks
+from benchmarks import jax_side, machine, race, rows, steady, tasks
 from configs import sl_vit_cifar10
 from jax_models import registry
+from jax_train.engine.recipe import resolve
 from jax_train.errors import UserError
 from tests.parity.measure import ROOT
 from tests.with_torch import torch
@@ -64,9 +68,9 @@ def test_both_sides_are_of_one_size(make, case):
     from benchmarks import torch_side
 
     config = make(case)
-    known = jax_models.model_keywords(config.model.name)
-    given = {key: config.model[key] for key in known if config.model[key] is not None}
-    given |= {"in_channels": 1} if config.data.name == "mnist" else {}
+    splits = jax_side.splits_of(config, *tasks.random_images(config, 5))
+    sizes, known = resolve(config, splits).model, jax_models.model_keywords(config.model.name)
+    given = {key: sizes[key] for key in known if sizes[key] is not None}
     model = registry.abstract_model(config.model.name, **given)
     with torch.device("meta"):
         mirror = torch_side.create_model(config, fused_attention=False)
@@ -147,6 +151,26 @@ def test_a_side_that_ends_in_the_middle_is_named():
     racer = subprocess.Popen(command, **pipes)
     with racer, pytest.raises(UserError, match=r"with code 3: import sys.*\nBENCH_VERBOSE"):
         race._answer(racer)
+
+
+class Racer(SimpleNamespace):
+    """A process that says a line, or ends at once."""
+
+    def __init__(self, *said: str):
+        stdout = SimpleNamespace(readline=lambda: said[0] if said else "")
+        super().__init__(stdin=io.StringIO(), stdout=stdout, wait=lambda: 1)
+
+
+def test_a_row_with_one_side_is_left_out_and_told(monkeypatch, capsys):
+    """The other rows are measured."""
+    sides = {"jax": Racer("ready"), "torch": Racer()}
+    monkeypatch.setattr(race, "_start", lambda job, environment: sides[job["side"]])
+    args = argparse.Namespace(recipes=["mnist_cnn"], dtypes=["float32"], changes={})
+    assert list(benchmarks.__main__.speeds("train", args, 1)) == []
+    told = capsys.readouterr().err
+    assert "PyTorch did not start" in told
+    assert "mnist_cnn, float32: JAX alone started" in told
+    assert sides["jax"].stdin.closed
 
 
 # How figures are kept
