@@ -5,7 +5,6 @@ Source: Hassani et al. 2021, https://arxiv.org/abs/2104.05704, and its code,
 https://github.com/SHI-Labs/Compact-Transformers.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -66,7 +65,7 @@ class ConvEmbed(nnx.Module):
         x = images
         for conv in self.convs:
             # ReLU of the largest is the largest after ReLU, of a quarter of the values.
-            x = jax.nn.relu(ops.max_pool3x3(conv(x, exact=exact)))
+            x = ops.relu(ops.max_pool3x3(conv(x, exact=exact)))
         return x.reshape(x.shape[0], self.num_patches, self.embed_dim)
 
     @property

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from jax_models import conv_layers, layer_numbers, layers, stack
+from jax_models import conv_layers, layer_numbers, layers, ops, stack
 from jax_models.registry import register
 from jax_models.rngs import Rngs
 
@@ -194,7 +194,7 @@ def mnist_cnn(
         conv_layers.ConvStage(in_channels, (first,), padding=0, rngs=rngs),
         conv_layers.ConvStage(first, (second,), padding=0, pool=True, dropout=dropout, rngs=rngs),
     ]
-    sizes = second * side**2, num_classes, head_dims, (jax.nn.relu,)
+    sizes = second * side**2, num_classes, head_dims, (ops.relu,)
     head = layers.Head(*sizes, dropout=head_dropout, rngs=rngs)
     sizes = {"in_channels": in_channels, "img_size": img_size}
     return ConvNet(stages, head, **sizes, pool=all_values, remat=remat)

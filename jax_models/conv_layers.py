@@ -191,7 +191,7 @@ def conv_norm(
     y = y if norm is None else norm(y, train=train)
     y = branch(y) if train else y
     y = y if added is None else y + added
-    return jax.nn.relu(y) if relu else y
+    return ops.relu(y) if relu else y
 
 
 def _affine(conv: Conv, norm: BatchNorm | None) -> tuple[Array, Array]:

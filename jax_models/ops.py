@@ -259,6 +259,11 @@ def global_max_pool(x: Array) -> Array:
     return jnp.where(chosen, x, 0).sum(axis=1)
 
 
+def relu(x: Array) -> Array:
+    """max(x, 0); NaN stays."""
+    return functions.relu(x) if cpu.active() and x.dtype == jnp.bfloat16 else jax.nn.relu(x)
+
+
 def gelu(x: Array) -> Array:
     """Exact GELU, the erf form, which is PyTorch's default and not JAX's."""
     return functions.gelu(x) if cpu.active() else jax.nn.gelu(x, approximate=False)

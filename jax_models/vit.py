@@ -7,7 +7,6 @@ hence `fmt: skip`.
 
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -239,8 +238,8 @@ def raster_vit(
 
     def block():
         attn = layers.Attention(embed_dim, num_heads, rngs=rngs)
-        mlp = layers.Mlp(embed_dim, mlp_dim, activation=jax.nn.relu, hidden_norm=True, rngs=rngs)
-        return Block(embed_dim, attn, mlp, norms=PRE_NORM, in_activation=jax.nn.relu, rngs=rngs)
+        mlp = layers.Mlp(embed_dim, mlp_dim, activation=ops.relu, hidden_norm=True, rngs=rngs)
+        return Block(embed_dim, attn, mlp, norms=PRE_NORM, in_activation=ops.relu, rngs=rngs)
 
     sizes = img_size, patch_size, in_channels, embed_dim
     patches = layers.PatchEmbed(*sizes, raster=True, rngs=rngs)
@@ -271,9 +270,9 @@ def deep_vit(
 
     patches = layers.PatchEmbed(img_size, patch_size, in_channels, embed_dim, rngs=rngs)
     blocks = _stack(depth, block)
-    head = layers.Head(embed_dim, num_classes, head_dims, (jax.nn.relu,), rngs=rngs)
+    head = layers.Head(embed_dim, num_classes, head_dims, (ops.relu,), rngs=rngs)
     run = {"remat": remat, "scan_layers": scan_layers, "rngs": rngs}
-    embed = {"embed_activation": jax.nn.relu, "dropout": dropout}
+    embed = {"embed_activation": ops.relu, "dropout": dropout}
     return VisionTransformer(patches, blocks, head, **embed, **run)
 
 

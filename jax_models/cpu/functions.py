@@ -36,6 +36,35 @@ def _gelu_backward(x, gradient):
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
+# ReLU of bfloat16 as whole numbers, the upper half of which are of negative values: XLA would widen
+# each to float32 and round it back.
+
+
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0) of bfloat16; NaN stays."""
+    words = _words(x)
+    negative = (words >= 0x8000) & (words <= 0xFF80)  # from -0 to -inf; beyond are NaNs
+    return jax.lax.bitcast_convert_type(jnp.where(negative, 0, words), x.dtype)
+
+
+def _relu_forward(x):
+    y = relu(x)
+    return y, y
+
+
+def _relu_backward(y, gradient):
+    words = _words(y)
+    return (_where((words > 0) & (words <= 0x7F80), gradient),)  # above 0, and no NaN
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+
+
+def _words(x):
+    return jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """Layer norm over the last axis. Source: https://arxiv.org/abs/1607.06450."""
@@ -140,8 +169,7 @@ def _where(chosen, values):
     As whole numbers: XLA would turn each bfloat16 into a float32 and back to select it. These have
     no derivative, so it is written below, for gradients of gradients.
     """
-    words = jax.lax.bitcast_convert_type(values, f"uint{8 * values.dtype.itemsize}")
-    return jax.lax.bitcast_convert_type(jnp.where(chosen, words, 0), values.dtype)
+    return jax.lax.bitcast_convert_type(jnp.where(chosen, _words(values), 0), values.dtype)
 
 
 _where.defjvps(None, lambda tangent, _, chosen, values: jnp.where(chosen, tangent, 0))

@@ -121,6 +121,34 @@ def test_gelu():
     assert_close(ours, plain, 1e-6)
 
 
+def test_relu_of_every_number_in_bfloat16():
+    words = np.arange(2**16, dtype=np.uint16)
+    words = words[(words & 0x7F80 > 0) | (words & 0x7FFF == 0)]  # XLA makes 0 of subnormal ones
+    x = jax.lax.bitcast_convert_type(jnp.asarray(words), jnp.bfloat16)
+    ours = value_and_gradients(ops.relu, x)
+    with cpu.using(False):
+        plain = value_and_gradients(ops.relu, x)
+    for one, other in zip(ours, plain, strict=True):
+        np.testing.assert_array_equal(np.asarray(one, np.float32), np.asarray(other, np.float32))
+    y = ops.relu(x)
+    assert jnp.isnan(y).sum() == jnp.isnan(x).sum() > 0
+    assert not jnp.signbit(y[~jnp.isnan(y)]).any()
+
+
+def test_gradients_of_gradients_of_relu_in_bfloat16():
+    x, direction = (draw(37, 41, seed=seed).astype(jnp.bfloat16) for seed in (0, 1))
+
+    def slope(x):
+        gradient = jax.grad(lambda x: (ops.relu(x) ** 3).sum())(x)
+        return (gradient * direction).sum()
+
+    ours = jax.grad(slope)(x)
+    with cpu.using(False):
+        plain = jax.grad(slope)(x)
+    assert float(jnp.abs(ours).max()) > 1
+    assert_close([ours], [plain], 1e-2)
+
+
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1e-4])
 def test_layer_norm(scale):
     norm = layers.LayerNorm(59, rngs=nnx.Rngs(0))
@@ -147,6 +175,7 @@ def test_layer_norm_of_float16_has_wide_statistics():
 
 SECOND_ORDER = {
     "GELU": ops.gelu,
+    "ReLU": ops.relu,
     "layer norm": lambda x: ops.layer_norm(x, 1 + x[0, 0, 0], x[0, 0, 0], 1e-5),
     "batch norm": lambda x: ops.batch_norm(x, 1 + x[0, 0, 0], x[0, 0, 0], 1e-5)[0],
     "2x2 pool": ops.max_pool2x2,
@@ -357,6 +386,7 @@ IN_BFLOAT16 = {
     ),
     "3x3 pool": (ops.max_pool3x3, [(8, 37, 41, 37)]),
     "2x2 pool": (ops.max_pool2x2, [(8, 38, 42, 37)]),
+    "2x2 pool of odd sides": (ops.max_pool2x2, [(8, 37, 41, 37)]),
     "GELU": (ops.gelu, [(37, 41)]),
 }
 
