@@ -30,7 +30,7 @@ from benchmarks import (
     tasks,
     world,
 )
-from jax_train.errors import UserError, run_command
+from jax_train.errors import run_command
 from jax_train.printing import say
 from tests.parity.measure import ROOT, rewrite
 
@@ -73,14 +73,11 @@ def speeds(task: str, args: argparse.Namespace, rounds: int, **changes) -> Itera
         sides = {name: side for name, side in SIDES.items() if name not in _absent(task, case)}
         fields = changes.get("changes", {}) | {"dtype": dtype}
         job = changes | {"case": case, "task": task, "changes": fields}
-        try:
-            got = race.race({name: side | job for name, side in sides.items()}, rounds)
-        except UserError as error:  # the other rows are to be measured
-            say(f"{case}, {dtype}: {error}", error=True)
-            continue
         config = tasks.config_of(case, **fields)
         batch = (config.eval if task == "eval" else config.train).batch_size
-        yield rows.of_race(got, case=case, batch=batch, dtype=dtype)
+        with race.left_out(f"{case}, {dtype}"):
+            got = race.race({name: side | job for name, side in sides.items()}, rounds)
+            yield rows.of_race(got, case=case, batch=batch, dtype=dtype)
 
 
 def _absent(task: str, case: str) -> set[str]:
@@ -96,10 +93,10 @@ def memory(args: argparse.Namespace) -> Iterator[rows.Row]:
     """Peak resident megabytes of training steps, with the allocator as it is by default."""
     for case in args.recipes:
         job = {"case": case, "task": "train", "memory": True, "limit": 0} | args.changes
-        got = race.race({name: SIDES[name] | job for name in _MEMORY}, 2, allocator={})
-        figures = {name: got[name].peaks[-1] for name in _MEMORY}
         batch = tasks.config_of(case, **args.changes.get("changes", {})).train.batch_size
-        yield rows.Row(case, batch, figures)
+        with race.left_out(case):
+            got = race.race({name: SIDES[name] | job for name in _MEMORY}, 2, allocator={})
+            yield rows.Row(case, batch, {name: got[name].peaks[-1] for name in _MEMORY})
 
 
 # A table that is kept by processor, or the newest text.

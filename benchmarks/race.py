@@ -1,5 +1,6 @@
 """Several processes that take turns at the same work, so that noise hits all of them alike."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -70,7 +71,11 @@ def race(
 def races(
     jobs: dict[str, dict], rounds: int, changes: list[dict], allocator: dict[str, str] = ALLOCATOR
 ) -> Iterator[dict[str, Samples]]:
-    """Several races of the same processes: as `race`, with changes to the jobs for each."""
+    """Several races of the same processes: as `race`, with changes to the jobs for each.
+
+    Raises:
+      UserError: the first side or all others did not start, or one ended; nothing is compared.
+    """
     environment = os.environ | allocator
     ready = {}
     for name, job in jobs.items():  # one by one: threads of two would wait for each other's cores
@@ -80,13 +85,28 @@ def races(
         else:
             racer.wait()
             say(f"{name} did not start", error=True)
-    if len(ready) == 1 < len(jobs):
-        _end(ready)
-        [name] = ready
-        raise UserError(
-            f"{name} alone started, and has nothing to be compared with. BENCH_VERBOSE=1 before "
-            "the command shows what the others said."
-        )
+    try:
+        _check_started(jobs, ready)
+        yield from _races(jobs, ready, rounds, changes)
+    finally:
+        for racer in ready.values():
+            with contextlib.suppress(BrokenPipeError):  # it has ended
+                racer.stdin.close()
+            racer.wait()
+
+
+def _check_started(jobs, ready):
+    first = next(iter(jobs))
+    if first in ready and len(ready) >= min(2, len(jobs)):
+        return
+    told = f"{first} alone started" if first in ready else f"{first} did not start"
+    raise UserError(
+        f"{told}, so that there is nothing to compare. BENCH_VERBOSE=1 before the command shows "
+        "what the others said."
+    )
+
+
+def _races(jobs, ready, rounds, changes):
     for i, change in enumerate(changes):
         for racer in ready.values() if i else ():
             print(json.dumps(change), file=racer.stdin, flush=True)
@@ -96,13 +116,15 @@ def races(
             for name, racer in ready.items():
                 _sample(racer, samples[name], jobs[name].get("one_core"))
         yield samples
-    _end(ready)
 
 
-def _end(racers):
-    for racer in racers.values():
-        racer.stdin.close()
-        racer.wait()
+@contextlib.contextmanager
+def left_out(row: str) -> Iterator[None]:
+    """Tell of a row that cannot be measured; the others are to be."""
+    try:
+        yield
+    except UserError as error:
+        say(f"{row} is left out: {error}", error=True)
 
 
 def _start(job, environment):

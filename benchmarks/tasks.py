@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 import jax_models
 from configs import common
 from jax_train.config.fields import flatten
+from jax_train.engine.checks import output_size
 
 
 class Case(NamedTuple):
@@ -96,8 +97,7 @@ def _completed(config, changes):
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:
     """[H,W,C] of the images that the recipe's model takes."""
     (height, width, channels), _ = _IMAGES[config.data.name]
-    side = config.augment.resize
-    return side or height, side or width, channels
+    return *output_size(config.augment, height, width), channels
 
 
 def random_images(config: ConfigDict, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -161,16 +161,20 @@ class Racer(SimpleNamespace):
         super().__init__(stdin=io.StringIO(), stdout=stdout, wait=lambda: 1)
 
 
-def test_a_row_with_one_side_is_left_out_and_told(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("starts", "told"), [("jax", "JAX alone started"), ("torch", "JAX did not start")]
+)
+@pytest.mark.parametrize("part", ["train", "memory", "world"])
+def test_a_row_with_one_side_is_left_out_and_told(part, starts, told, monkeypatch, capsys):
     """The other rows are measured."""
-    sides = {"jax": Racer("ready"), "torch": Racer()}
+    sides = {side: Racer(*["ready"] * (side == starts)) for side in ("jax", "torch")}
     monkeypatch.setattr(race, "_start", lambda job, environment: sides[job["side"]])
-    args = argparse.Namespace(recipes=["mnist_cnn"], dtypes=["float32"], changes={})
-    assert list(benchmarks.__main__.speeds("train", args, 1)) == []
-    told = capsys.readouterr().err
-    assert "PyTorch did not start" in told
-    assert "mnist_cnn, float32: JAX alone started" in told
-    assert sides["jax"].stdin.closed
+    given = {"recipes": ["mnist_cnn"], "published": ["resnet18"], "dtypes": None, "changes": {}}
+    table = benchmarks.__main__.PARTS[part](argparse.Namespace(**given, rounds=1))
+    assert list(table.measured) == []
+    case = "resnet18" if part == "world" else "mnist_cnn"
+    assert re.search(rf"{case}.* is left out: {told}", capsys.readouterr().err)
+    assert sides[starts].stdin.closed
 
 
 # How figures are kept

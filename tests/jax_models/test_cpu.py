@@ -135,20 +135,6 @@ def test_relu_of_every_number_in_bfloat16():
     assert not jnp.signbit(y[~jnp.isnan(y)]).any()
 
 
-def test_gradients_of_gradients_of_relu_in_bfloat16():
-    x, direction = (draw(37, 41, seed=seed).astype(jnp.bfloat16) for seed in (0, 1))
-
-    def slope(x):
-        gradient = jax.grad(lambda x: (ops.relu(x) ** 3).sum())(x)
-        return (gradient * direction).sum()
-
-    ours = jax.grad(slope)(x)
-    with cpu.using(False):
-        plain = jax.grad(slope)(x)
-    assert float(jnp.abs(ours).max()) > 1
-    assert_close([ours], [plain], 1e-2)
-
-
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1e-4])
 def test_layer_norm(scale):
     norm = layers.LayerNorm(59, rngs=nnx.Rngs(0))
@@ -175,7 +161,7 @@ def test_layer_norm_of_float16_has_wide_statistics():
 
 SECOND_ORDER = {
     "GELU": ops.gelu,
-    "ReLU": ops.relu,
+    "ReLU in bfloat16": lambda x: ops.relu(x.astype(jnp.bfloat16)).astype(x.dtype),
     "layer norm": lambda x: ops.layer_norm(x, 1 + x[0, 0, 0], x[0, 0, 0], 1e-5),
     "batch norm": lambda x: ops.batch_norm(x, 1 + x[0, 0, 0], x[0, 0, 0], 1e-5)[0],
     "2x2 pool": ops.max_pool2x2,

@@ -345,7 +345,6 @@ def test_damaged_records(cifar10, tmp_path, damage):
 
 BLOCKER = """
 import sys
-from types import ModuleType
 from importlib.machinery import PathFinder
 class Without(PathFinder):  # as if the packages were not installed
     @classmethod
