@@ -123,7 +123,7 @@ def quiet_tfds():
         if not hasattr(tfds, "builder_from_directory"):
             raise UserError(
                 "tensorflow-datasets cannot be imported; why stands above. Install it with all it "
-                "needs: pip install --force-reinstall tensorflow-datasets"
+                "needs: pip uninstall tensorflow-datasets, then pip install tensorflow-datasets"
             )
         yield tfds
     finally:
