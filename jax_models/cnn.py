@@ -18,7 +18,7 @@ def channel_means(x: Array) -> Array:
 
 def all_values(x: Array) -> Array:
     """[B,H,W,C] -> [B,C·H·W], channel by channel, PyTorch's order."""
-    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+    return ops.channels_first(x).reshape(x.shape[0], -1)
 
 
 class ConvNet(nnx.Module):

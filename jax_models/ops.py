@@ -259,6 +259,13 @@ def global_max_pool(x: Array) -> Array:
     return jnp.where(chosen, x, 0).sum(axis=1)
 
 
+def channels_first(x: Array) -> Array:
+    """[B,H,W,C] -> [B,C,H,W]."""
+    if cpu.active() and kernels.channels_first_fits(x):
+        return kernels.channels_first(x)
+    return x.transpose(0, 3, 1, 2)
+
+
 def relu(x: Array) -> Array:
     """max(x, 0); NaN stays."""
     return functions.relu(x) if cpu.active() and x.dtype == jnp.bfloat16 else jax.nn.relu(x)

@@ -184,6 +184,14 @@ class Operation:
         sides = source.layout, self._library.engine, target.layout, self._library.engine
         self.add(self._library.describe("reorder", *sides), {SRC: source, DST: target})
 
+    def lying(self, view: View, layout) -> View:
+        """The same values in a layout: the view, or else a copy, which is made first."""
+        if self._library.same(view.layout, layout):
+            return view
+        copy = self.temporary(layout)
+        self.copy(view, copy)
+        return copy
+
     def multiply(self, a: View, b: View, out: View) -> None:
         """Add out = a * b, entry by entry."""
         layouts = a.layout, b.layout, out.layout

@@ -216,6 +216,21 @@ def test_gradient_of_max_pool_by_onednn(shape):
     assert jnp.isnan(y).sum() == 4
 
 
+@with_onednn
+@pytest.mark.parametrize("shape", [(13, 17, 19, 23), (1, 251, 257, 1), (509, 1, 1, 127)])
+def test_channels_first_by_onednn(shape):
+    x = draw(*shape).at[0, 0, 0, 0].set(jnp.nan)
+    assert kernels.channels_first_fits(x)
+    np.testing.assert_array_equal(ops.channels_first(x), x.transpose(0, 3, 1, 2))
+
+    def slope(x, y):
+        """Of a product that both gradients go back through."""
+        return jax.grad(lambda x: (ops.channels_first(x) ** 2 * y).sum())(x).sum()
+
+    x, y = draw(*shape, seed=1), draw(*shape, seed=2)
+    np.testing.assert_array_equal(jax.grad(slope)(x, y.transpose(0, 3, 1, 2)), 2 * y)
+
+
 # Convolutions by oneDNN
 
 CONVOLUTIONS = [
@@ -373,6 +388,7 @@ IN_BFLOAT16 = {
     "3x3 pool": (ops.max_pool3x3, [(8, 37, 41, 37)]),
     "2x2 pool": (ops.max_pool2x2, [(8, 38, 42, 37)]),
     "2x2 pool of odd sides": (ops.max_pool2x2, [(8, 37, 41, 37)]),
+    "channels first": (ops.channels_first, [(13, 17, 19, 23)]),
     "GELU": (ops.gelu, [(37, 41)]),
 }
 

@@ -24,10 +24,12 @@ from jax_models.cpu.kernels.normalise import (
     layer_norm,
     layer_norm_fits,
 )
+from jax_models.cpu.kernels.order import channels_first, channels_first_fits
 from jax_models.cpu.kernels.pool import max_pool3x3, max_pool3x3_fits
 from jax_models.cpu.kernels.project import linear, linear_fits
 
 __all__ = ["attention", "attention_fits", "linear", "self_attention", "self_attention_fits"]
 __all__ += ["affine_fits", "convolution", "convolution_affine", "convolution_fits", "linear_fits"]
 __all__ += ["batch_norm", "batch_norm_fits", "layer_norm", "layer_norm_fits"]
+__all__ += ["channels_first", "channels_first_fits"]
 __all__ += ["max_pool3x3", "max_pool3x3_fits"]
