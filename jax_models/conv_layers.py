@@ -124,8 +124,10 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(num_features, jnp.float32))
         self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, *, train: bool, relu: bool = False) -> Array:
         """Normalise x [..., C]; with `train`, unless frozen, by the batch, whose statistics count.
+
+        With `relu` it is followed by ReLU.
 
         Raises:
           ValueError: `train` with a single value per channel, which has no variance.
@@ -138,11 +140,12 @@ class BatchNorm(nnx.Module):
                     "Batch norm in training needs more than one value per channel, got input of "
                     f"shape {x.shape}. Use a larger batch or larger images."
                 )
-            y, mean, var = ops.batch_norm(x, scale, bias, self.epsilon, self.axis_name)
+            norm = ops.batch_norm_relu if relu else ops.batch_norm
+            y, mean, var = norm(x, scale, bias, self.epsilon, self.axis_name)
             self._track(count, mean, var)
-        else:
-            y = ops.normalise(x, self.mean[...], self.var[...], scale, bias, self.epsilon)
-        return y
+            return y
+        y = ops.normalise(x, self.mean[...], self.var[...], scale, bias, self.epsilon)
+        return ops.relu(y) if relu else y
 
     def affine(self) -> tuple[Array, Array]:
         """In evaluation the norm is a product with, and then a sum with, these rows [C]."""
@@ -188,6 +191,8 @@ def conv_norm(
         if y is not None:
             return y
     y = conv(x, exact=exact)
+    if norm is not None and relu and added is None and branch is layers.identity:
+        return norm(y, train=train, relu=True)
     y = y if norm is None else norm(y, train=train)
     y = branch(y) if train else y
     y = y if added is None else y + added

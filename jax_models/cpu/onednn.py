@@ -37,8 +37,8 @@ _ADD, _MULTIPLY, _RELU = 0x1FFF0, 0x1FFF1, 0x20
 # A ReLU of oneDNN's makes 0 of NaN; where values below 0 have a slope, however small, NaN stays.
 _SLOPE = 1e-30
 TRAINING, DIRECT, SOFTMAX = 64, 1, 0x30000
-KERNEL_LAYOUT, KERNEL_GRADIENT_LAYOUT, _SCRATCHPAD_LAYOUT = 131, 132, 136
-SRC, DST, WEIGHTS, BIAS = 1, 17, 33, 41
+KERNEL_LAYOUT, KERNEL_GRADIENT_LAYOUT, WORKSPACE_LAYOUT, _SCRATCHPAD_LAYOUT = 131, 132, 135, 136
+SRC, DST, WEIGHTS, BIAS, WORKSPACE = 1, 17, 33, 41, 64
 GRADIENT = 128  # marks the gradient of one of the four above
 _AFTER = 32768  # times 1, 2, …: of the operations after a primitive
 _SCRATCHPAD, _GIVEN_BY_CALLER = 80, 1
@@ -192,12 +192,12 @@ class Operation:
         self.copy(view, copy)
         return copy
 
-    def multiply(self, a: View, b: View, out: View) -> None:
-        """Add out = a * b, entry by entry."""
+    def multiply(self, a: View, b: View, out: View, *, plus=()) -> None:
+        """Add out = a * b (+ all of `plus`), entry by entry; b may have 1 in place of a size."""
+        after, more = self.after(plus=plus)
         layouts = a.layout, b.layout, out.layout
-        self.add(
-            self._library.describe("binary", _MULTIPLY, *layouts), {SRC: a, SRC + 1: b, DST: out}
-        )
+        description = self._library.describe("binary", _MULTIPLY, *layouts, after=after)
+        self.add(description, {SRC: a, SRC + 1: b, DST: out} | more)
 
     def product(
         self, a: View, b: View, out: View, *, bias=None, times=None, add: bool = False
@@ -312,6 +312,10 @@ class Library:
         other = copy.copy(self)
         other.kind = kind
         return other
+
+    def of_dtype(self, dtype) -> "Library":
+        """The same for values of a dtype."""
+        return self.of(_KINDS[np.dtype(dtype)])
 
     @property
     def bytes(self) -> int:

@@ -658,6 +658,34 @@ def test_batch_norm_equals_xlas(shape):
             assert gap <= 5e-3 * float(jnp.linalg.norm(b))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [(31, 19, 17, 13), (7, 16, 16, 64)])
+def test_batch_norm_and_relu_in_one(shape, dtype):
+    x, scale, bias = draw(*shape).astype(dtype), draw(shape[-1], seed=1), draw(shape[-1], seed=2)
+    if not onednn.usable(x):
+        pytest.skip("oneDNN does not compute in this dtype here")
+
+    def after(x, scale, bias):
+        y, *statistics = ops.batch_norm(x, scale, bias, 1e-5)
+        return ops.relu(y), *statistics
+
+    def at_once(x, scale, bias):
+        return ops.batch_norm_relu(x, scale, bias, 1e-5)
+
+    assert "relu = 1 : i64" in jax.jit(at_once).lower(x, scale, bias).as_text()
+    for a, b in zip(at_once(x, scale, bias), after(x, scale, bias), strict=True):
+        np.testing.assert_array_equal(a, b)
+    gradients = [
+        value_and_gradients(lambda *args, f=f: f(*args)[0], x, scale, bias)
+        for f in (at_once, after)
+    ]
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(a, b)
+    y, mean, _ = at_once(x.at[1, 2, 3, 4].set(jnp.nan), scale, bias)
+    assert jnp.isnan(mean[4])
+    assert jnp.isnan(y[0, 0, 0]).nonzero()[0].tolist() == [4]
+
+
 @with_onednn
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("adds", [False, True])

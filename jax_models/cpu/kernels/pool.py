@@ -5,10 +5,10 @@ import functools
 import jax
 
 from jax_models.cpu import functions, onednn
-from jax_models.cpu.onednn import DST, GRADIENT, SRC, Kernel, Operation
+from jax_models.cpu.onednn import DST, GRADIENT, SRC, WORKSPACE, Kernel, Operation
 
 _MAPS = 0, 3, 1, 2  # (B,C,H,W) lies as [B,H,W,C]
-_MAX, _WORKSPACE_LAYOUT, _WORKSPACE = 0x1FF, 135, 64
+_MAX = 0x1FF
 
 
 def max_pool3x3_fits(x: jax.Array) -> bool:
@@ -48,6 +48,6 @@ def _spread(library, shapes):
     arrays = whole, small, strides, sizes, none, sides, sides
     forward = library.describe("pooling_forward", onednn.TRAINING, _MAX, *arrays)
     backward = library.describe("pooling_backward", _MAX, *arrays, forward)
-    operation.add(backward, {DST | GRADIENT: out, _WORKSPACE: place, SRC | GRADIENT: x})
-    operation.is_fast &= library.same(layout, library.chosen(forward, _WORKSPACE_LAYOUT))
+    operation.add(backward, {DST | GRADIENT: out, WORKSPACE: place, SRC | GRADIENT: x})
+    operation.is_fast &= library.same(layout, library.chosen(forward, onednn.WORKSPACE_LAYOUT))
     return operation
