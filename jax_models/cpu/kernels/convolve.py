@@ -227,18 +227,17 @@ def _convolution_kernel_gradient(library, shapes, *how):
     (x, out, kernel, *bias), how = shapes, _Geometry(*how)
     given = _Convolution(library, x, kernel, out, bias, how)
     operation = Operation(library, given.x, given.out, given.kernel, *[given.bias] * len(bias))
-    # In groups the library's code for bfloat16 takes half as long again as that for float32.
-    library = library.of(onednn.FLOAT32) if how.groups > 1 else library
+    if how.groups > 1 and not bias:
+        # The library's code for bfloat16 takes half as long again as that for float32.
+        library = library.of(onednn.FLOAT32)
     arrays = _Convolution(library, x, kernel, out, bias, how)
     kind, rest = "convolution_backward_weights", (*arrays.geometry, arrays.forward)
     layouts = arrays.x, arrays.any_kernel, arrays.bias, arrays.out
     description = library.describe(kind, onednn.DIRECT, *layouts, *rest)
-    x, out, *results = operation.views
+    x, out, kernel, *bias = operation.views
     x, out = operation.lying(x, arrays.x), operation.lying(out, arrays.out)
-    layouts = library.chosen(description, onednn.KERNEL_GRADIENT_LAYOUT), arrays.bias
-    copies = [operation.temporary(layout) for layout in layouts[: len(results)]]
-    views = dict(zip((WEIGHTS | GRADIENT, BIAS | GRADIENT), copies, strict=False))
-    operation.add(description, {SRC: x, DST | GRADIENT: out} | views)
-    for copy, result in zip(copies, results, strict=True):
-        operation.copy(copy, result)
+    copy = operation.temporary(library.chosen(description, onednn.KERNEL_GRADIENT_LAYOUT))
+    results = {WEIGHTS | GRADIENT: copy} | ({BIAS | GRADIENT: bias[0]} if bias else {})
+    operation.add(description, {SRC: x, DST | GRADIENT: out} | results)
+    operation.copy(copy, kernel)
     return operation
