@@ -328,7 +328,8 @@ class SpatialAttention(nnx.Module):
         Without `maps` the attention may be None.
         """
         b, h, w, c = x.shape
-        parts = self.theta(x), ops.max_pool2x2(self.phi(x)), ops.max_pool2x2(self.g(x))
+        parts = layers.linear(x, self.theta, self.phi, self.g)  # one gradient of x, added up
+        parts[1:] = map(ops.max_pool2x2, parts[1:])
         q, k, v = (part.reshape(b, -1, 1, part.shape[-1]) for part in parts)
         y, weights = ops.attend(q, k, v, scale=1.0, maps=maps)
         return x + self.o(y).reshape(b, h, w, c), weights

@@ -65,13 +65,20 @@ class Linear(Adaptable, nnx.Linear):
 
     def __call__(self, x: Array) -> Array:
         """x [..., D] -> [..., F]."""
-        (y,) = ops.linear(x, (self.kernel[...],), (self.offset,))
-        return y if self.lora_a is None else y + self.low_rank(x)
+        return linear(x, self)[0]
 
     @property
     def offset(self) -> Array | None:
         """The bias [F]; None without one."""
         return None if self.bias is None else self.bias[...]
+
+
+def linear(x: Array, *layers: Linear) -> list[Array]:
+    """What each of several layers, all with a bias or all without, makes of x [..., D]."""
+    kernels, biases = [layer.kernel[...] for layer in layers], [layer.offset for layer in layers]
+    more = [layer.low_rank(x) for layer in layers]
+    outs = zip(ops.linear(x, kernels, biases), more, strict=True)
+    return [y if added is None else y + added for y, added in outs]
 
 
 class LayerNorm(nnx.LayerNorm):

@@ -247,10 +247,10 @@ def attend(
 
 def max_pool2x2(x: Array) -> Array:
     """2×2 max-pooling with stride 2: [B,H,W,C] -> [B,H//2,W//2,C]; an odd last row is left out."""
-    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
     if cpu.active():
         return functions.max_pool2x2(x)
     window = (1, 2, 2, 1)
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
 
 

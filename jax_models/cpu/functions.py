@@ -131,35 +131,42 @@ batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 # with different rounding, and then no value would equal the maximum.
 
 
-@jax.custom_vjp
 def max_pool2x2(x: jax.Array) -> jax.Array:
-    """2×2 max-pooling with stride 2: [B,H,W,C] -> [B,H/2,W/2,C], H and W even."""
-    return _max_and_place(x)[0]
+    """2×2 max-pooling with stride 2: [B,H,W,C] -> [B,H//2,W//2,C]; an odd last row is left out."""
+    return _largest_of_four(x, (x.shape[1] % 2, x.shape[2] % 2))
 
 
-def _max_and_place(x):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _largest_of_four(x, odd):
+    """`odd` are the rows and columns that are left out."""
+    return _four_and_place(x, odd)[0]
+
+
+def _four_and_place(x, odd):
     b, h, w, c = x.shape
-    windows = x.reshape(b, h // 2, 2, w // 2, 2, c)
-    return _first_largest([windows[:, :, row, :, column] for row in (0, 1) for column in (0, 1)])
+    end = b, h - odd[0], w - odd[1], c
+    starts = ((0, row, column, 0) for row in (0, 1) for column in (0, 1))
+    return _first_largest([jax.lax.slice(x, start, end, (1, 2, 2, 1)) for start in starts])
 
 
 def _first_largest(values):
     """Maxima, and in which of the arrays each lies, the first one where values tie."""
+    dtype, values = values[0].dtype, [_widened(value) for value in values]
     largest = values[0]
     place = jnp.zeros(largest.shape, jnp.uint8)
     for number, value in enumerate(values[1:], start=1):
         larger = (value > largest) | jnp.isnan(value)  # as in PyTorch, NaN stays
         largest = jnp.where(larger, value, largest)
         place = jnp.where(larger, jnp.uint8(number), place)
-    return largest, place
+    return largest.astype(dtype), place
 
 
-def _max_backward(place, gradient):
+def _four_backward(odd, place, gradient):
     numbers = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
     chosen = place[:, :, None, :, None, :] == numbers
     spread = _where(chosen, gradient[:, :, None, :, None, :])
     b, h, _, w, _, c = spread.shape
-    return (spread.reshape(b, 2 * h, 2 * w, c),)
+    return (jnp.pad(spread.reshape(b, 2 * h, 2 * w, c), ((0, 0), *((0, n) for n in odd), (0, 0))),)
 
 
 @jax.custom_jvp
@@ -175,7 +182,7 @@ def _where(chosen, values):
 _where.defjvps(None, lambda tangent, _, chosen, values: jnp.where(chosen, tangent, 0))
 
 
-max_pool2x2.defvjp(_max_and_place, _max_backward)
+_largest_of_four.defvjp(_four_and_place, _four_backward)
 
 
 # 3×3 max-pooling with stride 2. A map with a border falls into 2×2 squares, and a window is such a
