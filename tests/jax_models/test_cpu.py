@@ -121,6 +121,19 @@ def test_gelu():
     assert_close(ours, plain, 1e-6)
 
 
+def test_rounding_to_bfloat16():
+    words = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
+    words[:8] = 0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x8000, 0x80000001, 1, 0x7F800000, 0xFF800000
+    words[8:11] = 0x7F800001, 0xFFFFFFFF, 0x7FFFFFFF  # NaNs
+    x = jnp.asarray(words.view(np.float32))
+    y = functions._rounded(x, jnp.dtype(jnp.bfloat16))
+    plain, known = x.astype(jnp.bfloat16), ~np.isnan(x)
+    np.testing.assert_array_equal(np.asarray(y, np.float32), np.asarray(plain, np.float32))
+    np.testing.assert_array_equal(jnp.signbit(y)[known], jnp.signbit(plain)[known])
+    _, pull = jax.vjp(lambda x: functions._rounded(x, jnp.dtype(jnp.bfloat16)), x)
+    np.testing.assert_array_equal(pull(jnp.ones_like(y))[0], np.ones(x.shape, np.float32))
+
+
 def test_relu_of_every_number_in_bfloat16():
     words = np.arange(2**16, dtype=np.uint16)
     words = words[(words & 0x7F80 > 0) | (words & 0x7FFF == 0)]  # XLA makes 0 of subnormal ones
