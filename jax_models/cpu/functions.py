@@ -163,7 +163,8 @@ def _largest_of_four(x, odd):
 def _four_and_place(x, odd):
     b, h, w, c = x.shape
     end = b, h - odd[0], w - odd[1], c
-    starts = ((0, row, column, 0) for row in (0, 1) for column in (0, 1))
+    # No start beyond the end: a side of one pixel has no windows.
+    starts = ((0, min(i, end[1]), min(j, end[2]), 0) for i in (0, 1) for j in (0, 1))
     return _first_largest([jax.lax.slice(x, start, end, (1, 2, 2, 1)) for start in starts])
 
 

@@ -39,6 +39,7 @@ _SLOPE = 1e-30
 TRAINING, DIRECT, SOFTMAX = 64, 1, 0x30000
 KERNEL_LAYOUT, KERNEL_GRADIENT_LAYOUT, WORKSPACE_LAYOUT, _SCRATCHPAD_LAYOUT = 131, 132, 135, 136
 SRC, DST, WEIGHTS, BIAS, WORKSPACE = 1, 17, 33, 41, 64
+MAPS = 0, 3, 1, 2  # a map (B,C,H,W) lies as [B,H,W,C], see `Library.layout`
 GRADIENT = 128  # marks the gradient of one of the four above
 _AFTER = 32768  # times 1, 2, …: of the operations after a primitive
 _SCRATCHPAD, _GIVEN_BY_CALLER = 80, 1

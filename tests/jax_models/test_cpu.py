@@ -206,6 +206,13 @@ def test_max_pool(shape):
     assert_close(ours, plain, 0)
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 5, 3), (2, 5, 1, 3), (2, 1, 1, 3)])
+def test_max_pool_without_a_window(shape):
+    y, pull = jax.vjp(ops.max_pool2x2, draw(*shape))
+    assert y.shape == (2, shape[1] // 2, shape[2] // 2, 3)
+    np.testing.assert_array_equal(pull(y)[0], np.zeros(shape, np.float32))
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 12, 5), (2, 7, 9, 3), (1, 1, 2, 1), (2, 1, 1, 3)])
 def test_max_pool_of_three(shape):
     x = draw(*shape).round(1)  # with ties

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from jax_models.cpu import onednn
 from jax_models.cpu.kernels.project import linear
-from jax_models.cpu.onednn import BIAS, DST, GRADIENT, SRC, WEIGHTS, Kernel, Operation
+from jax_models.cpu.onednn import BIAS, DST, GRADIENT, MAPS, SRC, WEIGHTS, Kernel, Operation
 
-# Which axis in memory each axis of oneDNN's is: (B,C,H,W) lies as [B,H,W,C], (D,C,kh,kw) as
-# [kh,kw,C,D], and in groups (groups,D,C,kh,kw) as [kh,kw,C,groups,D].
-_MAPS, _KERNEL, _GROUPS = (0, 3, 1, 2), (3, 2, 0, 1), (3, 4, 2, 0, 1)
+# Which axis in memory each axis of oneDNN's is: (D,C,kh,kw) lies as [kh,kw,C,D], and in groups
+# (groups,D,C,kh,kw) as [kh,kw,C,groups,D].
+_KERNEL, _GROUPS = (3, 2, 0, 1), (3, 4, 2, 0, 1)
 
 
 class _Geometry(NamedTuple):
@@ -163,7 +163,7 @@ class _Convolution:
     """Layouts of a convolution's arrays; `any_kernel` leaves the kernel's to the library."""
 
     def __init__(self, library, x, kernel, out, bias, how: _Geometry):
-        self.x, self.out = library.layout(x, _MAPS), library.layout(out, _MAPS)
+        self.x, self.out = library.layout(x, MAPS), library.layout(out, MAPS)
         self.bias = library.layout(kernel[-1:]) if bias else None
         order = _KERNEL
         if how.groups > 1:
@@ -197,7 +197,7 @@ def _convolve_affine(library, shapes, *how):
     x, kernel, *each, out = shapes
     groups, padding, relu, stride = how
     arrays = _Convolution(library, x, kernel, out, False, _Geometry(groups, padding, stride))
-    row = library.layout((1, 1, 1, out[-1]), _MAPS, kind=onednn.FLOAT32)
+    row = library.layout((1, 1, 1, out[-1]), MAPS, kind=onednn.FLOAT32)
     layouts = [row, row, *[arrays.out] * (len(each) - 2)]
     operation = Operation(library, arrays.x, arrays.kernel, *layouts, arrays.out)
     x, kernel, scale, *plus, out = operation.views

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jax_models.cpu import onednn
-from jax_models.cpu.onednn import DST, GRADIENT, SRC, Kernel, Operation, View
+from jax_models.cpu.onednn import DST, GRADIENT, MAPS, SRC, Kernel, Operation, View
 
-_MAPS = 0, 3, 1, 2  # (B,C,H,W) lies as [B,H,W,C]
 _SCALE, _BIAS, _MEAN, _VARIANCE = 51, 52, 49, 50
 _SCALE_GRADIENT, _BIAS_GRADIENT, _BACKWARD = 255, 256, 128
 _WITH_BOTH, _WITH_RELU = 2 | 4, 8
@@ -117,7 +116,7 @@ class _Norm:
 def _layout(library, shape):
     if len(shape) == 1:
         return library.layout(shape, kind=onednn.FLOAT32)
-    return library.layout(shape, _MAPS if len(shape) == 4 else None)
+    return library.layout(shape, MAPS if len(shape) == 4 else None)
 
 
 @functools.cache
@@ -143,8 +142,8 @@ def _keep_nan(library, operation, views, shape):
 
     Where one value is none, the mean is none, and all that are normalised by it.
     """
-    mean = View(views[_MEAN].memory, library.layout(shape, _MAPS, kind=onednn.FLOAT32))
-    pixel = View(views[DST].memory, library.layout(shape, _MAPS))
+    mean = View(views[_MEAN].memory, library.layout(shape, MAPS, kind=onednn.FLOAT32))
+    pixel = View(views[DST].memory, library.layout(shape, MAPS))
     operation.multiply(mean, operation.filled((1, 1, 1, 1), 0, onednn.FLOAT32), pixel, plus=[pixel])
 
 

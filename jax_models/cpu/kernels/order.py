@@ -3,9 +3,7 @@
 import jax
 
 from jax_models.cpu import onednn
-from jax_models.cpu.onednn import Kernel, Operation
-
-_FIRST = 0, 3, 1, 2  # (B,C,H,W) of what lies as [B,H,W,C]
+from jax_models.cpu.onednn import MAPS, Kernel, Operation
 
 
 def channels_first_fits(x: jax.Array) -> bool:
@@ -36,13 +34,13 @@ _channels_last.defvjp(lambda x: (_channels_last(x), None), lambda _, y: (channel
 @Kernel
 def _to_first(library, shapes):
     x, out = shapes
-    return _copied(Operation(library, library.layout(x, _FIRST), library.layout(out)))
+    return _copied(Operation(library, library.layout(x, MAPS), library.layout(out)))
 
 
 @Kernel
 def _to_last(library, shapes):
     x, out = shapes
-    return _copied(Operation(library, library.layout(x), library.layout(out, _FIRST)))
+    return _copied(Operation(library, library.layout(x), library.layout(out, MAPS)))
 
 
 def _copied(operation):

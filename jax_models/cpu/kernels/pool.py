@@ -5,9 +5,8 @@ import functools
 import jax
 
 from jax_models.cpu import functions, onednn
-from jax_models.cpu.onednn import DST, GRADIENT, SRC, WORKSPACE, Kernel, Operation
+from jax_models.cpu.onednn import DST, GRADIENT, MAPS, SRC, WORKSPACE, Kernel, Operation
 
-_MAPS = 0, 3, 1, 2  # (B,C,H,W) lies as [B,H,W,C]
 _MAX = 0x1FF
 
 
@@ -40,8 +39,8 @@ _max_pool3x3.defvjp(lambda x, _: functions.largest_of_nine(x), _backward)
 def _spread(library, shapes):
     """Give each window's gradient to its place, the number of one of its nine pixels."""
     place, out, x = shapes
-    small = library.layout(place, _MAPS, kind=onednn.UINT8)
-    views = small, *(library.layout(shape, _MAPS) for shape in (out, x))
+    small = library.layout(place, MAPS, kind=onednn.UINT8)
+    views = small, *(library.layout(shape, MAPS) for shape in (out, x))
     operation = Operation(library, *views)
     (layout, small, whole), (place, out, x) = views, operation.views
     strides, sizes, none, sides = (onednn.longs(n, n) for n in (2, 3, 0, 1))
